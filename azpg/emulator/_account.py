@@ -1,0 +1,99 @@
+"""Whom the real servers run as, and the folder they live in."""
+
+import os
+import pwd
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._errors import EmulatorError
+
+# PostgreSQL and PgBouncer refuse to run as root.
+_INSTEAD_OF_ROOT = ("postgres", "nobody")
+# A Unix socket's path has at most 107 bytes; the servers' own part needs about 60 of them.
+_LONGEST_BASE = 45
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Name the system user of the servers; `switch` is for when we are root."""
+
+    uid: int
+    gid: int
+    switch: bool
+
+    @property
+    def popen(self) -> dict[str, Any]:
+        """Return the arguments that make a child process run as this user."""
+        if not self.switch:
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+    def own(self, path: Path) -> None:
+        if self.switch:
+            os.chown(path, self.uid, self.gid)
+
+    def can_run(self, program: Path) -> bool:
+        """Tell whether the user reaches a program and its libraries."""
+        try:
+            subprocess.run(
+                [program, "--version"], check=True, capture_output=True, cwd="/", **self.popen
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        return True
+
+
+def current() -> Account:
+    """Return the caller's own account, or one that the servers accept when we are root."""
+    if os.geteuid() != 0:
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise EmulatorError(
+                f"The current user has the number {os.geteuid()} but no name, and PostgreSQL's "
+                "initdb insists on one. Give it an entry in /etc/passwd, in a Dockerfile with "
+                f"RUN useradd --uid {os.geteuid()} app."
+            ) from None
+        return Account(os.geteuid(), os.getegid(), switch=False)
+    for name in _INSTEAD_OF_ROOT:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(entry.pw_uid, entry.pw_gid, switch=True)
+    raise EmulatorError(
+        "PostgreSQL refuses to run as root, and there is neither a user 'postgres' nor 'nobody' "
+        "to run it as. Add one: useradd --system postgres."
+    )
+
+
+def make_folder(account: Account) -> Path:
+    """Make the emulator's folder where the account reaches it and socket paths stay short."""
+    base = tempfile.gettempdir()
+    fits = len(base) <= _LONGEST_BASE and re.fullmatch(r"[\w/.+-]+", base)
+    if not fits or not _reaches(account, base):
+        base = "/tmp"  # noqa: S108  # mkdtemp makes a folder of our own in it
+    folder = Path(tempfile.mkdtemp(prefix="azpg-emulator-", dir=base))
+    # The servers' user passes through; it reads and writes only in the folder that is its own.
+    folder.chmod(0o711)
+    return folder
+
+
+def _reaches(account: Account, folder: str) -> bool:
+    if not account.switch:
+        return True
+    for path in (Path(folder), *Path(folder).parents):
+        state = path.stat()
+        if state.st_uid == account.uid:
+            open_to_it = state.st_mode & 0o100
+        elif state.st_gid == account.gid:
+            open_to_it = state.st_mode & 0o010
+        else:
+            open_to_it = state.st_mode & 0o001
+        if not open_to_it:
+            return False
+    return True

@@ -1,0 +1,99 @@
+"""The emulator's own process: serves its owner over a socket, and ends when the owner does.
+
+Each line on the socket is one request in JSON, each answered by one line.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from typing import Any
+
+from . import _account
+from ._errors import EmulatorError
+from ._server import Server
+
+_MAX_LINE = 1 << 20
+
+
+def main(*, descriptor: int, owner: int) -> None:
+    """Run one emulator, asked over a socket's descriptor, until its owner's process ends."""
+    # Clients that hang up in the middle of a handshake are part of the job, not worth a line.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    asyncio.run(_guard(socket.socket(fileno=descriptor), owner))
+
+
+async def _guard(control: socket.socket, owner: int) -> None:
+    reader, writer = await asyncio.open_connection(sock=control, limit=_MAX_LINE)
+    requests = asyncio.Queue[dict[str, Any]]()
+    ends = [
+        asyncio.create_task(_read(reader, requests)),
+        asyncio.create_task(_told_to_stop()),
+        asyncio.create_task(_process_ended(owner)),
+    ]
+    work = asyncio.create_task(_work(requests, writer))
+    await asyncio.wait([work, *ends], return_when=asyncio.FIRST_COMPLETED)
+    for task in [work, *ends]:
+        task.cancel()
+    outcome, *_ = await asyncio.gather(work, *ends, return_exceptions=True)
+    with contextlib.suppress(OSError):
+        writer.close()
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
+async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamWriter) -> None:
+    """Start the servers as the first request says, answer the others, and clean up."""
+    folder = server = None
+    try:
+        while True:
+            request = await requests.get()
+            try:
+                if server is None:
+                    account = _account.current()
+                    folder = _account.make_folder(account)
+                    server = Server(folder, account)
+                result = await getattr(server, request["do"])(**request["with"])
+            except EmulatorError as problem:
+                answer = {"error": str(problem)}
+            else:
+                answer = {"result": result}
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+    finally:
+        if server is not None:
+            await server.stop()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _read(reader: asyncio.StreamReader, requests: asyncio.Queue[dict[str, Any]]) -> None:
+    """Queue requests until the owner closes the socket, or has gone."""
+    with contextlib.suppress(OSError):
+        while line := await reader.readline():
+            requests.put_nowait(json.loads(line))
+
+
+async def _told_to_stop() -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+
+
+async def _process_ended(pid: int) -> None:
+    """Wait for the owner's end: a child that it forked keeps the socket open beyond it."""
+    if sys.platform != "linux":
+        await asyncio.Event().wait()
+    descriptor = os.pidfd_open(pid)
+    if os.getppid() != pid:  # it ended before we looked, and the number may be another's by now
+        return
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)
+    await ended.wait()

@@ -1,0 +1,150 @@
+"""The managed identity endpoint, in the two forms of App Service and of virtual machines."""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import secrets
+import socket
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from ._counts import Tally
+from ._tenant import Tenant
+
+_APP_SERVICE = "/msi/token"
+_IMDS = "/metadata/identity/oauth2/token"
+_MAX_REQUEST = 16_384
+_TIMEOUT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+
+
+class _RefusalError(Exception):
+    def __init__(self, status: int, description: str) -> None:
+        super().__init__(description)
+        self.status = status
+        self.description = description
+
+
+class IdentityEndpoint:
+    """Answer token requests over plain HTTP on loopback."""
+
+    def __init__(self, address: str, tenant: Tenant, tally: Tally) -> None:
+        self.header = secrets.token_hex(16)
+        self._tenant = tenant
+        self._tally = tally
+        self._listening_at = (address, 0)
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        address, port = self._listening_at
+        return f"http://{address}:{port}"
+
+    async def open(self) -> None:
+        """Listen; after a `close`, on the same port as before."""
+        if self._server is None:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(self._listening_at)
+            self._listening_at = sock.getsockname()
+            self._server = await asyncio.start_server(
+                self._connection, sock=sock, limit=_MAX_REQUEST
+            )
+
+    def close(self) -> None:
+        """Stop listening: clients find their connection refused."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError, ValueError, TimeoutError):
+            try:
+                async with asyncio.timeout(_TIMEOUT):
+                    request = _parse(await reader.readuntil(b"\r\n\r\n"))
+                self._tally["token_requests"] += 1
+                if self._tenant.faults.identity == "hang":
+                    await reader.read()
+                    return
+                status, body = self._answer(request)
+                head = (
+                    f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+                    "Content-Type: application/json; charset=utf-8\r\n"
+                    f"Content-Length: {len(body)}\r\n"
+                    "Connection: close\r\n\r\n"
+                )
+                writer.write(head.encode() + body)
+                await writer.drain()
+            finally:
+                writer.close()
+
+    def _answer(self, request: _Request) -> tuple[int, bytes]:
+        if self._tenant.faults.identity == "garbage":
+            return 200, b"<html><body>Welcome</body></html>"
+        try:
+            answer, status = self._token(request), 200
+        except _RefusalError as refusal:
+            status = refusal.status
+            answer = {"error": "invalid_request", "error_description": refusal.description}
+        return status, json.dumps(answer).encode()
+
+    def _token(self, request: _Request) -> dict[str, Any]:
+        if isinstance(fault := self._tenant.faults.identity, int):
+            raise _RefusalError(fault, "The emulator was told to answer so.")
+        self._check(request)
+        if not (resource := request.query.get("resource")):
+            raise _RefusalError(400, "Required parameter 'resource' is missing.")
+        bearer = self._tenant.find(
+            client_id=request.query.get("client_id", ""),
+            object_id=request.query.get("object_id", ""),
+            resource_id=request.query.get("mi_res_id") or request.query.get("msi_res_id", ""),
+        )
+        if bearer is None:
+            raise _RefusalError(400, "Identity not found")
+        token = self._tenant.token(bearer, resource)
+        self._tally["tokens_issued"] += 1
+        now, lifetime = self._tenant.now(), self._tenant.token_lifetime
+        answer = {
+            "access_token": token,
+            "client_id": bearer.client_id or "",
+            "expires_on": str(int(now + lifetime)),
+            "resource": resource,
+            "token_type": "Bearer",
+        }
+        if request.path == _IMDS:
+            answer |= {"expires_in": str(int(lifetime)), "not_before": str(int(now))}
+        return answer
+
+    def _check(self, request: _Request) -> None:
+        if request.path == _APP_SERVICE:
+            given = request.headers.get("x-identity-header", "")
+            if not hmac.compare_digest(given.encode(), self.header.encode()):
+                raise _RefusalError(401, "The identity header is missing or wrong.")
+            wanted = "2019-08-01"
+        elif request.path == _IMDS:
+            if request.headers.get("metadata", "").lower() != "true":
+                raise _RefusalError(400, "Required metadata header not specified")
+            wanted = "2018-02-01"
+        else:
+            raise _RefusalError(404, f"There is nothing at {request.path}.")
+        if request.query.get("api-version") != wanted:
+            raise _RefusalError(400, f"api-version must be {wanted}.")
+
+
+def _parse(head: bytes) -> _Request:
+    first, *lines = head.decode("latin-1").split("\r\n")
+    target = urlsplit(first.split(" ")[1])
+    query = {name: values[0] for name, values in parse_qs(target.query).items()}
+    headers = dict(line.split(":", 1) for line in lines if ":" in line)
+    return _Request(
+        target.path, query, {name.lower(): text.strip() for name, text in headers.items()}
+    )

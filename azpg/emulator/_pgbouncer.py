@@ -1,0 +1,93 @@
+"""The real PgBouncer behind the second front door, set up as Azure sets up its own."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from . import _processes
+from ._account import Account
+from ._postgres import SUPERUSER, access_rules
+from ._protocol import execute, identifier
+
+# The values that Azure documents; passwords are looked up in PostgreSQL, so that a role made
+# with SQL can sign in at once.
+_SETTINGS = """\
+[databases]
+* = host='{backend}' port=5432
+
+[pgbouncer]
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {folder}
+auth_type = hba
+auth_hba_file = {folder}/hba.conf
+auth_file = {folder}/users.txt
+auth_user = {superuser}
+admin_users = {superuser}
+pool_mode = transaction
+default_pool_size = 50
+max_client_conn = 5000
+ignore_startup_parameters =
+query_wait_timeout = 120
+server_idle_timeout = 600
+log_connections = 0
+log_disconnections = 0
+"""
+
+
+def find() -> Path | None:
+    """Return the program; Debian keeps it where an ordinary user's PATH does not lead."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+    found = shutil.which("pgbouncer", path=path)
+    return Path(found) if found else None
+
+
+class PgBouncer:
+    """Run one PgBouncer that listens only on a private Unix socket."""
+
+    def __init__(self, program: Path, account: Account, folder: Path, backend: Path) -> None:
+        self.socket = folder / ".s.PGSQL.6432"
+        said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+        self.version = said.stdout.partition("\n")[0].removeprefix("PgBouncer ").strip()
+        self._program = program
+        self._account = account
+        self._folder = folder
+        self._backend = backend
+        self._process: _processes.Process | None = None
+
+    async def start(self) -> None:
+        settings = _SETTINGS.format(folder=self._folder, backend=self._backend, superuser=SUPERUSER)
+        if self._number >= (1, 21):
+            settings += "max_prepared_statements = 0\n"
+        self._write("pgbouncer.ini", settings)
+        self._write("users.txt", f'{identifier(SUPERUSER)} ""\n')
+        self._process = await _processes.start(
+            [self._program, self._folder / "pgbouncer.ini"],
+            account=self._account,
+            folder=self._folder,
+            ready="process up",
+            stop_signal=signal.SIGTERM,
+        )
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+
+    def trust(self, roles: Iterable[str]) -> None:
+        self._write("hba.conf", access_rules(roles))
+
+    async def reload(self) -> None:
+        await execute(self.socket, SUPERUSER, "pgbouncer", "RELOAD")
+
+    @property
+    def _number(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._folder / name
+        path.write_text(text)
+        self._account.own(path)

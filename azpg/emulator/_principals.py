@@ -1,0 +1,117 @@
+"""Who can sign in with a token, and what such a token says about its bearer."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ._errors import EmulatorError
+
+Kind = Literal[
+    "user",
+    "guest",
+    "group",
+    "user-assigned",
+    "system-assigned",
+    "slot",
+    "service-principal",
+    "native",
+]
+
+_GROUP_MAY_HOLD = "users, guests, managed identities and service principals"
+_SUBSCRIPTION = "/subscriptions/11111111-2222-4333-8444-555555555555/resourcegroups/emulator"
+_USER_ASSIGNED = "Microsoft.ManagedIdentity/userAssignedIdentities"
+_SITES = "Microsoft.Web/sites"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Name a role and the identity behind it.
+
+    `name` is the PostgreSQL role, `object_id` what the server compares with the token's `oid`,
+    `client_id` what an identity is asked for by (None where the kind has none), `resource_id` the
+    Azure resource of a managed identity. A native role has neither.
+    """
+
+    name: str
+    kind: Kind
+    object_id: str = ""
+    client_id: str | None = None
+    resource_id: str | None = None
+    members: tuple["Principal", ...] = ()
+
+    @property
+    def is_app(self) -> bool:
+        """Tell whether tokens of this principal are an application's, not a person's."""
+        return self.client_id is not None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Principal":
+        members = tuple(cls.from_json(member) for member in fields["members"])
+        return cls(**{**fields, "members": members})
+
+
+def principal(
+    name: str,
+    kind: Kind,
+    *,
+    object_id: str | None = None,
+    resource_type: str | None = None,
+    members: tuple[Principal, ...] = (),
+) -> Principal:
+    """Make a principal of a kind, with an object id of its own unless one is given."""
+    _check_name(name)
+    if members and kind != "group":
+        raise EmulatorError(f"members= is for kind='group', not for kind={kind!r}.")
+    if any(member.kind in {"group", "native"} for member in members):
+        raise EmulatorError(f"A group may hold {_GROUP_MAY_HOLD}.")
+    oid = object_id or str(uuid.uuid4())
+    app = str(uuid.uuid4())
+    match kind:
+        case "native":
+            return Principal(name, kind)
+        case "user" | "guest":
+            return Principal(name, kind, oid)
+        case "group":
+            return Principal(name, kind, oid, members=members)
+        case "service-principal":
+            return Principal(name, kind, oid, app)
+        case "user-assigned":
+            return Principal(name, kind, oid, app, _resource_id(_USER_ASSIGNED, name))
+        case "system-assigned":
+            return Principal(name, kind, oid, app, _resource_id(resource_type or _SITES, name))
+        case "slot":
+            if len(parts := name.split("/slots/")) != 2 or not all(parts):
+                raise EmulatorError(f"A slot's role is called '<app>/slots/<slot>', not {name!r}.")
+            return Principal(name, kind, oid, app, _resource_id(_SITES, name))
+    raise EmulatorError(f"kind={kind!r} is none of {', '.join(Kind.__args__)}.")
+
+
+def claims(bearer: Principal, groups: list[str]) -> dict[str, Any]:
+    """Return what a token says about who bears it; the time and the audience come on top."""
+    said: dict[str, Any] = {"oid": bearer.object_id, "sub": bearer.object_id}
+    if bearer.kind == "guest":
+        home = bearer.name.partition("#EXT#")[0].replace("_", "@")
+        said |= {"idtyp": "user", "upn": bearer.name, "unique_name": home, "name": home}
+    elif bearer.kind == "user":
+        display_name = bearer.name.partition("@")[0].replace(".", " ").title()
+        said |= {"idtyp": "user", "upn": bearer.name, "unique_name": bearer.name}
+        said |= {"name": display_name}
+    else:
+        said |= {"idtyp": "app", "appid": bearer.client_id, "appidacr": "2"}
+        if bearer.resource_id:
+            said |= {"xms_mirid": bearer.resource_id}
+    if groups:
+        said |= {"groups": groups}
+    return said
+
+
+def _resource_id(resource_type: str, name: str) -> str:
+    return f"{_SUBSCRIPTION}/providers/{resource_type}/{name}"
+
+
+def _check_name(name: str) -> None:
+    if not name or "\0" in name or "\n" in name:
+        raise EmulatorError(f"{name!r} is no name for a role.")
+    if len(name.encode()) > 63:
+        raise EmulatorError(f"PostgreSQL names have at most 63 bytes; {name!r} is longer.")

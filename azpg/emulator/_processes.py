@@ -1,0 +1,131 @@
+"""Run a real server: wait until it says it is ready, stop it, never outlive us."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._account import Account
+from ._errors import EmulatorError
+
+_START_TIMEOUT = 60
+_STOP_TIMEOUT = 10
+
+
+class Process:
+    """Hold a running server and the signal that ends it at once."""
+
+    def __init__(self, running: asyncio.subprocess.Process, stop_signal: signal.Signals) -> None:
+        self._running = running
+        self._stop_signal = stop_signal
+        self._drain: asyncio.Task[None] | None = None
+
+    async def ready(self, line: str) -> None:
+        """Wait for a line of the server's log that contains the text."""
+        log = self._running.stderr
+        assert log is not None  # noqa: S101  # `start` asks for the pipe
+        last = deque[str](maxlen=12)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_TIMEOUT):
+                while said := (await log.readline()).decode(errors="replace"):
+                    last.append(said)
+                    if line in said:
+                        # From here on nothing that the server writes is kept.
+                        self._drain = asyncio.create_task(_discard(log))
+                        return
+        raise EmulatorError("A server did not start:\n" + "".join(last))
+
+    async def ended(self) -> None:
+        await self._running.wait()
+
+    async def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._running.send_signal(self._stop_signal)
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self._running.wait()
+        except TimeoutError:
+            self._running.kill()
+            await self._running.wait()
+        if self._drain is not None:
+            await self._drain
+
+
+async def start(
+    argv: Sequence[str | Path],
+    *,
+    account: Account,
+    folder: Path,
+    ready: str,
+    stop_signal: signal.Signals,
+) -> Process:
+    """Start a server in the foreground of a session of its own."""
+    running = await asyncio.create_subprocess_exec(
+        *_not_outliving_us(stop_signal),
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        **account.popen,
+    )
+    process = Process(running, stop_signal)
+    try:
+        await process.ready(ready)
+    except BaseException:
+        await process.stop()
+        raise
+    return process
+
+
+async def run(argv: Sequence[str | Path], *, account: Account, folder: Path) -> None:
+    """Run a program to its end; a failure carries its own words."""
+    running = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        **account.popen,
+    )
+    try:
+        _, said = await running.communicate()
+    except asyncio.CancelledError:
+        # Its own children must not write into a folder that is about to be removed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        await running.wait()
+        raise
+    if running.returncode:
+        name = Path(argv[0]).name
+        raise EmulatorError(f"{name} failed:\n{said.decode(errors='replace').strip()}")
+
+
+def environment() -> dict[str, str]:
+    """Return the servers' environment: none of the caller's PG* variables, English messages.
+
+    A TZ spares initdb the search through all time zones for the machine's own.
+    """
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _not_outliving_us(stop_signal: signal.Signals) -> list[str]:
+    """Return the prefix by which Linux ends a server whose parent was killed outright."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    if setpriv is None or "busybox" in os.path.realpath(setpriv):
+        return []
+    return [setpriv, "--pdeathsig", stop_signal.name.removeprefix("SIG"), "--"]
+
+
+async def _discard(log: asyncio.StreamReader) -> None:
+    while await log.read(1 << 16):
+        pass

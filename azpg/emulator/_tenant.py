@@ -1,0 +1,159 @@
+"""The imitated Entra tenant: who exists, the tokens they get, and whom a token lets in."""
+
+import secrets
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from . import _azure
+from ._errors import EmulatorError
+from ._faults import Faults
+from ._principals import Principal, claims
+
+_ISSUER = "https://sts.windows.net/{tenant}/"
+# Tokens of managed identities are 1.3 to 1.7 KB long; what the claims do not fill, `aio` does.
+_USUAL_SIZE = 1400
+
+
+class Tenant:
+    """Hand out tokens and check them, both by the same clock."""
+
+    def __init__(self, site: _azure.Site, *, token_lifetime: float, clock_skew: float) -> None:
+        self.token_lifetime = token_lifetime
+        self.clock_skew = clock_skew
+        self.faults = Faults()
+        self.signed_in: Principal | None = None
+        self._site = site
+        self._principals: dict[str, Principal] = {}
+        self._tenant_id = str(uuid.uuid4())
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._other_key: rsa.RSAPrivateKey | None = None
+        self._key_id = secrets.token_urlsafe(20)
+        self._issued = 0
+        self._expired_up_to = 0
+
+    def now(self) -> float:
+        """Return the time by Azure's clock, which may differ from this machine's."""
+        return time.time() + self.clock_skew
+
+    def add(self, principal: Principal) -> None:
+        self._principals[principal.name] = principal
+
+    def role(self, name: str) -> Principal | None:
+        """Return the Entra role of this name; native roles are none of the tenant's business."""
+        return self._principals.get(name)
+
+    @property
+    def role_names(self) -> list[str]:
+        return list(self._principals)
+
+    def find(self, *, client_id: str, object_id: str, resource_id: str) -> Principal | None:
+        """Return the identity that is asked for, or the signed-in one when none is."""
+        if not (client_id or object_id or resource_id):
+            return self.signed_in
+        for known in self._everyone():
+            if (
+                (client_id and known.client_id == client_id)
+                or (object_id and known.object_id == object_id)
+                or (resource_id and (known.resource_id or "").lower() == resource_id.lower())
+            ):
+                return known
+        return None
+
+    def expire_tokens(self) -> None:
+        """Treat every token handed out until now as expired."""
+        self._expired_up_to = self._issued
+
+    def token(
+        self, bearer: Principal, resource: str | None = None, lifetime: float | None = None
+    ) -> str:
+        """Make a signed token, or what the token fault in force makes of it."""
+        if bearer.kind in {"group", "native"}:
+            raise EmulatorError(
+                f"There are no tokens for a {bearer.kind} role; "
+                "a group's members sign in with their own."
+            )
+        fault = self.faults.token
+        now = int(self.now())
+        lifetime = self.token_lifetime if lifetime is None else lifetime
+        if fault == "expired":
+            now, lifetime = now - 7200, 3600
+        self._issued += 1
+        payload: dict[str, Any] = {
+            "aud": resource or self._site.resource,
+            "iss": _ISSUER.format(tenant=self._tenant_id),
+            "iat": now,
+            "nbf": now,
+            "exp": int(now + lifetime),
+            "idp": _ISSUER.format(tenant=self._tenant_id),
+            "tid": self._tenant_id,
+            "uti": f"{self._issued:022d}",
+            "ver": "1.0",
+            "rh": f"1.{secrets.token_urlsafe(40)}.",
+        } | claims(bearer, self._groups_of(bearer))
+        if fault == "wrong-audience":
+            payload["aud"] = "https://management.azure.com"
+        elif fault == "no-oid":
+            del payload["oid"]
+        key = self._stranger() if fault == "wrong-signature" else self._key
+        text = self._sign(payload, key)
+        if len(text) < _USUAL_SIZE:
+            payload["aio"] = secrets.token_urlsafe(1200)[: (_USUAL_SIZE - len(text)) * 3 // 4]
+            text = self._sign(payload, key)
+        return text.replace(".", "-") if fault == "malformed" else text
+
+    def admit(self, token: str, role: Principal) -> None:
+        """Return when the token lets its bearer sign in as the role, or raise the refusal."""
+        try:
+            jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise _azure.malformed() from None
+        try:
+            # The times are judged by Azure's clock below; PyJWT knows only this machine's.
+            said = jwt.decode(
+                token,
+                self._key.public_key(),
+                algorithms=["RS256"],
+                options={
+                    "verify_aud": False,
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
+            )
+        except jwt.InvalidTokenError:
+            raise _azure.unverifiable() from None
+        if said["exp"] <= self.now() or int(said["uti"]) <= self._expired_up_to:
+            raise _azure.expired()
+        if said["aud"].rstrip("/") != self._site.resource:
+            raise _azure.wrong_audience(self._site.resource)
+        if not (oid := said.get("oid")):
+            raise _azure.no_object_id()
+        admitted = role.members if role.kind == "group" else (role,)
+        if oid not in (principal.object_id for principal in admitted):
+            raise _azure.wrong_role(role.name, of_an_app=said["idtyp"] == "app")
+
+    def _sign(self, payload: dict[str, Any], key: rsa.RSAPrivateKey) -> str:
+        headers = {"kid": self._key_id, "x5t": self._key_id}
+        return jwt.encode(payload, key, algorithm="RS256", headers=headers)
+
+    def _stranger(self) -> rsa.RSAPrivateKey:
+        if self._other_key is None:
+            self._other_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        return self._other_key
+
+    def _groups_of(self, bearer: Principal) -> list[str]:
+        return [
+            group.object_id
+            for group in self._principals.values()
+            if any(member.object_id == bearer.object_id for member in group.members)
+        ]
+
+    def _everyone(self) -> Iterator[Principal]:
+        for principal in self._principals.values():
+            yield principal
+            yield from principal.members

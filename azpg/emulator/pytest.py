@@ -1,0 +1,24 @@
+"""Fixtures that run tests against an emulator: pytest_plugins = ["azpg.emulator.pytest"]."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from ._emulator import Emulator
+
+
+@pytest.fixture(scope="session")
+def azpg_emulator() -> Iterator[Emulator]:
+    """Run one emulator for the whole session."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def azpg_emulator_env(azpg_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Set the environment of one test so that clients find the emulator; return what was set."""
+    for name in azpg_emulator.env_to_unset:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in azpg_emulator.env.items():
+        monkeypatch.setenv(name, value)
+    return azpg_emulator.env
