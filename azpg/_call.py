@@ -1,0 +1,313 @@
+"""One call of connect(): what its sync and async twins share, from the options to the error."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+import os
+import random
+import socket
+import sys
+import time
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+
+import psycopg
+from psycopg import errors as e
+
+from . import _conninfo, _diagnose, _entra, _roots, _sources, _spelling
+from ._clouds import Cloud
+from ._retry import Retry
+from .errors import ConfigError, ConnectError, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from psycopg.pq.abc import PGconn
+
+    from ._sources import Said
+    from ._token import Token
+
+    Password: TypeAlias = str | Callable[[], str]
+    AsyncPassword: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
+
+logger = logging.getLogger("azpg")
+
+
+class Answer(NamedTuple):
+    """What the secret's owner answered; a token may also name the user."""
+
+    secret: str | None = None
+    user: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Answer for {self.user!r}>"
+
+
+class Call:
+    """Hold what one call is about.
+
+    Once it has failed `error` is set, for the caller to raise from a frame without secrets.
+    """
+
+    error: psycopg.Error | None = None
+    pause = 0.0
+    """seconds to wait before the next try"""
+
+    def __init__(
+        self,
+        conninfo: str,
+        keywords: Mapping[str, object],
+        *,
+        server: str | None,
+        credential: object,
+        client_id: str | None,
+        password: object,
+        pgbouncer: bool | None,
+        cloud: Cloud | str | None,
+        retry_timeout: float = 0.0,
+        is_async: bool,
+    ) -> None:
+        self._retry = Retry(retry_timeout, time.monotonic())
+        self._answer = Answer()
+        said, problems = _sources.merge(conninfo, keywords, os.environ)
+        by = said["password"].by if "password" in said and said["password"].value else None
+        secrets = _sources.libpq().secrets & said.keys()
+        self._secrets = {name: said.pop(name).value for name in secrets}
+        if isinstance(password, _entra.EntraPassword):
+            credential, password = password, None
+        self._callback = cast("Callable[[], object]", password) if callable(password) else None
+        if isinstance(password, str):
+            self._secrets["password"] = password
+        wishes = _conninfo.Wishes(
+            server=server,
+            cloud=cloud,
+            pgbouncer=pgbouncer,
+            credential=credential is not None,
+            client_id=client_id is not None,
+            password=_kind(password),
+            password_by=by,
+            wrong=(
+                *problems,
+                *_misfits(credential, password, is_async=is_async),
+                *_placeholders(self._secrets),
+            ),
+        )
+        if isinstance(credential, _entra.EntraPassword) and cloud is None:
+            wishes = dataclasses.replace(wishes, cloud=credential.cloud)
+        try:
+            self.plan = _plan(frozenset(said.items()), wishes, machine())
+        except ConfigError as error:
+            self.error = clean(error)
+            return
+        self._entra: _entra.EntraPassword | None = None
+        if self.plan.sign_in == "entra":
+            self._secrets.pop("password", None)
+            self._entra = _password_of(credential, self.plan.cloud, client_id)
+
+    # The secret
+
+    def answer(self) -> Answer:
+        """Ask for the secret: once for each physical connection."""
+        if self._entra is not None:
+            self._answer = self._named(self._entra.token())
+        elif self._callback is not None:
+            try:
+                given = self._callback()
+            except Exception as error:  # noqa: BLE001  # the caller's code: anything may come
+                raise _diagnose.callback(error) from None
+            self._answer = _password(given)
+        return self._answer
+
+    async def answer_async(self) -> Answer:
+        """Ask for the secret without blocking the loop: a sync callback runs in a thread."""
+        if self._entra is not None:
+            self._answer = self._named(await self._entra.token_async())
+        elif self._callback is not None:
+            try:
+                given = await _await(self._callback)
+            except Exception as error:  # noqa: BLE001  # as above
+                raise _diagnose.callback(error) from None
+            self._answer = _password(given)
+        return self._answer
+
+    def _named(self, token: Token) -> Answer:
+        user = None if "user" in self.plan.params else _entra.user_of(token)
+        return Answer(token.text, user)
+
+    # The way there
+
+    def addresses(self) -> list[list[str]]:
+        """Look up the hosts that are reached under the name of `server`."""
+        return [_look_up(host) for host in self.plan.reach]
+
+    async def addresses_async(self) -> list[list[str]]:
+        """Look them up without blocking the loop."""
+        return [await asyncio.to_thread(_look_up, host) for host in self.plan.reach]
+
+    def params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
+        """Return exactly what libpq is handed."""
+        params = self.shown_params(addresses) | self._secrets
+        if answer.secret is not None:
+            params["password"] = answer.secret
+        if answer.user is not None:
+            params["user"] = answer.user
+        return params
+
+    def shown_params(self, addresses: list[list[str]]) -> dict[str, str]:
+        """Return what libpq is handed, but for the secrets and the user of a token."""
+        params = _conninfo.reached(self.plan.params, addresses)
+        if self.plan.roots is not None:
+            params["sslrootcert"] = _roots.bundle(self.plan.roots).path()
+        return params
+
+    # The end
+
+    def failed(self, error: psycopg.Error) -> None:
+        """Judge a failure: set the pause before the next try, or the error it ends with."""
+        if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
+            self.error = clean(error)
+            return
+        text = _diagnose.shown(str(error), self._answer.secret, *self._secrets.values())
+        context = self._context()
+        found = _diagnose.diagnose(text, context)
+        pause = None
+        if found.transient:
+            pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
+        if pause is not None:
+            self.pause = pause
+            logger.warning("connecting again in %.1f s: %s", pause, text)
+        elif found.kind == "config":
+            self.error = ConfigError(text)
+        else:
+            self.error = found.error(
+                text, kind=found.kind, hint=found.hint, pgconn=_finished(error.pgconn)
+            )
+
+    def _context(self) -> _diagnose.Context:
+        params = self.plan.params
+        return _diagnose.Context(
+            host=params.get("host") or params.get("hostaddr", "the server"),
+            port=params["port"],
+            user=params.get("user") or self._answer.user or "",
+            entra=self._entra is not None,
+            scope=self.plan.cloud.scope,
+            secret_length=len(self._answer.secret or ""),
+        )
+
+
+@cache
+def machine() -> _conninfo.Machine:
+    """Return what the rules need to know of this machine."""
+    home = os.environ.get("APPDATA", "") if sys.platform == "win32" else os.path.expanduser("~")
+    folder = "postgresql" if sys.platform == "win32" else ".postgresql"
+    return _conninfo.Machine(
+        keywords=frozenset(_sources.libpq().variables),
+        linux=sys.platform == "linux",
+        root_crt=os.path.exists(os.path.join(home, folder, "root.crt")),
+    )
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes, machine: _conninfo.Machine
+) -> _conninfo.Plan:
+    # Kept, as a program connects over and over with the same words; no secret is among them.
+    plan, problems = _conninfo.judge(dict(said), wishes, machine)
+    if problems:
+        raise ConfigError(problems)
+    for warning in plan.warnings:
+        _warn_once(warning)
+    for decision in plan.decisions:
+        logger.debug("%s", decision)
+    return plan
+
+
+@lru_cache(maxsize=256)
+def _warn_once(warning: str) -> None:
+    logger.warning("%s", warning)
+
+
+def _kind(password: object) -> Literal["text", "empty", "callback"] | None:
+    if password is None:
+        return None
+    if callable(password):
+        return "callback"
+    return "text" if password else "empty"
+
+
+def _misfits(credential: object, password: object, *, is_async: bool) -> Iterator[str]:
+    """Say what is wrong with the objects themselves."""
+    entra = isinstance(credential, _entra.EntraPassword)
+    if credential is not None and not (
+        entra or callable(credential) or _entra.is_credential(credential)
+    ):
+        yield (
+            f"credential is {type(credential).__name__}, which has neither get_token nor "
+            f"get_token_info: pass a credential of azure.identity, or a function that makes one"
+        )
+    if not is_async and _entra.is_async(credential):
+        yield (
+            f"{type(credential).__name__} is an async credential: use connect_async(), or the "
+            f"credential of the same name in azure.identity"
+        )
+    if not (password is None or isinstance(password, str) or callable(password)):
+        yield f"password is {type(password).__name__}: pass text or a function that returns it"
+    elif not is_async and _is_async(password):
+        yield "password is an async function: use connect_async(), or a plain function"
+
+
+def _placeholders(secrets: Mapping[str, str]) -> Iterator[str]:
+    for name, value in secrets.items():
+        if left := _spelling.placeholder(value):
+            yield (
+                f"{name} still holds the portal's placeholder {left}: write your own, or leave it "
+                f"out to sign in with Microsoft Entra"
+            )
+
+
+def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> _entra.EntraPassword:
+    if isinstance(credential, _entra.EntraPassword):
+        return credential
+    known = cast("_entra.Credential | None", credential)
+    return _entra.EntraPassword(known, cloud=cloud, client_id=client_id)
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004  # its kind matters, not its presence
+    )
+
+
+async def _await(callback: Callable[[], object]) -> object:
+    given = callback() if _is_async(callback) else await asyncio.to_thread(callback)
+    return await given if inspect.isawaitable(given) else given
+
+
+def _password(given: object) -> Answer:
+    if isinstance(given, str) and given:
+        return Answer(given)
+    if inspect.iscoroutine(given):
+        given.close()
+    what = "an empty text" if given == "" else type(given).__name__
+    raise _diagnose.callback(None, what)
+
+
+def _look_up(host: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        # In psycopg's own words, as psycopg looks up the hosts that need no other name
+        raise psycopg.OperationalError(f"failed to resolve host {host!r}: {error}") from None
+    return [str(address[0]) for *_, address in found]
+
+
+def _finished(pgconn: PGconn | None) -> PGconn | None:
+    """Return a copy of a finished connection without its secrets."""
+    if not isinstance(pgconn, e.FinishedPGconn):
+        return None
+    secrets = {name.encode() for name in _sources.libpq().secrets}
+    info = [o._replace(val=None) if o.keyword in secrets else o for o in pgconn.info]
+    return cast("PGconn", dataclasses.replace(pgconn, password=b"", info=info))

@@ -1,0 +1,126 @@
+"""The table of Azure's clouds: which hosts are Azure's, and which token opens them. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Microsoft's complete list of Azure's roots, by the SHA-256 of the certificate. Source:
+# MicrosoftDocs/azure-docs, articles/security/fundamentals/azure-certificate-authority-details.md
+AZURE_ROOTS = frozenset(
+    {
+        # DigiCert Global Root CA (G1): China, rotation extensions, some read replicas
+        "4348a0e9444c78cb265e058d5e8944b4d84f9662bd26db257f8934a443c70161",
+        # DigiCert Global Root G2
+        "cb3ccbb76031e5e0138f8dd39a23f9de47ffc35e43c1144cea27d46a5ab1cb5f",
+        # DigiCert Global Root G3
+        "31ad6648f8104138c738f39ea4320133393e3a18cc02296ef97c2ac9ef6731d0",
+        # DigiCert TLS ECC P384 Root G5
+        "018e13f0772532cf809bd1b17281867283fc48c6e13be9c69812854a490c1b05",
+        # DigiCert TLS RSA4096 Root G5
+        "371a00dc0533b3721a7eeb40e8419e70799d2b0a0f2c1d80693165f7cec4ad75",
+        # Microsoft ECC Root Certificate Authority 2017
+        "358df39d764af9e1b766e9c972df352ee15cfac227af6ad1d70e8e4a6edcba02",
+        # Microsoft RSA Root Certificate Authority 2017
+        "c741f70f4b2a8d88bf2e71c14122ef53ef10eba0cfa5e64cfa20f418853073e0",
+    }
+)
+
+# ASCII labels only: what is judged here is what libpq will resolve and verify. It keeps out
+# Unix sockets (/, @), lists, IDNA look-alikes and anything else libpq reads in a way of its own.
+_HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
+_SUFFIX = re.compile(r"(?:\.[a-z0-9_-]+)+\.[a-z][a-z0-9-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Describe one Azure cloud: its hosts, the token they take, and the roots they chain to.
+
+    `suffixes` are what its hosts end in, each with its leading dot; `server="name"` is completed
+    with the first. `scope` is what a token is asked for, `authority` the host of the cloud's
+    Microsoft Entra, `roots` the SHA-256 fingerprints (hex, lower case) of the trusted roots.
+
+    Raise ValueError when a suffix or a fingerprint is not of that form.
+
+    >>> Cloud("stack", (".postgres.example.net",), "https://db.example.net/.default", "login.example.net")
+    Cloud(name='stack', suffixes=('.postgres.example.net',), ...)
+    """  # noqa: E501  # one example, one line
+
+    name: str
+    suffixes: tuple[str, ...]
+    scope: str
+    authority: str
+    roots: frozenset[str] = field(default=AZURE_ROOTS, repr=False)
+
+    def __post_init__(self) -> None:
+        for suffix in self.suffixes:
+            if not _SUFFIX.fullmatch(suffix):
+                raise ValueError(
+                    f"a Cloud's suffix is a dot and a lower-case domain of two labels or "
+                    f"more, such as '.postgres.example.net', not {suffix!r}"
+                )
+        if not self.suffixes:
+            raise ValueError("a Cloud needs at least one suffix")
+        if not self.roots:
+            raise ValueError("a Cloud needs at least one root")
+        for root in self.roots:
+            if not re.fullmatch("[0-9a-f]{64}", root):
+                raise ValueError(f"a root is pinned by 64 lower-case hex digits, not {root!r}")
+
+    def covers(self, host: str) -> bool:
+        """Tell whether a host's name lies under one of this cloud's suffixes."""
+        name = plain(host)
+        return name is not None and any(
+            name.endswith(suffix) and len(name) > len(suffix) for suffix in self.suffixes
+        )
+
+
+# Hosts, scopes and authorities: MicrosoftDocs/azure-databases-docs, articles/postgresql
+AZURE_PUBLIC = Cloud(
+    "public",
+    (".postgres.database.azure.com",),
+    "https://ossrdbms-aad.database.windows.net/.default",
+    "login.microsoftonline.com",
+)
+AZURE_US_GOV = Cloud(
+    "usgov",
+    (".postgres.database.usgovcloudapi.net",),
+    "https://ossrdbms-aad.database.usgovcloudapi.net/.default",
+    "login.microsoftonline.us",
+)
+AZURE_CHINA = Cloud(
+    "china",
+    (".postgres.database.chinacloudapi.cn",),
+    "https://ossrdbms-aad.database.chinacloudapi.cn/.default",
+    "login.chinacloudapi.cn",
+)
+# Clusters made before 2023-06-06 are c.<cluster>.postgres.database.azure.com: that suffix alone
+# means the public cloud, so those take cloud="cosmos".
+COSMOS_POSTGRES = Cloud(
+    "cosmos",
+    (".postgres.cosmos.azure.com", ".postgres.database.azure.com"),
+    "https://token.postgres.cosmos.azure.com/.default",
+    "login.microsoftonline.com",
+)
+
+CLOUDS = (AZURE_PUBLIC, AZURE_US_GOV, AZURE_CHINA, COSMOS_POSTGRES)
+
+
+def plain(host: str) -> str | None:
+    """Return a DNS name without its trailing dot and in lower case; None if it is no DNS name."""
+    name = host.removesuffix(".")
+    return name.lower() if _HOST.fullmatch(name) else None
+
+
+def cloud_of(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:
+    """Return the first cloud that covers a host."""
+    return next((cloud for cloud in clouds if cloud.covers(host)), None)
+
+
+def cloud_named(name: str) -> Cloud | None:
+    """Return the known cloud of that name."""
+    return next((cloud for cloud in CLOUDS if cloud.name == name), None)

@@ -1,0 +1,427 @@
+"""The rules of a connection: where it may go, how it is verified, who signs in. Pure.
+
+What was said goes in (`_sources`), a `Plan` comes out: exactly what libpq will be handed, with no
+secret in it. Nothing is refused one by one: `judge` collects every problem of a call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from . import _spelling
+from ._clouds import AZURE_PUBLIC, AZURE_ROOTS, CLOUDS, Cloud, cloud_named, cloud_of, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from ._sources import By, Merged
+
+SignIn = Literal["entra", "password", "callback", "none"]
+
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
+"""Azure's ports with the port of the PgBouncer before each (7432: an elastic cluster)."""
+
+FILLED_IN = {
+    "connect_timeout": "15",
+    "fallback_application_name": "azpg",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+TCP_USER_TIMEOUT = "60000"
+"""Milliseconds. A smaller one cuts the keepalive count short and kills queries that outlive a
+pause of the virtual machine."""
+
+NO_PASSFILE = os.path.join(os.devnull, "none")
+"""A path that cannot exist: libpq reads ~/.pgpass where it has no passfile and no password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """azpg's own options of one call; of secrets only what kind they are."""
+
+    server: str | None = None
+    cloud: Cloud | str | None = None
+    pgbouncer: bool | None = None
+    credential: bool = False
+    client_id: bool = False
+    password: Literal["text", "empty", "callback"] | None = None
+    """the password keyword"""
+    password_by: By | None = None
+    """who else gave a password"""
+    wrong: tuple[str, ...] = ()
+    """problems already seen in the objects themselves"""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the rules need to know of the machine."""
+
+    keywords: frozenset[str]
+    """what the libpq in use knows"""
+    linux: bool
+    root_crt: bool
+    """libpq's own ~/.postgresql/root.crt exists"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
+
+    params: dict[str, str]
+    sign_in: SignIn
+    cloud: Cloud
+    roots: frozenset[str] | None
+    """the pinned roots; None where the caller's, or libpq's own, count"""
+    reach: tuple[str, ...]
+    """hosts to be looked up on each attempt, reached under the name of `server`"""
+    pgbouncer: bool
+    warnings: tuple[str, ...]
+    decisions: tuple[str, ...]
+
+
+def judge(said: Merged, wishes: Wishes, machine: Machine) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan for what was said, and every problem with it."""
+    judgement = _Judgement(said, wishes, machine)
+    return judgement.plan(), tuple(judgement.problems)
+
+
+def reached(params: Mapping[str, str], addresses: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the parameters with the addresses that the places of a plan's `reach` were found at.
+
+    Each name and port stands once for each of its addresses, as libpq wants its lists.
+    """
+    if not addresses:
+        return dict(params)
+    ports = params["port"].split(",")
+    if len(ports) == 1:
+        ports *= len(addresses)
+    found = list(zip(params["host"].split(","), ports, addresses, strict=True))
+    spread = [(name, port, each) for name, port, many in found for each in many]
+    columns = (",".join(column) for column in zip(*spread, strict=True))
+    return {**params, **dict(zip(("host", "port", "hostaddr"), columns, strict=True))}
+
+
+class _Judgement:
+    """One reading of the rules: `params` begins as what was said, each rule changes its part."""
+
+    def __init__(self, said: Merged, wishes: Wishes, machine: Machine) -> None:
+        self.said, self.wishes, self.machine = said, wishes, machine
+        self.params = {keyword: value for keyword, (value, _) in said.items()}
+        self.problems = list(wishes.wrong)
+        self.warnings: list[str] = []
+        self.decisions: list[str] = []
+
+    def plan(self) -> Plan:
+        self.check_values()
+        sign_in = self.sign_in()
+        wished = self.wished_cloud()
+        clouds = CLOUDS if wished is None else (wished, *CLOUDS)
+        names, reach = self.places(clouds)
+        azure = [cloud for name in names if (cloud := cloud_of(name, clouds))]
+        cloud = wished or (azure[0] if azure else AZURE_PUBLIC)
+        if sign_in == "entra":
+            outside = dict.fromkeys(name for name in names if not cloud.covers(name))
+            self.problems += [_no_token_for(name, cloud) for name in outside]
+        if azure or sign_in == "entra":
+            roots = self.azure_tls(sign_in, cloud)
+        else:
+            roots = self.other_tls(names)
+        pgbouncer = self.ports(len(names))
+        self.fill_in(sign_in)
+        return Plan(
+            params=self.params,
+            sign_in=sign_in,
+            cloud=cloud,
+            roots=roots,
+            reach=reach,
+            pgbouncer=pgbouncer,
+            warnings=tuple(self.warnings),
+            decisions=tuple(self.decisions),
+        )
+
+    def given(self, keyword: str) -> bool:
+        return bool(self.params.get(keyword))
+
+    def by(self, keyword: str) -> By | None:
+        return self.said[keyword].by if keyword in self.said else None
+
+    def check_values(self) -> None:
+        for keyword, (value, by) in self.said.items():
+            if left := _spelling.placeholder(value):
+                self.problems.append(
+                    f"{keyword} ({by}) still holds the portal's placeholder {left}: write your own"
+                )
+        mode = self.params.get("sslmode")
+        if mode is not None and mode not in SSLMODES:
+            self.problems.append(
+                f"sslmode={mode!r} ({self.by('sslmode')}) is none of {', '.join(SSLMODES)}"
+                + _close(mode, SSLMODES)
+            )
+        timeout = self.params.get("connect_timeout", "0")
+        if not re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", timeout, re.ASCII):
+            self.problems.append(f"connect_timeout={timeout!r} is no number of seconds")
+
+    # Who signs in
+
+    def sign_in(self) -> SignIn:
+        wishes = self.wishes
+        given = wishes.password is not None or wishes.password_by == "conninfo"
+        if wishes.credential and given:
+            self.problems.append(
+                "credential and password are both given: leave out password to sign in with "
+                "Microsoft Entra, or credential to sign in as a PostgreSQL role"
+            )
+        if wishes.client_id and wishes.credential:
+            self.problems.append(
+                "client_id chooses the identity of the default credential, so it does nothing "
+                "beside credential: give the client id to the credential itself"
+            )
+        elif wishes.client_id and given:
+            self.problems.append(
+                "client_id is for Microsoft Entra and password for a PostgreSQL role: leave out one"
+            )
+        if wishes.credential or wishes.client_id:
+            return "entra"
+        if wishes.password == "callback":
+            return "callback"
+        if wishes.password == "text" or (wishes.password_by and wishes.password is None):
+            return "password"
+        if wishes.password == "empty" or self.own_passfile():
+            return "none"
+        return "entra"
+
+    def own_passfile(self) -> bool:
+        return self.given("passfile") and self.by("passfile") != "environment"
+
+    # Where to
+
+    def wished_cloud(self) -> Cloud | None:
+        cloud = self.wishes.cloud
+        if not isinstance(cloud, str):
+            return cloud
+        found = cloud_named(cloud)
+        if found is None:
+            names = ", ".join(repr(known.name) for known in CLOUDS)
+            self.problems.append(f"cloud={cloud!r} is none of {names}, nor an azpg.Cloud")
+        return found
+
+    def places(self, clouds: Sequence[Cloud]) -> tuple[list[str], tuple[str, ...]]:
+        """Settle host and hostaddr; return the names to verify and the hosts to look up."""
+        server = self.server_name(clouds)
+        if server and self.by("host") == "environment":
+            self.params.pop("host")
+        hosts = _split(self.params.pop("host", ""))
+        if server and hosts and self.by("hostaddr") == "environment":
+            self.params.pop("hostaddr")
+        addresses = _split(self.params.pop("hostaddr", ""))
+        reach: tuple[str, ...] = ()
+        if server:
+            if not addresses and any(host != server for host in hosts):
+                reach = tuple(hosts)
+            names = [server] * max(1, len(addresses or reach))
+        else:
+            # Under a cloud's suffix the certificate's spelling, without the trailing dot
+            names = [(plain(host) or host) if cloud_of(host, clouds) else host for host in hosts]
+        self.check_places(names, addresses, reach)
+        if names:
+            self.params["host"] = ",".join(names)
+        if addresses:
+            self.params["hostaddr"] = ",".join(addresses)
+        self.check_redirection(names, clouds)
+        return names or [""] * len(addresses), reach
+
+    def server_name(self, clouds: Sequence[Cloud]) -> str | None:
+        server = self.wishes.server
+        if server is None:
+            return None
+        if re.fullmatch("[A-Za-z0-9-]+", server, re.ASCII):
+            return server.lower() + clouds[0].suffixes[0]
+        if cloud_of(server, clouds):
+            return plain(server)
+        self.problems.append(
+            f'server={server!r} is neither a short name (server="myserver") nor one under the '
+            f"suffix of a known cloud: write any other name as host="
+        )
+        return None
+
+    def check_places(
+        self, names: Sequence[str], addresses: Sequence[str], reach: Sequence[str]
+    ) -> None:
+        if names and addresses and len(names) != len(addresses):
+            self.problems.append(
+                f"host names {len(names)} and hostaddr {len(addresses)}: give one address a host"
+            )
+        if any(_is_socket(host) or not host for host in reach):
+            self.problems.append(
+                f"server is reached over TCP, and host={','.join(reach)!r} beside it is no name "
+                f"or address"
+            )
+        if not names and not addresses and self.wishes.server is None:
+            self.problems.append(
+                'no host is given: write server="myserver" (or host="…"), or set PGHOST'
+            )
+        if not addresses and not all(names):
+            self.problems.append(
+                f"host={','.join(names)!r} has an empty place, where libpq would take its default "
+                f"socket: write every host"
+            )
+
+    def check_redirection(self, names: Sequence[str], clouds: Sequence[Cloud]) -> None:
+        """Warn of a test's exports that were left behind and lead elsewhere."""
+        left = [
+            variable
+            for keyword, variable in (("hostaddr", "PGHOSTADDR"), ("sslrootcert", "PGSSLROOTCERT"))
+            if self.given(keyword) and self.by(keyword) == "environment"
+        ]
+        redirected = next((name for name in names if cloud_of(name, clouds)), None)
+        if redirected and left:
+            self.warnings.append(
+                f"{' and '.join(left)} from the environment decide how {redirected} is reached "
+                f"and verified: unset what a test left behind"
+            )
+
+    # How it is verified
+
+    def azure_tls(self, sign_in: SignIn, cloud: Cloud) -> frozenset[str] | None:
+        mode, by = self.params.get("sslmode"), self.by("sslmode")
+        if mode == "disable":
+            self.problems.append(
+                f"sslmode=disable ({by}) would send everything in clear, and Azure refuses it: "
+                f"leave it out"
+            )
+        if self.params.get("gssencmode") == "require":
+            self.problems.append(
+                f"gssencmode=require ({self.by('gssencmode')}) takes the place of TLS, and Azure "
+                f"has no GSS encryption: leave it out"
+            )
+        self.params["gssencmode"] = "disable"
+        if mode == "verify-ca" and by == "keyword" and sign_in in ("password", "callback"):
+            self.warnings.append(
+                "sslmode=verify-ca: any server with a certificate from Azure's authorities is "
+                "believed, whatever its name"
+            )
+            # At least the password itself does not reach a server that does not know it.
+            self.default("require_auth", "scram-sha-256")
+        else:
+            if mode not in (None, "verify-full"):
+                self.decisions.append(f"sslmode={mode} ({by}) raised to verify-full")
+            self.params["sslmode"] = "verify-full"
+        self.default("ssl_min_protocol_version", "TLSv1.2")
+        if not self.given("sslcert"):
+            self.default("sslcertmode", "disable")
+        return None if self.given("sslrootcert") else cloud.roots
+
+    def other_tls(self, names: Sequence[str]) -> frozenset[str] | None:
+        if not (names and all(map(_is_socket, names))):
+            self.default("sslmode", "verify-full")
+        # Beside a weaker sslmode a root file would turn libpq's "prefer" into plaintext.
+        own = self.given("sslrootcert") or self.machine.root_crt
+        return AZURE_ROOTS if self.params.get("sslmode") == "verify-full" and not own else None
+
+    # Ports
+
+    def ports(self, hosts: int) -> bool:
+        ports = [port or "5432" for port in self.params.get("port", "").split(",")]
+        for port in ports:
+            if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+                self.problems.append(f"port={port!r} ({self.by('port')}) is no number of a port")
+        if len(ports) not in (1, hosts):
+            self.problems.append(f"port gives {len(ports)} for {hosts} hosts: one a host, or one")
+        wished = self.wishes.pgbouncer
+        if wished and not (self.given("port") and self.by("port") == "keyword"):
+            ports = [PGBOUNCER_PORTS.get(port, port) for port in ports]
+            if not all(map(_is_pgbouncer, ports)):
+                self.problems.append(
+                    f"pgbouncer=True means port 6432, and {self.by('port')} says "
+                    f"{self.params['port']}: write port= as a keyword, or leave it out there"
+                )
+        self.params["port"] = ",".join(ports)
+        return any(map(_is_pgbouncer, ports)) if wished is None else wished
+
+    # What the caller left open
+
+    def fill_in(self, sign_in: SignIn) -> None:
+        keylog = self.by("sslkeylogfile")
+        if keylog is not None and keylog != "keyword":
+            # Empty, not absent: libpq may read a service file of PGSERVICE once more.
+            self.params["sslkeylogfile"] = ""
+            self.warnings.append(f"sslkeylogfile ({keylog}) counts only as a keyword in code")
+        for keyword in ("dbname", "user"):
+            if not self.given(keyword):
+                self.params.pop(keyword, None)
+        if sign_in == "entra":
+            self.params.setdefault("dbname", "postgres")
+        if sign_in == "none" and not self.own_passfile():
+            self.params["passfile"] = NO_PASSFILE
+        for keyword, value in FILLED_IN.items():
+            self.default(keyword, value)
+        if self.machine.linux:
+            self.default("tcp_user_timeout", TCP_USER_TIMEOUT)
+
+    def default(self, keyword: str, value: str) -> None:
+        if keyword in self.machine.keywords:
+            self.params.setdefault(keyword, value)
+
+
+def _split(value: str) -> list[str]:
+    return value.split(",") if value else []
+
+
+def _is_pgbouncer(port: str) -> bool:
+    return port in PGBOUNCER_PORTS.values()
+
+
+def _is_socket(name: str) -> bool:
+    # As in libpq: a path, an abstract socket, or (Windows) a path with a drive
+    return name.startswith(("/", "@")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
+
+
+def _is_local(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    return True
+
+
+def _close(value: str, right: Collection[str]) -> str:
+    close = difflib.get_close_matches(value.lower(), right, n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _no_token_for(name: str, cloud: Cloud) -> str:
+    without = " To sign in without Microsoft Entra, give password=."
+    if not name:
+        return (
+            "Microsoft Entra needs the server's name to verify it, and hostaddr gives only an "
+            'address: add server="myserver".' + without
+        )
+    if _is_socket(name):
+        return (
+            f"a token never goes through a Unix socket (host={name!r}), where libpq has no TLS: "
+            f'write server="myserver".' + without
+        )
+    if _is_local(name):
+        return (
+            f"Microsoft Entra needs the server's name to verify it, and {name!r} is none: for a "
+            f'tunnel write server="myserver", host={name!r}.' + without + " "
+            '(password="" where the server asks for none)'
+        )
+    if other := cloud_of(name):
+        return (
+            f"host {name!r} belongs to the cloud {other.name!r} and the sign-in to {cloud.name!r}: "
+            f"a token goes to hosts of one cloud only"
+        )
+    suffixes = " or ".join(cloud.suffixes)
+    return (
+        f"a token never goes to {name!r}, which is not under {suffixes}: write the server's Azure "
+        f"name as server= (with host={name!r} beside it if that is the way there), or pass "
+        f"cloud=azpg.Cloud(...) with its suffix." + without
+    )

@@ -1,0 +1,34 @@
+"""When a failed connect is tried again, and when not. Pure: clock and chance come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIRST, CAP = 0.25, 8.0
+"""Seconds that the first pause, and any, may last at most."""
+
+BUSY = 1.0
+"""Seconds that a server without free connections is left alone at least."""
+
+
+@dataclass(slots=True)
+class Retry:
+    """The pauses of one connect: exponential with full jitter, within a budget of seconds."""
+
+    budget: float
+    started: float
+    tries: int = 0
+
+    def pause(self, kind: str, now: float, chance: Callable[[float, float], float]) -> float | None:
+        """Return the seconds to wait before the next try, or None when the budget is spent."""
+        left = self.started + self.budget - now
+        at_least = BUSY if kind == "too-many-connections" else 0.0
+        if left <= at_least:
+            return None
+        most = min(CAP, FIRST * 2**self.tries)
+        self.tries += 1
+        return min(left, max(at_least, chance(0.0, most)))

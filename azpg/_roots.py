@@ -1,0 +1,164 @@
+"""The pinned roots as the file that libpq wants: chosen by fingerprint, kept where it is safe."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from binascii import a2b_base64, b2a_base64
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OWN = Path(__file__).with_name("roots.pem")
+"""Every root of Azure's, for those that certifi has dropped."""
+
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+@cache
+def bundle(roots: frozenset[str]) -> Bundle:
+    """Return the one bundle of this process for a set of SHA-256 fingerprints."""
+    return Bundle(pem(roots))
+
+
+def pem(roots: frozenset[str]) -> bytes:
+    """Return the certificates with these fingerprints, from certifi and else from azpg's own."""
+    found = {name: der for name, der in _certificates() if name in roots}
+    if missing := sorted(roots - found.keys()):
+        raise ConfigError(
+            [f"no certificate with the SHA-256 {name} is in certifi or azpg" for name in missing]
+        )
+    return b"".join(_to_pem(found[name]) for name in sorted(found))
+
+
+def _certificates() -> Iterator[tuple[str, bytes]]:
+    # Late: a process whose bundle is the caller's own never pays for them.
+    from hashlib import sha256  # noqa: PLC0415
+
+    import certifi  # noqa: PLC0415
+
+    for path in (OWN, Path(certifi.where())):
+        try:
+            text = path.read_text(encoding="ascii", errors="replace")
+        except OSError:
+            continue
+        for part in text.split(_BEGIN)[1:]:
+            der = a2b_base64(part.partition(_END)[0])
+            yield sha256(der).hexdigest(), der
+
+
+def _to_pem(der: bytes) -> bytes:
+    text = b2a_base64(der, newline=False)
+    lines = [text[i : i + 64] for i in range(0, len(text), 64)]
+    return b"\n".join([_BEGIN.encode(), *lines, _END.encode(), b""])
+
+
+class _Look(NamedTuple):
+    """What one stat tells of a file; any write to it changes one of these."""
+
+    inode: int
+    size: int
+    written: int
+    changed: int
+
+    @classmethod
+    def at(cls, path: str) -> _Look | None:
+        try:
+            seen = os.lstat(path)
+        except OSError:
+            return None
+        return cls(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
+class Bundle:
+    """A PEM file whose content is checked before each use, and made anew where it is not right."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self._path = ""
+        self._look: _Look | None = None
+
+    def path(self) -> str:
+        """Return the file's path; one stat where nothing has touched the file."""
+        path = self._path
+        if self._look is None or _Look.at(path) != self._look:
+            self._path = path = self._settle()
+            self._look = _Look.at(path)
+        return path
+
+    def _settle(self) -> str:
+        for place in (_cache_folder, _private_folder):
+            with suppress(OSError):
+                return self._put_in(place())
+        return str(OWN)
+
+    def _put_in(self, folder: str) -> str:
+        _check(os.lstat(folder), stat.S_ISDIR)
+        from hashlib import sha256  # noqa: PLC0415  # late, as above
+
+        path = os.path.join(folder, f"roots-{sha256(self.content).hexdigest()[:32]}.pem")
+        if not self._holds(path):
+            written, temporary = tempfile.mkstemp(dir=folder)
+            try:
+                with open(written, "wb") as file:
+                    file.write(self.content)
+                os.replace(temporary, path)
+            except OSError:
+                os.unlink(temporary)
+                raise
+            if not self._holds(path):
+                raise PermissionError(path)
+        return path
+
+    def _holds(self, path: str) -> bool:
+        try:
+            file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb")  # noqa: SIM115
+        except OSError:
+            return False
+        with file, suppress(OSError):
+            _check(os.fstat(file.fileno()), stat.S_ISREG)
+            return file.read() == self.content
+        return False
+
+
+def _check(seen: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    """Raise PermissionError unless it is what it should be, ours, and nobody else can write it."""
+    if not is_kind(seen.st_mode):
+        raise PermissionError("a link, or no file of its kind")
+    if sys.platform != "win32" and (seen.st_uid != os.geteuid() or seen.st_mode & 0o022):
+        raise PermissionError("somebody else's, or open to others")
+
+
+def _cache_folder() -> str:
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA", "")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):
+        raise FileNotFoundError("no home folder")
+    folder = os.path.join(base, "azpg")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    return folder
+
+
+def _private_folder() -> str:
+    folder, maker = tempfile.mkdtemp(prefix="azpg-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == maker:  # a forked child may still exit after, or before, its parent
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder

@@ -1,0 +1,164 @@
+"""What each source says: keywords, conninfo, service file, environment, merged as libpq merges."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from . import _spelling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+By = Literal["keyword", "conninfo", "service file", "environment"]
+
+
+class Said(NamedTuple):
+    """One value and the source it came from."""
+
+    value: str
+    by: By
+
+
+Merged = dict[str, Said]
+
+
+class Libpq(NamedTuple):
+    """What the libpq in use knows."""
+
+    variables: Mapping[str, str]
+    """keyword -> environment variable, empty where it has none"""
+    secrets: frozenset[str]
+    """keywords whose values are never shown"""
+
+
+@cache
+def libpq() -> Libpq:
+    """Return the keywords of the libpq in use."""
+    options = pq.Conninfo.get_defaults()
+    return Libpq(
+        {o.keyword.decode(): (o.envvar or b"").decode() for o in options},
+        frozenset(
+            o.keyword.decode()
+            for o in options
+            # libpq marks passwords with a star; its SCRAM keys it merely hides as debug options.
+            if o.dispchar == b"*" or o.keyword.startswith(b"scram_")
+        ),
+    )
+
+
+def merge(
+    conninfo: str, keywords: Mapping[str, object], environ: Mapping[str, str]
+) -> tuple[Merged, list[str]]:
+    """Return what was said, the strongest source winning, and the problems met while reading."""
+    known = libpq()
+    problems = [
+        _spelling.unknown_keyword(name, known.variables)
+        for name in keywords
+        if name not in known.variables
+    ]
+    own = {name: str(value) for name, value in keywords.items() if value is not None}
+    dsn: Mapping[str, str] = {}
+    try:
+        # Copied out at once: libpq's own message would quote pieces of a misread password.
+        dsn = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
+    except (psycopg.OperationalError, UnicodeError) as error:
+        problems.append(_spelling.unreadable_conninfo(conninfo, str(error), known.variables))
+    said: Merged = {}
+    _add(said, own, "keyword")
+    _add(said, dsn, "conninfo")
+
+    if (service := _service(said, environ)) is not None:
+        found, problem = read_service(service, environ)
+        problems += problem
+        _add(said, found, "service file")
+
+    variables = {
+        k: environ[v] for k, v in known.variables.items() if v in environ and k != "service"
+    }
+    if environ.get("PGREQUIRESSL", "").startswith("1"):
+        variables.setdefault("sslmode", "require")
+    _add(said, variables, "environment")
+    return said, problems
+
+
+def parse(conninfo: str) -> Iterable[pq.ConninfoOption]:
+    """Return libpq's reading of a key/value string or URI."""
+    return pq.Conninfo.parse(conninfo.encode())
+
+
+def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the section of a service file, and the problems met, looking where libpq looks."""
+    named = environ.get("PGSERVICEFILE")
+    paths = [os.path.expanduser("~/.pg_service.conf") if named is None else named]
+    if folder := environ.get("PGSYSCONFDIR"):
+        paths.append(f"{folder}/pg_service.conf")
+    for path in paths:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except (FileNotFoundError, NotADirectoryError):
+            if path == named:
+                return {}, [f"the service file {named!r} (PGSERVICEFILE) does not exist"]
+            continue
+        except (OSError, UnicodeError) as error:
+            return {}, [f"the service file {path!r} cannot be read: {error}"]
+        if (section := _section(name, lines)) is not None:
+            return _service_keywords(section, path)
+    places = " or ".join(map(repr, paths))
+    return {}, [f"no service {name!r} in {places}: add a section [{name}], or correct the name"]
+
+
+def _section(name: str, lines: Iterable[str]) -> list[str] | None:
+    found: list[str] | None = None
+    for line in (each.strip(" \t\r\v\f") for each in lines):
+        if line.startswith("["):
+            if found is not None:
+                break
+            # libpq compares the text behind the bracket and does not look further.
+            if line.startswith(f"[{name}]"):
+                found = []
+        elif found is not None and line and not line.startswith("#"):
+            found.append(line)
+    return found
+
+
+def _service_keywords(lines: Iterable[str], path: str) -> tuple[dict[str, str], list[str]]:
+    known = libpq().variables
+    values: dict[str, str] = {}
+    problems = []
+    for line in lines:
+        keyword, equals, value = line.partition("=")
+        if keyword in known and equals and keyword != "service":
+            values.setdefault(keyword, value)
+        else:
+            # The line itself is not shown: it may hold a password.
+            problems.append(
+                f"the service file {path!r} has a line that is not keyword=value with a "
+                f"keyword of libpq's" + (f" ({keyword!r})" if _is_word(keyword) and equals else "")
+            )
+    return values, problems
+
+
+def _is_word(text: str) -> bool:
+    return re.fullmatch("[a-z_]{1,30}", text) is not None
+
+
+def _add(said: Merged, values: Mapping[str, str], by: By) -> None:
+    for keyword, value in values.items():
+        said.setdefault(keyword, Said(value, by))
+
+
+def _service(said: Merged, environ: Mapping[str, str]) -> str | None:
+    variable = environ.get("PGSERVICE")
+    if "service" not in said:
+        return variable
+    service = said["service"].value
+    if variable is None:
+        del said["service"]  # read here, once; otherwise it stays, to outdo PGSERVICE in libpq
+    return service

@@ -1,0 +1,329 @@
+"""Connection and AsyncConnection: psycopg's own, connected the right way; connect(), conninfo()."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, overload
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import AsyncRowFactory, Row, RowFactory, TupleRow
+
+from ._call import Call
+
+if TYPE_CHECKING:
+    from psycopg.abc import AdaptContext, ConnDict, ConnParam
+
+    from ._call import AsyncPassword, Password
+    from ._clouds import Cloud
+    from ._entra import Credential, SyncCredential
+
+
+class Unset(Enum):
+    """Tell an argument that was left out from every value it may have."""
+
+    UNSET = "what psycopg does; under PgBouncer: None"
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+UNSET: Final = Unset.UNSET
+Threshold: TypeAlias = int | Unset | None
+
+
+def _threshold(asked: Threshold, call: Call) -> int | None:
+    # 5 is psycopg's default. PgBouncer on Azure has max_prepared_statements = 0 until it is set.
+    if asked is UNSET:
+        return None if call.plan.pgbouncer else 5
+    return asked
+
+
+class Connection(psycopg.Connection[Row]):
+    """A psycopg connection, made over verified TLS and signed in with Microsoft Entra.
+
+    It is used wherever psycopg takes a connection class, and differs only in `connect()`.
+    """
+
+    __module__ = "azpg"
+
+    @classmethod
+    def connect(  # type: ignore[override]  # psycopg takes password and the like as ConnParam
+        cls,
+        conninfo: str = "",
+        *,
+        server: str | None = None,
+        credential: SyncCredential | None = None,
+        client_id: str | None = None,
+        password: Password | None = None,
+        pgbouncer: bool | None = None,
+        cloud: Cloud | str | None = None,
+        retry_timeout: float = 30.0,
+        autocommit: bool = False,
+        prepare_threshold: Threshold = UNSET,
+        context: AdaptContext | None = None,
+        row_factory: RowFactory[Row] | None = None,
+        cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self:
+        """Connect to Azure Database for PostgreSQL and return the new connection.
+
+        `conninfo` is libpq's key/value string or URI; environment variables and service files
+        count as in libpq, and `kwargs` are its keywords and win.
+
+        `server` is the server's short name, or its full one; `host` given beside it is the way
+        there. `credential` is an azure-identity credential or a function that makes one, without
+        it the default one, for which `client_id` chooses the identity. `password` signs in as a
+        PostgreSQL role instead: text, or a function asked for each new connection. `pgbouncer`
+        goes to port 6432 without prepared statements. `cloud` is an `azpg.Cloud` or its name, by
+        default the host's. `retry_timeout` is how many seconds transient failures are retried.
+        The rest is psycopg's own.
+
+        Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
+        or one of its kinds when no connection could be made.
+
+        >>> with azpg.connect(server="myserver", dbname="mydb") as conn:
+        ...     conn.execute("select 1").fetchone()
+        (1,)
+        """
+        call = Call(
+            conninfo,
+            kwargs,
+            server=server,
+            credential=credential,
+            client_id=client_id,
+            password=password,
+            pgbouncer=pgbouncer,
+            cloud=cloud,
+            retry_timeout=retry_timeout,
+            is_async=False,
+        )
+        del conninfo, kwargs, password  # an error's traceback shows this frame
+        while call.error is None:
+            try:
+                if call.pause:
+                    time.sleep(call.pause)
+                return super().connect(
+                    autocommit=autocommit,
+                    prepare_threshold=_threshold(prepare_threshold, call),
+                    context=context,
+                    row_factory=row_factory,
+                    cursor_factory=cursor_factory,
+                    **call.params(call.answer(), call.addresses()),
+                )
+            except psycopg.Error as ex:
+                call.failed(ex)
+            except BaseException as ex:  # noqa: BLE001  # raised again
+                del call  # and the frames below, which hold the password
+                raise ex.with_traceback(None)  # noqa: B904  # itself
+        error = call.error
+        del call
+        raise error
+
+    @classmethod
+    def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
+        # Settled already: psycopg need not parse them again.
+        return super()._get_connection_params(conninfo, **kwargs) if conninfo else kwargs
+
+
+class AsyncConnection(psycopg.AsyncConnection[Row]):
+    """A psycopg async connection, made over verified TLS and signed in with Microsoft Entra.
+
+    It is used wherever psycopg takes a connection class, and differs only in `connect()`.
+    """
+
+    __module__ = "azpg"
+
+    @classmethod
+    async def connect(  # type: ignore[override]  # as above
+        cls,
+        conninfo: str = "",
+        *,
+        server: str | None = None,
+        credential: Credential | None = None,
+        client_id: str | None = None,
+        password: AsyncPassword | None = None,
+        pgbouncer: bool | None = None,
+        cloud: Cloud | str | None = None,
+        retry_timeout: float = 30.0,
+        autocommit: bool = False,
+        prepare_threshold: Threshold = UNSET,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[Row] | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self:
+        """Connect to Azure Database for PostgreSQL and return the new connection.
+
+        The options are those of `azpg.connect`; `credential` and `password` may be async too, and
+        sync ones are called in a thread, so that the event loop never waits.
+
+        Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
+        or one of its kinds when no connection could be made.
+
+        >>> async with await azpg.connect_async(server="myserver", dbname="mydb") as conn:
+        ...     await (await conn.execute("select 1")).fetchone()
+        (1,)
+        """
+        call = Call(
+            conninfo,
+            kwargs,
+            server=server,
+            credential=credential,
+            client_id=client_id,
+            password=password,
+            pgbouncer=pgbouncer,
+            cloud=cloud,
+            retry_timeout=retry_timeout,
+            is_async=True,
+        )
+        del conninfo, kwargs, password
+        while call.error is None:
+            try:
+                if call.pause:
+                    await asyncio.sleep(call.pause)
+                return await super().connect(
+                    autocommit=autocommit,
+                    prepare_threshold=_threshold(prepare_threshold, call),
+                    context=context,
+                    row_factory=row_factory,
+                    cursor_factory=cursor_factory,
+                    **call.params(await call.answer_async(), await call.addresses_async()),
+                )
+            except psycopg.Error as ex:
+                call.failed(ex)
+            except BaseException as ex:  # noqa: BLE001  # raised again
+                del call
+                raise ex.with_traceback(None)  # noqa: B904  # itself
+        error = call.error
+        del call
+        raise error
+
+    @classmethod
+    async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
+        return await super()._get_connection_params(conninfo, **kwargs) if conninfo else kwargs
+
+
+def conninfo(
+    conninfo: str = "",
+    *,
+    server: str | None = None,
+    credential: Credential | None = None,
+    client_id: str | None = None,
+    password: AsyncPassword | None = None,
+    pgbouncer: bool | None = None,
+    cloud: Cloud | str | None = None,
+    **kwargs: ConnParam,
+) -> str:
+    """Return what `connect` would hand to libpq, as a key/value string without any secret.
+
+    The arguments are those of `azpg.connect`. Nothing is connected and no token is asked for, so
+    a user that only the token names is not in it; a `host` beside `server` is looked up.
+
+    Raise `ConfigError` for a call that cannot be meant, with all its problems.
+
+    >>> azpg.conninfo(server="myserver", dbname="mydb")
+    'dbname=mydb host=myserver.postgres.database.azure.com ... sslmode=verify-full ...'
+    """
+    call = Call(
+        conninfo,
+        kwargs,
+        server=server,
+        credential=credential,
+        client_id=client_id,
+        password=password,
+        pgbouncer=pgbouncer,
+        cloud=cloud,
+        is_async=True,
+    )
+    del conninfo, kwargs, password
+    if (error := call.error) is not None:
+        del call
+        raise error
+    return make_conninfo("", **call.shown_params(call.addresses()))
+
+
+if TYPE_CHECKING:
+    # Generic functions, as type checkers cannot bind Row through a classmethod of a class that
+    # has a default for it. They are the classmethods themselves, so that no frame is added.
+
+    @overload
+    def connect(
+        conninfo: str = "",
+        *,
+        row_factory: RowFactory[Row],
+        server: str | None = None,
+        credential: SyncCredential | None = None,
+        client_id: str | None = None,
+        password: Password | None = None,
+        pgbouncer: bool | None = None,
+        cloud: Cloud | str | None = None,
+        retry_timeout: float = 30.0,
+        autocommit: bool = False,
+        prepare_threshold: Threshold = UNSET,
+        context: AdaptContext | None = None,
+        cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Connection[Row]: ...
+    @overload
+    def connect(
+        conninfo: str = "",
+        *,
+        row_factory: None = None,
+        server: str | None = None,
+        credential: SyncCredential | None = None,
+        client_id: str | None = None,
+        password: Password | None = None,
+        pgbouncer: bool | None = None,
+        cloud: Cloud | str | None = None,
+        retry_timeout: float = 30.0,
+        autocommit: bool = False,
+        prepare_threshold: Threshold = UNSET,
+        context: AdaptContext | None = None,
+        cursor_factory: type[psycopg.Cursor[TupleRow]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Connection[TupleRow]: ...
+    def connect(conninfo: str = "", **kwargs: Any) -> Connection[Any]: ...
+
+    @overload
+    async def connect_async(
+        conninfo: str = "",
+        *,
+        row_factory: AsyncRowFactory[Row],
+        server: str | None = None,
+        credential: Credential | None = None,
+        client_id: str | None = None,
+        password: AsyncPassword | None = None,
+        pgbouncer: bool | None = None,
+        cloud: Cloud | str | None = None,
+        retry_timeout: float = 30.0,
+        autocommit: bool = False,
+        prepare_threshold: Threshold = UNSET,
+        context: AdaptContext | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> AsyncConnection[Row]: ...
+    @overload
+    async def connect_async(
+        conninfo: str = "",
+        *,
+        row_factory: None = None,
+        server: str | None = None,
+        credential: Credential | None = None,
+        client_id: str | None = None,
+        password: AsyncPassword | None = None,
+        pgbouncer: bool | None = None,
+        cloud: Cloud | str | None = None,
+        retry_timeout: float = 30.0,
+        autocommit: bool = False,
+        prepare_threshold: Threshold = UNSET,
+        context: AdaptContext | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[TupleRow]] | None = None,
+        **kwargs: ConnParam,
+    ) -> AsyncConnection[TupleRow]: ...
+    async def connect_async(conninfo: str = "", **kwargs: Any) -> AsyncConnection[Any]: ...
+else:
+    connect = Connection.connect
+    connect_async = AsyncConnection.connect
