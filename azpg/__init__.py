@@ -1,5 +1,7 @@
 """The correct connection from Python to Azure Database for PostgreSQL."""
 
+from typing import TYPE_CHECKING
+
 from ._clouds import AZURE_CHINA, AZURE_PUBLIC, AZURE_US_GOV, COSMOS_POSTGRES, Cloud
 from ._entra import EntraPassword
 from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
@@ -13,6 +15,9 @@ from .errors import (
     UnreachableError,
 )
 
+if TYPE_CHECKING:
+    from .pool import AsyncConnectionPool, ConnectionPool, create_pool, create_pool_async
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -21,11 +26,13 @@ __all__ = [
     "AZURE_US_GOV",
     "COSMOS_POSTGRES",
     "AsyncConnection",
+    "AsyncConnectionPool",
     "Cloud",
     "ConfigError",
     "ConnectError",
     "ConnectTimeoutError",
     "Connection",
+    "ConnectionPool",
     "CredentialError",
     "EntraPassword",
     "LoginError",
@@ -34,4 +41,19 @@ __all__ = [
     "connect",
     "connect_async",
     "conninfo",
+    "create_pool",
+    "create_pool_async",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # psycopg_pool is imported by who uses a pool
+    if name in {"AsyncConnectionPool", "ConnectionPool", "create_pool", "create_pool_async"}:
+        from . import pool  # noqa: PLC0415
+
+        return getattr(pool, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

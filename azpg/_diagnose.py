@@ -244,6 +244,10 @@ _TABLE = (
 )
 
 
+TRANSIENT = frozenset(row.kind for row in _TABLE if row.transient) | {"credential-timeout"}
+"""Kinds of failures that may mend themselves."""
+
+
 def diagnose(text: str, context: Context) -> Diagnosis:
     """Return what a driver's text means, as far as it is known."""
     for row in _TABLE:

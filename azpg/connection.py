@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import AsyncRowFactory, Row, RowFactory, TupleRow
+from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from ._call import Call
 
@@ -246,14 +246,11 @@ def conninfo(
 
 
 if TYPE_CHECKING:
-    # Generic functions, as type checkers cannot bind Row through a classmethod of a class that
-    # has a default for it. They are the classmethods themselves, so that no frame is added.
+    # Type checkers cannot tell Row through a classmethod of the bare class; these say it exactly.
 
-    @overload
     def connect(
         conninfo: str = "",
         *,
-        row_factory: RowFactory[Row],
         server: str | None = None,
         credential: SyncCredential | None = None,
         client_id: str | None = None,
@@ -264,34 +261,14 @@ if TYPE_CHECKING:
         autocommit: bool = False,
         prepare_threshold: Threshold = UNSET,
         context: AdaptContext | None = None,
+        row_factory: RowFactory[Row] | None = None,
         cursor_factory: type[psycopg.Cursor[Row]] | None = None,
         **kwargs: ConnParam,
     ) -> Connection[Row]: ...
-    @overload
-    def connect(
-        conninfo: str = "",
-        *,
-        row_factory: None = None,
-        server: str | None = None,
-        credential: SyncCredential | None = None,
-        client_id: str | None = None,
-        password: Password | None = None,
-        pgbouncer: bool | None = None,
-        cloud: Cloud | str | None = None,
-        retry_timeout: float = 30.0,
-        autocommit: bool = False,
-        prepare_threshold: Threshold = UNSET,
-        context: AdaptContext | None = None,
-        cursor_factory: type[psycopg.Cursor[TupleRow]] | None = None,
-        **kwargs: ConnParam,
-    ) -> Connection[TupleRow]: ...
-    def connect(conninfo: str = "", **kwargs: Any) -> Connection[Any]: ...
 
-    @overload
     async def connect_async(
         conninfo: str = "",
         *,
-        row_factory: AsyncRowFactory[Row],
         server: str | None = None,
         credential: Credential | None = None,
         client_id: str | None = None,
@@ -302,28 +279,12 @@ if TYPE_CHECKING:
         autocommit: bool = False,
         prepare_threshold: Threshold = UNSET,
         context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[Row] | None = None,
         cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
         **kwargs: ConnParam,
     ) -> AsyncConnection[Row]: ...
-    @overload
-    async def connect_async(
-        conninfo: str = "",
-        *,
-        row_factory: None = None,
-        server: str | None = None,
-        credential: Credential | None = None,
-        client_id: str | None = None,
-        password: AsyncPassword | None = None,
-        pgbouncer: bool | None = None,
-        cloud: Cloud | str | None = None,
-        retry_timeout: float = 30.0,
-        autocommit: bool = False,
-        prepare_threshold: Threshold = UNSET,
-        context: AdaptContext | None = None,
-        cursor_factory: type[psycopg.AsyncCursor[TupleRow]] | None = None,
-        **kwargs: ConnParam,
-    ) -> AsyncConnection[TupleRow]: ...
-    async def connect_async(conninfo: str = "", **kwargs: Any) -> AsyncConnection[Any]: ...
+
 else:
+    # The classmethods themselves, so that no frame of ours holds a password when they raise
     connect = Connection.connect
     connect_async = AsyncConnection.connect
