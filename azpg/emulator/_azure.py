@@ -63,7 +63,7 @@ def unverifiable() -> RefusalError:
 def wrong_audience(resource: str) -> RefusalError:
     return RefusalError(
         "The access token does not have a valid audience claim. "
-        f"Please acquire a new token for the resource {resource}."
+        f"Please acquire a new token for the resource {resource}"
     )
 
 

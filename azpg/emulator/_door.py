@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
-import struct
 from functools import partial
 from pathlib import Path
 
@@ -20,24 +18,28 @@ from ._protocol import (
     SSL_REQUEST,
     Startup,
     code_of,
-    error_fields,
     fatal,
     message,
     parse_startup,
     read_message,
     read_packet,
+    sqlstate_of,
 )
 from ._tenant import Tenant
+from ._tls import TLSConnection
 
 _log = logging.getLogger("azpg.emulator")
 
 _TLS_RECORD = b"\x16"
+_AUTHENTICATION_OK = b"\0\0\0\0"
 # PostgreSQL's own authentication_timeout.
 _SIGN_IN_TIMEOUT = 60
 _CHUNK = 1 << 16
 
 # A client that goes away in the middle is nothing to report.
-_GONE = (OSError, EOFError, ssl.SSLError, TimeoutError)
+_GONE = (OSError, EOFError)
+
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class FrontDoor:
@@ -76,35 +78,29 @@ class FrontDoor:
         with contextlib.closing(sock):
             try:
                 async with asyncio.timeout(_SIGN_IN_TIMEOUT) as limit:
-                    if (client := await self._encrypted(sock)) is None:
-                        return
-                    try:
-                        server = await self._signed_in(*client)
-                        limit.reschedule(None)
-                        if server is not None:
-                            await self._splice(*client, *server)
-                    finally:
-                        client[1].transport.abort()
+                    client = await self._encrypted(sock)
+                    if client is not None:
+                        with contextlib.closing(client):
+                            if (server := await self._signed_in(client)) is not None:
+                                limit.reschedule(None)
+                                await self._splice(client, *server)
             except _GONE:
                 pass
             except Exception:  # noqa: BLE001  # said on stderr; the others go on
                 _log.exception("the front door failed a connection")
 
-    async def _encrypted(
-        self, sock: socket.socket
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    async def _encrypted(self, sock: socket.socket) -> TLSConnection | None:
         """Bring the connection to TLS, or deal with what needs none and return None."""
         loop = asyncio.get_running_loop()
+        stripped = self._tenant.faults.tls == "stripped"
         while True:
             # A client that speaks TLS at once is told by its first byte, left for the handshake.
             await _readable(sock)
             if sock.recv(1, socket.MSG_PEEK) == _TLS_RECORD:
-                if self._tenant.faults.tls == "stripped":
-                    return None
-                return await self._handshake(sock, direct=True)
-            packet = await read_packet(partial(_receive, sock))
+                return None if stripped else await self._handshake(sock, direct=True)
+            packet = await read_packet(partial(loop.sock_recv, sock))
             code = code_of(packet)
-            if code == SSL_REQUEST and self._tenant.faults.tls != "stripped":
+            if code == SSL_REQUEST and not stripped:
                 await loop.sock_sendall(sock, b"S")
                 return await self._handshake(sock, direct=False)
             if code in {SSL_REQUEST, GSSENC_REQUEST}:
@@ -120,57 +116,38 @@ class FrontDoor:
                 await loop.sock_sendall(sock, fatal(refusal.sqlstate, refusal.message))
                 return None
 
-    async def _handshake(
-        self, sock: socket.socket, *, direct: bool
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        transport, protocol = await loop.connect_accepted_socket(
-            lambda: asyncio.StreamReaderProtocol(reader),
-            sock,
-            ssl=self._certificates.context(self._tenant.faults.certificate),
-        )
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    async def _handshake(self, sock: socket.socket, *, direct: bool) -> TLSConnection | None:
+        client = TLSConnection(sock, self._certificates.context(self._tenant.faults.certificate))
+        protocol = await client.handshake()
         self._tally["tls_handshakes"] += 1
-        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
-        if direct and chosen != "postgresql":
-            # As PostgreSQL: without ALPN, some other protocol's client could be meant.
-            transport.abort()
-            return None
-        return reader, writer
+        # As PostgreSQL: without ALPN it could be some other protocol's client.
+        return None if direct and protocol != "postgresql" else client
 
-    async def _signed_in(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    async def _signed_in(self, client: TLSConnection) -> _Streams | None:
         """Judge the sign-in and return the way to the server behind, or refuse."""
-        packet = await read_packet(reader.readexactly)
+        packet = await read_packet(client.read)
         if code_of(packet) == CANCEL_REQUEST:
             await self._cancel(packet)
-            await _close(writer)
             return None
-        asked = parse_startup(packet)
         try:
-            await self._judge(asked, reader, writer)
+            await self._judge(parse_startup(packet), client)
         except _azure.RefusalError as refusal:
             self._tally["refused_sign_ins"] += 1
-            writer.write(fatal(refusal.sqlstate, refusal.message))
-            await _close(writer)
+            await client.write(fatal(refusal.sqlstate, refusal.message))
             return None
-        server = await asyncio.open_unix_connection(self._backend)
-        server[1].write(packet)
-        return server
+        reader, writer = await asyncio.open_unix_connection(self._backend)
+        writer.write(packet)
+        return reader, writer
 
-    async def _judge(
-        self, asked: Startup, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _judge(self, asked: Startup, client: TLSConnection) -> None:
         """Check an Entra role's token; any other role is for the server behind to judge."""
         if asked.user == self._reserved:
             raise _azure.wrong_password(asked.user)
         role = self._tenant.role(asked.user)
         if role is None:
             return
-        writer.write(ASK_CLEARTEXT_PASSWORD)
-        kind, body = await read_message(reader, MAX_PASSWORD)
+        await client.write(ASK_CLEARTEXT_PASSWORD)
+        kind, body = await read_message(client.read, MAX_PASSWORD)
         if kind != b"p":
             raise _azure.malformed()
         self._tenant.admit(body.removesuffix(b"\0").decode(errors="replace"), role)
@@ -179,21 +156,17 @@ class FrontDoor:
         """Pass a cancel request on; the server answers it by closing."""
         self._tally["cancel_requests"] += 1
         reader, writer = await asyncio.open_unix_connection(self._backend)
-        writer.write(packet)
-        await reader.read()
-        writer.close()
+        with contextlib.closing(writer):
+            writer.write(packet)
+            await reader.read()
 
     async def _splice(
-        self,
-        client_reader: asyncio.StreamReader,
-        client_writer: asyncio.StreamWriter,
-        server_reader: asyncio.StreamReader,
-        server_writer: asyncio.StreamWriter,
+        self, client: TLSConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Carry bytes both ways until either side ends."""
         directions = (
-            asyncio.create_task(_pump(client_reader, server_writer)),
-            asyncio.create_task(self._pump_back(server_reader, client_writer)),
+            asyncio.create_task(_carry_in(client, writer)),
+            asyncio.create_task(self._carry_out(reader, client)),
         )
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -201,42 +174,28 @@ class FrontDoor:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
-            server_writer.close()
-            await _close(client_writer)
+            writer.close()
 
-    async def _pump_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry_out(self, reader: asyncio.StreamReader, client: TLSConnection) -> None:
         """Carry the server's bytes, reading along until it has decided on the sign-in."""
-        while True:
-            kind, body = await read_message(reader, _CHUNK)
-            writer.write(message(kind, body))
-            if kind == b"R" and struct.unpack_from("!i", body)[0] == 0:
+        decided = False
+        while not decided:
+            kind, body = await read_message(reader.read, _CHUNK)
+            if kind == b"R" and body == _AUTHENTICATION_OK:
                 self._tally["sign_ins"] += 1
-                break
-            if kind == b"E":
-                self._tally["refused_sign_ins"] += error_fields(body).get("C", "")[:2] in {
-                    "08",
-                    "28",
-                }
-                break
-        await _pump(reader, writer)
+                decided = True
+            elif kind == b"E":
+                self._tally["refused_sign_ins"] += sqlstate_of(body)[:2] in {"08", "28"}
+                decided = True
+            await client.write(message(kind, body))
+        while data := await reader.read(_CHUNK):
+            await client.write(data)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_CHUNK):
+async def _carry_in(client: TLSConnection, writer: asyncio.StreamWriter) -> None:
+    while data := await client.read(_CHUNK):
         writer.write(data)
         await writer.drain()
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Send what is still to be sent, say goodbye in TLS, and close without waiting for an answer.
-
-    A PostgreSQL server does not wait either: its clients see the end of the stream at once.
-    """
-    with contextlib.suppress(*_GONE):
-        writer.transport.set_write_buffer_limits(high=0)
-        await writer.drain()
-    writer.close()
-    writer.transport.abort()
 
 
 async def _readable(sock: socket.socket) -> None:
@@ -247,15 +206,3 @@ async def _readable(sock: socket.socket) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(sock)
-
-
-async def _receive(sock: socket.socket, size: int) -> bytes:
-    """Read exactly so many bytes: one more would be missing from the TLS handshake."""
-    loop = asyncio.get_running_loop()
-    data = b""
-    while len(data) < size:
-        part = await loop.sock_recv(sock, size - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return data

@@ -153,10 +153,10 @@ class Cluster:
 
     def trust(self, roles: Iterable[str]) -> None:
         """Let the roles in whose tokens the front door checks; all others prove their password."""
-        (self._data / "pg_hba.conf").write_text(access_rules(roles))
+        (self._data / "pg_hba.conf").write_text(access_rules([SUPERUSER, *roles]))
 
 
 def access_rules(trusted: Iterable[str]) -> str:
     """Return pg_hba.conf, which PgBouncer reads too: one rule a role, in order."""
-    rules = [f"local all {identifier(name)} trust" for name in (SUPERUSER, *trusted)]
+    rules = [f"local all {identifier(name)} trust" for name in trusted]
     return "\n".join([*rules, "local all all scram-sha-256", ""])

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ._errors import EmulatorError
 
+# Read up to so many bytes; none at the end.
+Read = Callable[[int], Awaitable[bytes]]
+
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
@@ -66,22 +69,37 @@ def error_fields(body: bytes) -> dict[str, str]:
     return {field[0]: field[1:] for field in fields}
 
 
-async def read_packet(read: Callable[[int], Awaitable[bytes]]) -> bytes:
-    """Read a first packet, which has a length but no kind, by a function that reads exactly."""
-    head = await read(8)
+def sqlstate_of(body: bytes) -> str:
+    return error_fields(body).get("C", "")
+
+
+async def read_packet(read: Read) -> bytes:
+    """Read a first packet, which has a length but no kind."""
+    head = await _exactly(read, 8)
     size = struct.unpack("!i", head[:4])[0]
     if not 8 <= size <= MAX_STARTUP:
-        raise ConnectionError("invalid length of startup packet")
-    return head + await read(size - 8)
+        raise EOFError("invalid length of startup packet")
+    return head + await _exactly(read, size - 8)
 
 
-async def read_message(reader: asyncio.StreamReader, limit: int) -> tuple[bytes, bytes]:
+async def read_message(read: Read, limit: int) -> tuple[bytes, bytes]:
     """Read one message: its kind and its body of at most `limit` bytes."""
-    head = await reader.readexactly(5)
+    head = await _exactly(read, 5)
     size = struct.unpack("!i", head[1:])[0] - 4
     if not 0 <= size <= limit:
-        raise ConnectionError("invalid message length")
-    return head[:1], await reader.readexactly(size)
+        raise EOFError("invalid message length")
+    return head[:1], await _exactly(read, size)
+
+
+async def _exactly(read: Read, size: int) -> bytes:
+    """Read so many bytes and not one more, which could belong to a TLS handshake."""
+    data = b""
+    while len(data) < size:
+        part = await read(size - len(data))
+        if not part:
+            raise EOFError("the other side has closed")
+        data += part
+    return data
 
 
 async def execute(socket: Path, user: str, database: str, statement: str) -> None:
@@ -96,7 +114,7 @@ async def execute(socket: Path, user: str, database: str, statement: str) -> Non
         ready = 0
         problem = ""
         while ready < 2:  # once after the sign-in, once after the statements
-            kind, body = await read_message(reader, 1 << 20)
+            kind, body = await read_message(reader.read, 1 << 20)
             if kind == b"E":
                 fields = error_fields(body)
                 problem = fields["M"]

@@ -1,0 +1,62 @@
+"""One emulator for the whole run, and an independent client for it."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from azpg.emulator import Emulator
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what this machine exports for PostgreSQL and Azure out of the tests."""
+    for name in os.environ:
+        if name.startswith(("PG", "AZURE_", "IDENTITY_", "MSI_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """Run one emulator for all tests that do not need one of their own."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def connect(emulator: Emulator) -> Connect:
+    """Connect with plain psycopg over verified TLS, by default as myapp with a fresh token."""
+
+    def connect(
+        user: str = "myapp", password: str | None = None, **options: Any
+    ) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            **{
+                "host": emulator.host,
+                "hostaddr": emulator.hostaddr,
+                "port": emulator.port,
+                "dbname": "postgres",
+                "user": user,
+                "password": emulator.token() if password is None else password,
+                "sslmode": "verify-full",
+                "sslrootcert": emulator.root_certificate,
+                "connect_timeout": 15,
+                "prepare_threshold": None,
+                **options,
+            }
+        )
+
+    return connect
+
+
+@pytest.fixture(params=["postgres", "pgbouncer"])
+def port(request: pytest.FixtureRequest, emulator: Emulator) -> int:
+    """Name PostgreSQL's port and PgBouncer's in turn."""
+    if request.param == "postgres":
+        return emulator.port
+    assert emulator.pgbouncer_port is not None, "these tests need PgBouncer: apt install pgbouncer"
+    return emulator.pgbouncer_port

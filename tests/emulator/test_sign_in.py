@@ -1,0 +1,378 @@
+"""Signing in through the front door: tokens, passwords, and the refusals in Azure's words."""
+
+import asyncio
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import psycopg
+import pytest
+from azure.identity import DefaultAzureCredential
+
+from azpg.emulator import Emulator, EmulatorError, Principal
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+RESOURCE = "https://ossrdbms-aad.database.windows.net"
+NO_AUDIENCE = "The access token does not have a valid audience claim."
+SCOPE = f"{RESOURCE}/.default"
+
+
+def unique(name: str) -> str:
+    """Return a role name that no other test uses."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def refusal(connect: Connect, *args: Any, **options: Any) -> str:
+    """Return the words with which a sign-in is refused."""
+    with pytest.raises(psycopg.OperationalError) as refused:
+        connect(*args, **options)
+    return str(refused.value)
+
+
+def test_environment_alone_signs_in(
+    emulator: Emulator, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With libpq and azure-identity, the environment alone leads to a verified session."""
+    for name, value in emulator.env.items():
+        monkeypatch.setenv(name, value)
+    with DefaultAzureCredential() as credential:
+        token = credential.get_token(SCOPE).token
+    with psycopg.connect(
+        user="myapp", password=token, dbname="postgres", port=port, sslmode="verify-full"
+    ) as connection:
+        assert connection.execute("SELECT current_user").fetchone() == ("myapp",)
+        assert connection.pgconn.ssl_in_use
+
+
+def test_real_ports_are_used(emulator: Emulator) -> None:
+    """The door stands on 5432 and 6432, so that a client's own defaults are exercised."""
+    assert (emulator.port, emulator.pgbouncer_port) == (5432, 6432)
+    assert "PGPORT" not in emulator.env
+    assert emulator.notes == ()
+
+
+@pytest.mark.parametrize("negotiation", ["postgres", "direct"])
+def test_both_tls_negotiations(connect: Connect, port: int, negotiation: str) -> None:
+    """TLS can be asked for first or be spoken from the first byte."""
+    with connect(port=port, sslnegotiation=negotiation) as connection:
+        assert connection.pgconn.ssl_in_use
+
+
+def test_direct_tls_needs_alpn(emulator: Emulator) -> None:
+    """A client that speaks TLS at once without naming the protocol is cut, as by PostgreSQL."""
+    context = ssl.create_default_context(cafile=emulator.root_certificate)
+    with (
+        socket.create_connection((emulator.hostaddr, emulator.port)) as plain,
+        context.wrap_socket(plain, server_hostname=emulator.host) as encrypted,
+    ):
+        encrypted.sendall(b"x" * 8)
+        assert encrypted.recv(1) == b""
+
+
+def test_gss_encryption_is_declined(emulator: Emulator) -> None:
+    """A request for GSS encryption is answered N, and TLS can still follow."""
+    with socket.create_connection((emulator.hostaddr, emulator.port)) as plain:
+        for request, answer in ((80877104, b"N"), (80877103, b"S")):
+            plain.sendall(struct.pack("!ii", 8, request))
+            assert plain.recv(1) == answer
+
+
+def test_roles_may_create_things(connect: Connect, port: int) -> None:
+    """A role can make tables and databases, as Azure's administrators can."""
+    table, database = unique("t"), unique("d")
+    with connect(port=port, autocommit=True) as connection:
+        connection.execute(f'CREATE TABLE "{table}" (x int)')
+        connection.execute(f'CREATE DATABASE "{database}"')
+    with connect(port=port, dbname=database) as connection:
+        connection.execute("CREATE TABLE t (x int)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "claim", "value"),
+    [
+        ("user", "alice.smith-{}@contoso.com", "upn", "{name}"),
+        ("guest", "bob-{}_fabrikam.com#EXT#@contoso.com", "upn", "{name}"),
+        ("user-assigned", "identity-{}", "xms_mirid", "userAssignedIdentities/{name}"),
+        ("system-assigned", "site-{}", "xms_mirid", "Microsoft.Web/sites/{name}"),
+        ("slot", "site-{}/slots/staging", "xms_mirid", "Microsoft.Web/sites/{name}"),
+        ("service-principal", "daemon-{}", "appid", "{client_id}"),
+    ],
+)
+def test_each_kind_of_role(
+    emulator: Emulator, connect: Connect, port: int, kind: Any, name: str, claim: str, value: str
+) -> None:
+    """Each kind of identity signs in as its role, with a token that says what Entra's says."""
+    import jwt
+
+    role = emulator.add_role(name.format(uuid.uuid4().hex[:8]), kind=kind)
+    token = emulator.token(role)
+    said = jwt.decode(token, options={"verify_signature": False})
+    assert said[claim].endswith(value.format(name=role.name, client_id=role.client_id))
+    assert said["oid"] == role.object_id
+    assert said["idtyp"] == ("user" if kind in {"user", "guest"} else "app")
+    assert 1300 <= len(token) <= 1700
+    with connect(role.name, token, port=port) as connection:
+        assert connection.execute("SELECT session_user").fetchone() == (role.name,)
+
+
+def test_service_principal_has_no_name_in_its_token(emulator: Emulator) -> None:
+    """A service principal's token carries ids only."""
+    import jwt
+
+    said = jwt.decode(
+        emulator.token(emulator.add_role(unique("daemon"), kind="service-principal")),
+        options={"verify_signature": False},
+    )
+    assert not {"upn", "unique_name", "preferred_username", "name", "xms_mirid"} & said.keys()
+
+
+def test_virtual_machine(emulator: Emulator) -> None:
+    """A system-assigned identity can be a virtual machine's."""
+    import jwt
+
+    role = emulator.add_role(
+        unique("vm"), kind="system-assigned", resource_type="Microsoft.Compute/virtualMachines"
+    )
+    said = jwt.decode(emulator.token(role), options={"verify_signature": False})
+    assert said["xms_mirid"].endswith(f"/providers/Microsoft.Compute/virtualMachines/{role.name}")
+
+
+def test_group(emulator: Emulator, connect: Connect, port: int) -> None:
+    """A group's role takes its members' own tokens, and nobody else's."""
+    alice = emulator.add_role(f"{unique('alice')}@contoso.com")
+    mallory = emulator.add_role(f"{unique('mallory')}@contoso.com")
+    team = emulator.add_role(unique("team"), kind="group", members=[alice, emulator.principal])
+    for member in (alice, emulator.principal):
+        with connect(team.name, emulator.token(member), port=port) as connection:
+            assert connection.execute("SELECT current_user").fetchone() == (team.name,)
+    assert f"role[{team.name}]" in refusal(connect, team.name, emulator.token(mallory))
+
+
+def test_object_id_decides(emulator: Emulator, connect: Connect) -> None:
+    """A role of another name with the token's object id lets the bearer in."""
+    first = emulator.add_role(unique("first"), kind="user-assigned")
+    second = emulator.add_role(unique("second"), kind="user-assigned", object_id=first.object_id)
+    with connect(second.name, emulator.token(first)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("expired", "The access token has expired. Please acquire a new token and retry."),
+        ("malformed", "The access token has invalid format. Please ensure the token is passed"),
+        (
+            "wrong-audience",
+            f"{NO_AUDIENCE} Please acquire a new token for the resource {RESOURCE}",
+        ),
+        ("no-oid", "The access token doesn't have a valid oid claim."),
+        ("wrong-signature", "An error occurred while validating the access token."),
+    ],
+)
+def test_bad_token(emulator: Emulator, connect: Connect, port: int, fault: Any, words: str) -> None:
+    """A bad token is refused in Azure's words, and never repeated in them."""
+    with emulator.fault(token=fault):
+        token = emulator.token()
+    said = refusal(connect, password=token, port=port)
+    assert f"FATAL:  {words}" in said
+    assert token not in said
+    with connect(port=port):
+        pass  # the fault is gone
+
+
+def test_wrong_role(emulator: Emulator, connect: Connect, port: int) -> None:
+    """A token for another role is refused, in different words for people and for applications."""
+    user = emulator.add_role(f"{unique('alice')}@contoso.com")
+    assert (
+        "FATAL:  Azure AD user token for role[myapp] is neither an "
+        "AAD_AUTH_TOKENTYPE_APP_USER or an AAD_AUTH_TOKENTYPE_APP_OBO token."
+    ) in refusal(connect, "myapp", emulator.token(user), port=port)
+    assert (
+        "FATAL:  Service Principals cannot generate AAD_AUTH_TOKENTYPE_APP_USER tokens "
+        f"for role[{user.name}]"
+    ) in refusal(connect, user.name, emulator.token(), port=port)
+
+
+def test_role_that_does_not_exist(connect: Connect) -> None:
+    """An unknown role is refused as a wrong password is."""
+    assert 'password authentication failed for user "nobody-here"' in refusal(
+        connect, "nobody-here"
+    )
+
+
+def test_own_superuser_is_out_of_reach(connect: Connect, port: int) -> None:
+    """The superuser that sets roles up is not let in from outside, by token or without."""
+    for password in (None, "", "x"):
+        assert 'password authentication failed for user "azuresu"' in refusal(
+            connect, "azuresu", password, port=port
+        )
+
+
+def test_pgbouncers_console_is_out_of_reach(emulator: Emulator, connect: Connect) -> None:
+    """PgBouncer's console is for its administrators, of which no role is one."""
+    assert "not allowed" in refusal(connect, dbname="pgbouncer", port=emulator.pgbouncer_port)
+
+
+def test_native_role(emulator: Emulator, connect: Connect, port: int) -> None:
+    """A role with a password signs in by SCRAM, which the door carries but does not read."""
+    name = unique("native")
+    role = emulator.add_role(name, password="correct horse")
+    assert (role.kind, role.object_id) == ("native", "")
+    with connect(name, "correct horse", port=port, require_auth="scram-sha-256") as connection:
+        assert connection.execute("SELECT current_user").fetchone() == (name,)
+    assert "authentication failed" in refusal(connect, name, "wrong", port=port)
+    assert "authentication failed" in refusal(connect, name, emulator.token(), port=port)
+
+
+def test_native_role_made_with_sql(connect: Connect, port: int) -> None:
+    """A role that a client creates for itself can sign in at once, on both ports."""
+    name = unique("made")
+    with connect(autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'secret'")
+    with connect(name, "secret", port=port) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_without_tls(connect: Connect, port: int) -> None:
+    """A client that does not ask for TLS is told so in PostgreSQL's words and gets no further."""
+    said = refusal(connect, port=port, sslmode="disable")
+    assert (
+        'FATAL:  no pg_hba.conf entry for host "127.0.0.1", user "myapp", '
+        'database "postgres", no encryption'
+    ) in said
+
+
+def test_tls_stripped(emulator: Emulator, connect: Connect, port: int) -> None:
+    """A server that declines TLS is refused by a client that insists."""
+    with emulator.fault(tls="stripped"):
+        assert "server does not support SSL" in refusal(connect, port=port)
+
+
+@pytest.mark.parametrize("name", ['with "quotes"', "with 'single'", "Ünïcode", "all", "+x", "@x"])
+def test_odd_role_names(emulator: Emulator, connect: Connect, port: int, name: str) -> None:
+    """A role name is a name, whatever it means in SQL or in an access file."""
+    role = emulator.add_role(f"{name}{port}", kind="user-assigned")
+    with connect(role.name, emulator.token(role), port=port) as connection:
+        assert connection.execute("SELECT current_user").fetchone() == (role.name,)
+
+
+def test_pgbouncer_is_as_azure_sets_it_up(emulator: Emulator, connect: Connect) -> None:
+    """Startup options are refused, and a session does not own its server."""
+    assert "unsupported startup parameter" in refusal(
+        connect, port=emulator.pgbouncer_port, options="-c search_path=public"
+    )
+
+
+def test_asyncpg(emulator: Emulator, port: int) -> None:
+    """A driver that is not libpq signs in too."""
+
+    async def main() -> Any:
+        context = ssl.create_default_context(cafile=emulator.root_certificate)
+        context.check_hostname = False  # asyncpg has no way to name the address beside the host
+        connection = await asyncpg.connect(
+            host=emulator.hostaddr,
+            port=port,
+            user="myapp",
+            password=emulator.token(),
+            database="postgres",
+            ssl=context,
+            statement_cache_size=0,
+        )
+        try:
+            return await connection.fetchval("SELECT current_user")
+        finally:
+            await connection.close()
+
+    assert asyncio.run(main()) == "myapp"
+
+
+def test_psql(emulator: Emulator, port: int) -> None:
+    """Psql from the system, with an older libpq, signs in too."""
+    psql = shutil.which("psql")
+    assert psql is not None
+    env = emulator.env | {"PGPASSWORD": emulator.token(), "PGSSLMODE": "verify-full"}
+    said = subprocess.run(
+        [psql, "-p", str(port), "-U", "myapp", "-Atc", "SELECT current_user", "postgres"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (said.stdout, said.stderr) == ("myapp\n", "")
+
+
+def test_large_results(connect: Connect, port: int) -> None:
+    """Results and uploads of many megabytes pass unharmed both ways."""
+    with connect(port=port) as connection:
+        text = connection.execute("SELECT repeat('x', 20000000)").fetchone()
+        assert text is not None
+        assert len(text[0]) == 20_000_000
+        assert connection.execute("SELECT length(%s)", text).fetchone() == (20_000_000,)
+
+
+def test_many_at_once(emulator: Emulator) -> None:
+    """Forty clients at once are all served."""
+    token = emulator.token()
+
+    async def one() -> Any:
+        connection = await psycopg.AsyncConnection.connect(
+            host=emulator.host,
+            hostaddr=emulator.hostaddr,
+            user="myapp",
+            dbname="postgres",
+            password=token,
+            sslmode="verify-full",
+            sslrootcert=emulator.root_certificate,
+        )
+        async with connection:
+            cursor = await connection.execute("SELECT 1")
+            return await cursor.fetchone()
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(one() for _ in range(40)))
+
+    assert asyncio.run(main()) == [(1,)] * 40
+
+
+@pytest.mark.parametrize(
+    ("first", "problem"),
+    [
+        ({"name": "x" * 64}, "63 bytes"),
+        ({"name": ""}, "no name"),
+        ({"name": "myapp"}, "already exists"),
+        ({"name": "site", "kind": "slot"}, "/slots/"),
+        ({"name": "x", "kind": "robot"}, "none of user, guest"),
+        ({"name": "x", "members": [Principal("y", "user", "1")]}, "kind='group'"),
+    ],
+)
+def test_bad_roles(emulator: Emulator, first: dict[str, Any], problem: str) -> None:
+    """A role that cannot be is refused, and the reason said."""
+    with pytest.raises(EmulatorError, match=problem):
+        emulator.add_role(**first)
+
+
+def test_no_token_for_a_group(emulator: Emulator) -> None:
+    """A group has no tokens of its own."""
+    group = emulator.add_role(unique("group"), kind="group")
+    with pytest.raises(EmulatorError, match="members sign in with their own"):
+        emulator.token(group)
+
+
+def test_counts(emulator: Emulator, connect: Connect) -> None:
+    """Connections, handshakes, sign-ins and refusals are counted."""
+    before = emulator.counts
+    with connect():
+        pass
+    refusal(connect, password="no token")
+    refusal(connect, "nobody-here")
+    refusal(connect, sslmode="disable")
+    seen = emulator.counts - before
+    assert (seen.connections, seen.tls_handshakes) == (4, 3)
+    assert (seen.sign_ins, seen.refused_sign_ins) == (1, 3)
