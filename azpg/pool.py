@@ -359,7 +359,8 @@ def create_pool(
         options = _options(locals(), is_async=False)
     finally:
         del conninfo, password, kwargs  # an error's traceback shows this frame
-    pool = ConnectionPool(connection_class=Connection[Row], open=False, **options)
+    connection_class = cast("type[Connection[Row]]", Connection)
+    pool = ConnectionPool(connection_class=connection_class, open=False, **options)
     error = _open(pool, timeout) if open else None
     del options
     if error is None:
@@ -419,7 +420,8 @@ def create_pool_async(
         options = _options(locals(), is_async=True)
     finally:
         del conninfo, password, kwargs  # as above
-    pool = AsyncConnectionPool(connection_class=AsyncConnection[Row], open=False, **options)
+    connection_class = cast("type[AsyncConnection[Row]]", AsyncConnection)
+    pool = AsyncConnectionPool(connection_class=connection_class, open=False, **options)
     pool._awaits_connections = open  # noqa: SLF001  # the class is this module's
     return pool
 

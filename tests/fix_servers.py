@@ -1,0 +1,134 @@
+"""The servers: an emulator of Azure, and a PostgreSQL 15 with TLS and SCRAM of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import trustme
+
+from azpg.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """Run one emulator for all tests; what a test changes in it, it changes back."""
+    with Emulator() as emulator:
+        assert emulator.pgbouncer_port == 6432, emulator.notes
+        yield emulator
+
+
+@pytest.fixture
+def azure(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Export what leads to the emulator, as its users do, and return it."""
+    for name, value in emulator.env.items():
+        monkeypatch.setenv(name, value)
+    return emulator
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A PostgreSQL that does its own TLS, with one role, and a certificate for its host's name."""
+
+    host: str
+    hostaddr: str
+    port: int
+    user: str
+    password: str
+    root: str
+
+    def conninfo(self, **changes: object) -> dict[str, object]:
+        """Return the keywords that reach and verify it."""
+        known = {
+            "host": self.host,
+            "hostaddr": self.hostaddr,
+            "port": self.port,
+            "user": self.user,
+            "password": self.password,
+            "dbname": "postgres",
+            "sslrootcert": self.root,
+        }
+        return known | changes
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Run Debian's PostgreSQL 15 behind its own TLS, with SCRAM."""
+    with tempfile.TemporaryDirectory(prefix="azpg-postgres-") as folder:
+        yield from _serve(Path(folder))
+
+
+def _serve(folder: Path) -> Iterator[Postgres]:
+    server = Postgres(
+        host="db15.postgres.database.azure.com",
+        hostaddr="127.0.15.1",
+        port=5432,
+        user="app",
+        password="p'ass wörd",
+        root=str(folder / "root.pem"),
+    )
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(server.root)
+    folder.chmod(0o755)  # the root certificate is the tests' to read
+    _own(folder)
+    data = folder / "data"
+    _run("initdb", "--no-sync", "--auth=scram-sha-256", "--auth-local=trust", "-U", "admin", data)
+    ca.issue_cert(server.host, "localhost").private_key_and_cert_chain_pem.write_to_path(
+        data / "server.pem"
+    )
+    (data / "server.pem").chmod(0o600)
+    _own(data / "server.pem")
+    settings = {
+        "listen_addresses": server.hostaddr,
+        "port": server.port,
+        "unix_socket_directories": data,
+        "ssl": "on",
+        "ssl_cert_file": "server.pem",
+        "ssl_key_file": "server.pem",
+        "fsync": "off",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    _run("pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start")
+    try:
+        with psycopg.connect(
+            host=str(data), port=server.port, user="admin", dbname="postgres", autocommit=True
+        ) as admin:
+            admin.execute(
+                psycopg.sql.SQL("create role {} login password {}").format(
+                    psycopg.sql.Identifier(server.user), psycopg.sql.Literal(server.password)
+                )
+            )
+            admin.execute("grant all on schema public to public")
+        yield server
+    finally:
+        _run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+def _run(program: str, *arguments: str | Path) -> None:
+    # PostgreSQL refuses to run as root
+    user = {"user": "postgres", "group": "postgres", "extra_groups": ()} if _is_root() else {}
+    subprocess.run(  # type: ignore[call-overload]  # mypy joins the values' types
+        [POSTGRES / program, *arguments], check=True, stdout=subprocess.DEVNULL, cwd="/", **user
+    )
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _own(path: Path) -> None:
+    """Give a path to the user that PostgreSQL runs as."""
+    if _is_root():
+        shutil.chown(path, "postgres", "postgres")
