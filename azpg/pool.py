@@ -46,6 +46,10 @@ else:
     from psycopg_pool.abc import ACT, CT
 
 
+if not hasattr(psycopg_pool.ConnectionPool, "_resolve_kwargs"):
+    raise ImportError("azpg needs psycopg_pool 3.3 or newer: pip install -U psycopg-pool")
+
+
 class _Hidden:
     """Give a value that holds a password when called, and show it in no repr."""
 

@@ -1,0 +1,166 @@
+"""`azpg demo`: the main job against an emulator of Azure, line by line as it happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from azure.identity import ManagedIdentityCredential
+
+import azpg
+
+from . import _roots, _token
+from .emulator import Emulator, EmulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOR_YOUR_SERVER = """
+For your own server, signed in with `az login` or as a managed identity:
+
+    import azpg
+
+    with azpg.connect(server="myserver", dbname="mydb") as conn:
+        print(conn.execute("select current_user, version()").fetchone())
+"""
+
+
+class _DemoError(Exception):
+    """Say which promise did not hold."""
+
+
+def main() -> int:
+    """Run the demo; return 0 only if all of it held."""
+    # It warns, rightly, that variables lead elsewhere: here they lead to the emulator.
+    logging.getLogger("azpg").setLevel(logging.ERROR)
+    try:
+        with Emulator() as emulator, _environment(emulator):
+            _show(emulator)
+    except (azpg.ConnectError, azpg.ConfigError, EmulatorError, _DemoError) as error:
+        print(f"✗ {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    _say(FOR_YOUR_SERVER.rstrip())
+    return 0
+
+
+def _show(emulator: Emulator) -> None:
+    _say(f"An emulator of Azure: {emulator.host}")
+    _say(f"  at {emulator.hostaddr}, PostgreSQL {emulator.postgres_version}, loopback only")
+    for note in emulator.notes:
+        _say(f"  {note}")
+    _roots_step()
+    _token_step()
+    _sign_in_step(emulator.port)
+    if emulator.pgbouncer_port is not None:
+        _pgbouncer_step(emulator.pgbouncer_port)
+    _pool_step(emulator)
+    _refusal_step(emulator)
+
+
+def _roots_step() -> None:
+    with _step("Root certificates, by fingerprint"):
+        path = _roots.bundle(azpg.AZURE_PUBLIC.roots).path()
+        _say(f"  {len(azpg.AZURE_PUBLIC.roots)} of Azure's in {path}")
+        _say(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
+
+
+def _token_step() -> None:
+    with _step("A Microsoft Entra token, from azure-identity over HTTP"):
+        password = azpg.EntraPassword()
+        claims = _token.claims(password())
+        for name in ("aud", "oid", "xms_mirid"):
+            _say(f"  {name:9} {claims.get(name)}")
+        _say(f"  so the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")
+
+
+def _seconds_left(password: azpg.EntraPassword) -> float:
+    return password.stats().seconds_to_expiry or 0.0
+
+
+def _sign_in_step(port: int) -> None:
+    with _step('azpg.connect(server="myserver")'), azpg.connect(server="myserver") as conn:
+        _sign_in(conn, port)
+
+
+def _pgbouncer_step(port: int) -> None:
+    elsewhere = None if port == 6432 else port  # 6432 may be taken on this machine
+    call = 'azpg.connect(server="myserver", pgbouncer=True)'
+    with _step(call), azpg.connect(server="myserver", pgbouncer=True, port=elsewhere) as conn:
+        _sign_in(conn, port)
+        _expect(conn.prepare_threshold is None, "prepared statements are off")
+
+
+def _sign_in(conn: azpg.Connection[tuple[object, ...]], port: int) -> None:
+    row = conn.execute("select current_user").fetchone()
+    mode = conn.info.get_parameters()["sslmode"]
+    _expect(conn.pgconn.ssl_in_use and mode == "verify-full", "TLS is verified")
+    _expect(conn.info.port == port, f"port {port} is used")
+    _say(f"  signed in as {row and row[0]!r} on port {conn.info.port}, {mode}")
+
+
+def _pool_step(emulator: Emulator) -> None:
+    with _step("A pool that outlives its token"):
+        # The token of two seconds, and what it must have left when it is handed out
+        emulator.token_lifetime = _token.MARGIN + 2.0
+        before = emulator.counts.tokens_issued
+        credential = ManagedIdentityCredential()
+        with azpg.create_pool(
+            server="myserver", credential=credential, min_size=1, max_size=2
+        ) as pool:
+            with pool.connection() as conn:
+                conn.execute("select 1")
+            first = emulator.counts.tokens_issued - before
+            _say("  one connection, one token; waiting until the token is used up")
+            time.sleep(2.5)
+            with pool.connection(), pool.connection() as conn:
+                conn.execute("select 1")
+            second = emulator.counts.tokens_issued - before
+        _expect((first, second) == (1, 2), "the second connection brought a token of its own")
+        _say("  a second connection, a second token")
+        emulator.token_lifetime = 3600.0
+
+
+def _refusal_step(emulator: Emulator) -> None:
+    with _step("A server with the wrong certificate"), emulator.fault(certificate="other-root"):
+        try:
+            azpg.connect(server="myserver").close()
+        except azpg.TLSError as error:
+            _say("  refused, and nothing secret was sent:")
+            for line in str(error).splitlines():
+                _say(f"  {line}")
+        else:
+            raise _DemoError("a certificate from an unknown root was accepted")
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    _say(f"\n{title}")
+    started = time.perf_counter()
+    yield
+    _say(f"  ✓ {1000 * (time.perf_counter() - started):.0f} ms")
+
+
+def _expect(holds: bool, promise: str) -> None:
+    if not holds:
+        raise _DemoError(f"it does not hold that {promise}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+@contextmanager
+def _environment(emulator: Emulator) -> Iterator[None]:
+    before = dict(os.environ)
+    for name in emulator.env_to_unset:
+        os.environ.pop(name, None)
+    os.environ.update(emulator.env)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
