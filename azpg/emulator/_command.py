@@ -9,16 +9,18 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from ._emulator import Emulator
 from ._errors import EmulatorError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-class _StopError(Exception):
-    """Carry the signal that asked us to stop."""
+
+class _Stopped(BaseException):  # like KeyboardInterrupt, it is no error
+    """Leave every context, because a signal asked for it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,26 +33,28 @@ def main(argv: Sequence[str]) -> int:
     main(["--", "pytest", "-q"])
     """
     options = _parser().parse_args(argv)
-    with _stoppable():
-        try:
-            with Emulator(
+    try:
+        with (
+            _handling(_stop),
+            Emulator(
                 host=options.host,
                 postgres=options.postgres,
                 token_lifetime=options.token_lifetime,
-            ) as emulator:
-                for note in emulator.notes:
-                    print(note, file=sys.stderr)
-                if options.command:
-                    return _run(options.command, emulator)
-                _show(emulator)
+            ) as emulator,
+        ):
+            for note in emulator.notes:
+                print(note, file=sys.stderr)
+            if options.command:
+                return _run(options.command, emulator)
+            _show(emulator)
+            while True:
                 signal.pause()
-        except EmulatorError as problem:
-            print(f"azpg emulator: {problem}", file=sys.stderr)
-            return 1
-        except _StopError as stop:
-            # Ending an emulator that only waits is what one does with it.
-            return 128 + stop.number if options.command else 0
-    return 0
+    except EmulatorError as problem:
+        print(f"azpg emulator: {problem}", file=sys.stderr)
+        return 1
+    except _Stopped as stopped:
+        # To be told to stop is how an emulator that only waits ends well.
+        return 128 + stopped.number if options.command else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,21 +88,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(command: list[str], emulator: Emulator) -> int:
     """Run the command in the emulator's environment; its status is ours, as a shell has it."""
-    env = {k: v for k, v in os.environ.items() if k not in emulator.env_to_unset}
-    try:
-        process = subprocess.Popen(command, env=env | emulator.env)
-    except OSError as problem:
-        print(f"azpg emulator: {command[0]}: {problem.strerror}", file=sys.stderr)
-        return 126 if isinstance(problem, PermissionError) else 127
-    while True:
+    kept = {k: v for k, v in os.environ.items() if k not in emulator.env_to_unset}
+    early: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if process is None:
+            early.append(number)
+        elif number != signal.SIGINT or not _at_a_terminal():
+            # A terminal has sent Ctrl-C to the command as well.
+            process.send_signal(number)
+
+    with _handling(pass_on):
         try:
-            status = process.wait()
-        except _StopError as stop:
-            # A terminal has sent Ctrl-C to the command as well; it decides what comes of it.
-            if stop.number != signal.SIGINT or not _in_foreground():
-                process.send_signal(stop.number)
-        else:
-            return 128 - status if status < 0 else status
+            process = subprocess.Popen(command, env=kept | emulator.env)
+        except OSError as problem:
+            print(f"azpg emulator: {command[0]}: {problem.strerror}", file=sys.stderr)
+            return 126 if isinstance(problem, PermissionError) else 127
+        for number in early:
+            process.send_signal(number)
+        status = process.wait()
+    return 128 - status if status < 0 else status
 
 
 def _show(emulator: Emulator) -> None:
@@ -110,23 +120,22 @@ def _show(emulator: Emulator) -> None:
     sys.stdout.flush()
 
 
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn the signals that end a program into an exception, so that contexts are left."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise _StopError(number)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in signals}
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that end a program in this way for a while."""
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
-def _in_foreground() -> bool:
+def _at_a_terminal() -> bool:
     """Tell whether a terminal sends its signals to us, and so to our command too."""
     try:
         with Path("/dev/tty").open() as terminal:

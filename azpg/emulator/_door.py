@@ -120,8 +120,11 @@ class FrontDoor:
         client = TLSConnection(sock, self._certificates.context(self._tenant.faults.certificate))
         protocol = await client.handshake()
         self._tally["tls_handshakes"] += 1
-        # As PostgreSQL: without ALPN it could be some other protocol's client.
-        return None if direct and protocol != "postgresql" else client
+        if direct and protocol != "postgresql":
+            # As PostgreSQL: without ALPN it could be some other protocol's client.
+            client.close()
+            return None
+        return client
 
     async def _signed_in(self, client: TLSConnection) -> _Streams | None:
         """Judge the sign-in and return the way to the server behind, or refuse."""

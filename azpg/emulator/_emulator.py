@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +86,8 @@ class Emulator:
     def stop(self) -> None:
         """End every part and remove its folder; once is enough, twice does no harm."""
         if self._child is not None and self._child.stop():
+            # It is gone already, unless the process could not remove it: killed, say.
+            shutil.rmtree(Path(self.root_certificate).parent, ignore_errors=True)
             self._child = None
             self._facts = {}
             self._faults = Faults()

@@ -64,7 +64,7 @@ class Server:
 
         default = principal(_DEFAULT_ROLE, "user-assigned")
         self._tenant.add(default)
-        self._tenant.signed_in = default
+        self._tenant.sign_in_as(default)
         self._cluster.trust([default.name])
         await self._cluster.start()
         await self._cluster.create_role(default.name, None)
@@ -133,7 +133,7 @@ class Server:
         return dataclasses.asdict(made)
 
     async def sign_in_as(self, *, principal: dict[str, Any]) -> None:
-        self._entra.signed_in = Principal.from_json(principal)
+        self._entra.sign_in_as(Principal.from_json(principal))
 
     async def token(
         self, *, principal: dict[str, Any], resource: str | None, lifetime: float | None

@@ -26,8 +26,8 @@ class Tenant:
         self.token_lifetime = token_lifetime
         self.clock_skew = clock_skew
         self.faults = Faults()
-        self.signed_in: Principal | None = None
         self._site = site
+        self._signed_in: Principal | None = None
         self._principals: dict[str, Principal] = {}
         self._tenant_id = str(uuid.uuid4())
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -43,6 +43,11 @@ class Tenant:
     def add(self, principal: Principal) -> None:
         self._principals[principal.name] = principal
 
+    def sign_in_as(self, bearer: Principal) -> None:
+        """Choose who gets a token when none is asked for by id."""
+        _check_bearer(bearer)
+        self._signed_in = bearer
+
     def role(self, name: str) -> Principal | None:
         """Return the Entra role of this name; native roles are none of the tenant's business."""
         return self._principals.get(name)
@@ -54,8 +59,8 @@ class Tenant:
     def find(self, *, client_id: str, object_id: str, resource_id: str) -> Principal | None:
         """Return the identity that is asked for, or the signed-in one when none is."""
         if not (client_id or object_id or resource_id):
-            return self.signed_in
-        for known in self._everyone():
+            return self._signed_in
+        for known in self._bearers():
             if (
                 (client_id and known.client_id == client_id)
                 or (object_id and known.object_id == object_id)
@@ -72,11 +77,7 @@ class Tenant:
         self, bearer: Principal, resource: str | None = None, lifetime: float | None = None
     ) -> str:
         """Make a signed token, or what the token fault in force makes of it."""
-        if bearer.kind in {"group", "native"}:
-            raise EmulatorError(
-                f"There are no tokens for a {bearer.kind} role; "
-                "a group's members sign in with their own."
-            )
+        _check_bearer(bearer)
         fault = self.faults.token
         now = int(self.now())
         lifetime = self.token_lifetime if lifetime is None else lifetime
@@ -153,7 +154,17 @@ class Tenant:
             if any(member.object_id == bearer.object_id for member in group.members)
         ]
 
-    def _everyone(self) -> Iterator[Principal]:
+    def _bearers(self) -> Iterator[Principal]:
         for principal in self._principals.values():
-            yield principal
-            yield from principal.members
+            if principal.kind == "group":
+                yield from principal.members
+            else:
+                yield principal
+
+
+def _check_bearer(principal: Principal) -> None:
+    if principal.kind in {"group", "native"}:
+        raise EmulatorError(
+            f"There are no tokens for a {principal.kind} role; "
+            "a group's members sign in with their own."
+        )

@@ -1,0 +1,121 @@
+"""The server's certificate: what is verified, what is refused, what the root may not sign."""
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography import x509
+
+from azpg.emulator import Emulator
+from azpg.emulator._certificates import Authority, server_context
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+
+def shown_certificate(emulator: Emulator) -> x509.Certificate:
+    """Return the certificate that the server shows, whatever it is worth."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection((emulator.hostaddr, emulator.port)) as plain:
+        plain.sendall(struct.pack("!ii", 8, 80877103))
+        assert plain.recv(1) == b"S"
+        with context.wrap_socket(plain, server_hostname=emulator.host) as encrypted:
+            shown = encrypted.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("expired", "certificate verify failed"),
+        ("self-signed", "certificate verify failed"),
+        ("other-name", 'does not match host name "myserver.postgres.database.azure.com"'),
+        ("other-root", "certificate verify failed"),
+    ],
+)
+def test_wrong_certificate(
+    emulator: Emulator, connect: Connect, port: int, fault: Any, words: str
+) -> None:
+    """Each wrong certificate is refused by verify-full before a token is sent, and then gone."""
+    before = emulator.counts
+    with emulator.fault(certificate=fault), pytest.raises(psycopg.OperationalError, match=words):
+        connect(port=port)
+    assert (emulator.counts - before).sign_ins == 0
+    with connect(port=port):
+        pass
+
+
+def test_chain_is_sent(emulator: Emulator) -> None:
+    """The root alone verifies the server: the intermediate comes with the certificate."""
+    context = ssl.create_default_context(cafile=emulator.root_certificate)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["postgresql"])
+    with (
+        socket.create_connection((emulator.hostaddr, emulator.port)) as plain,
+        context.wrap_socket(plain, server_hostname=emulator.host) as encrypted,
+    ):
+        assert encrypted.selected_alpn_protocol() == "postgresql"
+    issuer = shown_certificate(emulator).issuer
+    with open(emulator.root_certificate, "rb") as file:
+        assert x509.load_pem_x509_certificate(file.read()).subject != issuer
+
+
+def test_server_certificate_is_for_the_suffix(emulator: Emulator) -> None:
+    """The certificate is the wildcard that Azure's is."""
+    names = shown_certificate(emulator).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert "*.postgres.database.azure.com" in names.value.get_values_for_type(x509.DNSName)
+
+
+def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
+    """The root is not one to trust, and lives for a day at most."""
+    with open(emulator.root_certificate, "rb") as file:
+        root = x509.load_pem_x509_certificate(file.read())
+    assert root.subject.rfc4514_string() == "CN=azpg emulator\\, do not trust"
+    lifetime = root.not_valid_after_utc - root.not_valid_before_utc
+    assert lifetime.total_seconds() <= 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("myserver.postgres.database.azure.com", True),
+        ("myserver.postgres.database.usgovcloudapi.net", True),
+        ("myserver.postgres.database.chinacloudapi.cn", True),
+        ("mycluster.postgres.cosmos.azure.com", True),
+        ("login.microsoftonline.com", False),
+        ("database.azure.com", False),
+        ("evil-postgres.database.azure.com", False),
+        ("example.com", False),
+    ],
+)
+def test_name_constraints(name: str, accepted: bool) -> None:
+    """The root cannot vouch for a name outside Azure's suffixes, even if its key were stolen."""
+    authority = Authority()
+    client_context = ssl.create_default_context(cadata=authority.root_pem.decode())
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
+    server = server_context(authority.chain_for(name)).wrap_bio(
+        to_server, to_client, server_side=True
+    )
+
+    def handshake() -> None:
+        for side in (client, server, client, server):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+
+    if accepted:
+        handshake()
+        assert client.cipher() is not None
+    else:
+        with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
+            handshake()

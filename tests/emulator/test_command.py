@@ -1,0 +1,105 @@
+"""The command `azpg emulator`."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from azpg.emulator._command import main
+
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from azpg.emulator._command import main; sys.exit(main(sys.argv[1:]))",
+]
+SHOW_ENVIRONMENT = "import os; print(*(f'{k}={v}' for k, v in os.environ.items()), sep='\\n')"
+WAIT = "import os, sys; print(os.environ['PGSSLROOTCERT'], flush=True); sys.stdin.read()"
+
+
+def test_runs_a_command_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sees the emulator's environment, without what would lead it elsewhere."""
+    monkeypatch.setenv("AZURE_CLIENT_ID", "from the CI")
+    done = subprocess.run(
+        [*COMMAND, "--token-lifetime", "60", "--", sys.executable, "-c", SHOW_ENVIRONMENT],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    env = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert env["PGHOST"] == "myserver.postgres.database.azure.com"
+    assert env["AZURE_TOKEN_CREDENTIALS"] == "ManagedIdentityCredential"
+    assert "AZURE_CLIENT_ID" not in env
+    assert not Path(env["PGSSLROOTCERT"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL),
+        (["no-such-command"], 127),
+        (["/etc/passwd"], 126),
+    ],
+)
+def test_exit_status(command: list[str], status: int) -> None:
+    """The exit status is the command's, in the way of a shell."""
+    assert main(["--", *command]) == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_goes_to_the_command(number: signal.Signals) -> None:
+    """A signal that would end the emulator ends the command first."""
+    with subprocess.Popen(
+        [*COMMAND, "--", sys.executable, "-c", WAIT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        root_certificate = Path(process.stdout.readline().strip())
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    assert not root_certificate.parent.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_alone_it_prints_what_to_export(number: signal.Signals) -> None:
+    """Alone it prints lines for a shell, stays, and ends well when told to."""
+    with subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("unset PGHOST"):
+                break
+        script = "".join(line for line in lines if line.startswith("export"))
+        shown = subprocess.run(
+            ["sh", "-c", script + "env"], capture_output=True, text=True, check=True
+        ).stdout
+        env = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        assert Path(env["PGSSLROOTCERT"]).exists()
+        process.send_signal(number)
+        assert process.wait(20) == 0
+    assert not Path(env["PGSSLROOTCERT"]).exists()
+    assert lines[-1].split()[1:] == [
+        line.split()[1].split("=")[0] for line in lines if line.startswith("export")
+    ]
+
+
+def test_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    """A problem is a sentence and a status, not a traceback."""
+    assert main(["--host", "localhost"]) == 1
+    assert capsys.readouterr().err.startswith("azpg emulator: host='localhost' is no name")
+
+
+def test_handlers_are_put_back() -> None:
+    """Signal handlers are as before once the command has ended."""
+    before = signal.getsignal(signal.SIGTERM)
+    main(["--host", "localhost"])
+    assert signal.getsignal(signal.SIGTERM) is before
