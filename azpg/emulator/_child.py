@@ -7,15 +7,19 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from ._errors import EmulatorError
 
 _STOP_TIMEOUT = 30
-# The new interpreter finds its modules where this one does, whatever the working directory.
+# The new interpreter finds modules where this one does, whatever the working directory. An empty
+# package stands for azpg itself: no line of the library runs in the emulator's process.
 _BOOT = """
-import sys
+import sys, types
 sys.path[:] = {path!r}
+azpg = sys.modules["azpg"] = types.ModuleType("azpg")
+azpg.__path__ = [{package!r}]
 from azpg.emulator import _guardian
 _guardian.main(descriptor={descriptor}, owner={owner})
 """
@@ -30,6 +34,7 @@ class Child:
         self._control, theirs = socket.socketpair()
         with theirs:
             boot = _BOOT.format(
+                package=str(Path(__file__).parents[1]),
                 path=[os.path.abspath(place) for place in sys.path],
                 descriptor=theirs.fileno(),
                 owner=self._owner,
