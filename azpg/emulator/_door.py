@@ -34,6 +34,7 @@ _TLS_RECORD = b"\x16"
 _AUTHENTICATION_OK = b"\0\0\0\0"
 # PostgreSQL's own authentication_timeout.
 _SIGN_IN_TIMEOUT = 60
+_ACCEPT_PAUSE = 0.1
 _CHUNK = 1 << 16
 
 # A client that goes away in the middle is nothing to report.
@@ -67,8 +68,13 @@ class FrontDoor:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as connections:
             while True:
-                sock, _ = await loop.sock_accept(self._listener)
-                connections.create_task(self._connection(sock))
+                try:
+                    sock, _ = await loop.sock_accept(self._listener)
+                except OSError:
+                    # Out of descriptors: those who wait are served when others have left.
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                else:
+                    connections.create_task(self._connection(sock))
 
     async def _connection(self, sock: socket.socket) -> None:
         """Serve one connection to its end; none of them may take the door down with it."""

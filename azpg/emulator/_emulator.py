@@ -14,7 +14,7 @@ from ._child import Child
 from ._counts import Counts
 from ._errors import EmulatorError
 from ._faults import CertificateFault, Faults, IdentityFault, TLSFault, TokenFault
-from ._principals import Kind, Principal
+from ._principals import USUAL_TOKEN_SIZE, Kind, Principal
 
 _REAL_PORT = 5432
 _NOT_RUNNING = "This emulator is not running: use it as a context manager."
@@ -180,10 +180,11 @@ class Emulator:
             notes.append(_INSTALL_PGBOUNCER)
         if self.port != _REAL_PORT:
             notes.append(
-                f"Port {_REAL_PORT} is taken on every loopback address, so PostgreSQL is on "
-                f"{self.port} (PGPORT) and PgBouncer, if there is one, on {self.pgbouncer_port}: "
-                f"with pgbouncer=True also pass port={self.pgbouncer_port}."
+                f"Port {_REAL_PORT} or 6432 is taken on every loopback address, so PostgreSQL is "
+                f"on {self.port} (PGPORT)."
             )
+            if self.pgbouncer_port is not None:
+                notes.append(f"With pgbouncer=True also pass port={self.pgbouncer_port}.")
         return tuple(notes)
 
     @property
@@ -220,18 +221,24 @@ class Emulator:
         members: Sequence[Principal] = (),
         password: str | None = None,
         resource_type: str | None = None,
+        token_size: int = USUAL_TOKEN_SIZE,
     ) -> Principal:
         """Create a role, and with it the identity that signs in as the role.
 
         `kind` says whose tokens it takes; those of a "group" are the tokens of its `members`.
         `object_id` is made up unless it is given. `resource_type` says what a "system-assigned"
         identity belongs to, such as "Microsoft.Compute/virtualMachines" (default: a web app).
+        `token_size` is how long its tokens are at least, in characters; people's reach 7,000.
         With a `password` it is a native PostgreSQL role, and no token opens it.
 
             alice = emulator.add_role("alice@contoso.com")
             team = emulator.add_role("team", kind="group", members=[alice])
             emulator.add_role("reporting", password="secret")
         """
+        if password is not None and kind not in {"user", "native"}:
+            raise EmulatorError(f"password= makes a native role; kind={kind!r} does not fit.")
+        if password is None and kind == "native":
+            raise EmulatorError("A native role needs a password=.")
         answer = self._ask(
             "add_role",
             name=name,
@@ -240,6 +247,7 @@ class Emulator:
             members=[dataclasses.asdict(member) for member in members],
             password=password,
             resource_type=resource_type,
+            token_size=token_size,
         )
         return Principal.from_json(answer)
 

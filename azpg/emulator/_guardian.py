@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -23,6 +24,9 @@ _MAX_LINE = 1 << 20
 
 def main(*, descriptor: int, owner: int) -> None:
     """Run one emulator, asked over a socket's descriptor, until its owner's process ends."""
+    # Each connection through a door takes two descriptors, and the usual limit is 1,024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Clients that hang up in the middle of a handshake are part of the job, not worth a line.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     asyncio.run(_guard(socket.socket(fileno=descriptor), owner))

@@ -18,6 +18,8 @@ _APP_SERVICE = "/msi/token"
 _IMDS = "/metadata/identity/oauth2/token"
 _MAX_REQUEST = 16_384
 _TIMEOUT = 60
+# A client that goes away, or that does not speak HTTP.
+_NO_REQUEST = (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class IdentityEndpoint:
             self._server = None
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError, ValueError, TimeoutError):
+        with contextlib.suppress(*_NO_REQUEST):
             try:
                 async with asyncio.timeout(_TIMEOUT):
                     request = _parse(await reader.readuntil(b"\r\n\r\n"))

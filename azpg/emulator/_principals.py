@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ._errors import EmulatorError
 
@@ -18,6 +18,9 @@ Kind = Literal[
     "native",
 ]
 
+# Tokens of managed identities have 1,300 to 1,700 characters, people's up to 7,000.
+USUAL_TOKEN_SIZE = 1400
+
 _GROUP_MAY_HOLD = "users, guests, managed identities and service principals"
 _SUBSCRIPTION = "/subscriptions/11111111-2222-4333-8444-555555555555/resourcegroups/emulator"
 _USER_ASSIGNED = "Microsoft.ManagedIdentity/userAssignedIdentities"
@@ -30,7 +33,8 @@ class Principal:
 
     `name` is the PostgreSQL role, `object_id` what the server compares with the token's `oid`,
     `client_id` what an identity is asked for by (None where the kind has none), `resource_id` the
-    Azure resource of a managed identity. A native role has neither.
+    Azure resource of a managed identity. A native role has neither. `token_size` is how long its
+    tokens are at least, in characters.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Principal:
     client_id: str | None = None
     resource_id: str | None = None
     members: tuple["Principal", ...] = ()
+    token_size: int = USUAL_TOKEN_SIZE
 
     @property
     def is_app(self) -> bool:
@@ -58,6 +63,7 @@ def principal(
     object_id: str | None = None,
     resource_type: str | None = None,
     members: tuple[Principal, ...] = (),
+    token_size: int = USUAL_TOKEN_SIZE,
 ) -> Principal:
     """Make a principal of a kind, with an object id of its own unless one is given."""
     _check_name(name)
@@ -71,20 +77,22 @@ def principal(
         case "native":
             return Principal(name, kind)
         case "user" | "guest":
-            return Principal(name, kind, oid)
+            return Principal(name, kind, oid, token_size=token_size)
         case "group":
             return Principal(name, kind, oid, members=members)
         case "service-principal":
-            return Principal(name, kind, oid, app)
+            return Principal(name, kind, oid, app, token_size=token_size)
         case "user-assigned":
-            return Principal(name, kind, oid, app, _resource_id(_USER_ASSIGNED, name))
+            resource_id = _resource_id(_USER_ASSIGNED, name)
         case "system-assigned":
-            return Principal(name, kind, oid, app, _resource_id(resource_type or _SITES, name))
+            resource_id = _resource_id(resource_type or _SITES, name)
         case "slot":
             if len(parts := name.split("/slots/")) != 2 or not all(parts):
                 raise EmulatorError(f"A slot's role is called '<app>/slots/<slot>', not {name!r}.")
-            return Principal(name, kind, oid, app, _resource_id(_SITES, name))
-    raise EmulatorError(f"kind={kind!r} is none of {', '.join(Kind.__args__)}.")
+            resource_id = _resource_id(_SITES, name)
+        case _:
+            raise EmulatorError(f"kind={kind!r} is none of {', '.join(get_args(Kind))}.")
+    return Principal(name, kind, oid, app, resource_id, token_size=token_size)
 
 
 def claims(bearer: Principal, groups: list[str]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class Server:
         resource_type: str | None,
         members: list[dict[str, Any]],
         password: str | None,
+        token_size: int,
     ) -> dict[str, Any]:
         """Create a role in PostgreSQL and, unless it has a password, its identity in Entra."""
         made = principal(
@@ -121,6 +122,7 @@ class Server:
             object_id=object_id,
             resource_type=resource_type,
             members=tuple(Principal.from_json(member) for member in members),
+            token_size=token_size,
         )
         await self._database.create_role(name, password)
         if password is None:

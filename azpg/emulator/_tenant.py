@@ -15,8 +15,6 @@ from ._faults import Faults
 from ._principals import Principal, claims
 
 _ISSUER = "https://sts.windows.net/{tenant}/"
-# Tokens of managed identities are 1.3 to 1.7 KB long; what the claims do not fill, `aio` does.
-_USUAL_SIZE = 1400
 
 
 class Tenant:
@@ -102,8 +100,9 @@ class Tenant:
             del payload["oid"]
         key = self._stranger() if fault == "wrong-signature" else self._key
         text = self._sign(payload, key)
-        if len(text) < _USUAL_SIZE:
-            payload["aio"] = secrets.token_urlsafe(1200)[: (_USUAL_SIZE - len(text)) * 3 // 4]
+        if (missing := bearer.token_size - len(text)) > 0:
+            # An opaque claim fills what the others leave; three bytes make four characters.
+            payload["aio"] = secrets.token_urlsafe(missing)[: missing * 3 // 4]
             text = self._sign(payload, key)
         return text.replace(".", "-") if fault == "malformed" else text
 

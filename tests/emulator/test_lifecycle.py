@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from azpg.emulator import Emulator, EmulatorError
+from azpg.emulator._azure import site
 
 # A program that owns an emulator, says so, and goes on as its argument tells.
 OWNER = """
@@ -130,10 +131,33 @@ def test_killed_owner_with_a_living_fork() -> None:
         assert_gone(folder, guardian)
 
 
-def test_owner_that_crashes_without_cleaning_up() -> None:
-    """An owner that leaves by os._exit leaves nothing behind."""
-    with owner("os._exit(3)") as (_, folder, guardian):
-        assert_gone(folder, guardian)
+def test_killed_while_it_starts() -> None:
+    """An owner that is killed in the middle of the start leaves nothing behind either."""
+    program = (
+        "import threading, azpg.emulator._child as c\n"
+        "child = c.Child()\n"
+        "print(child._process.pid, flush=True)\n"
+        "from azpg.emulator import Emulator\n"
+        "options = dict(host='s.postgres.database.azure.com', postgres=None, pgbouncer=False)\n"
+        "child.ask('start', **options, token_lifetime=1, clock_skew=0)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        guardian = int(process.stdout.readline())
+        descriptor = os.pidfd_open(guardian)
+        folder = None
+        while folder is None:  # until initdb is at work in it
+            for child in Path(f"/proc/{guardian}/task/{guardian}/children").read_text().split():
+                with contextlib.suppress(OSError):
+                    place = Path(f"/proc/{child}/cwd").readlink()
+                    folder = place.parent if place.name == "private" else None
+        process.kill()
+        assert select.select([descriptor], [], [], 20)[0]
+        os.close(descriptor)
+    assert not folder.exists()
+    assert processes_in(folder) == []
 
 
 def test_ctrl_c() -> None:
@@ -214,26 +238,33 @@ def test_two_at_once(emulator: Emulator) -> None:
         assert sign_in(emulator)
 
 
+def test_another_cloud() -> None:
+    """The audience that is accepted follows from the host's suffix."""
+    with Emulator(host="c.postgres.cosmos.azure.com", pgbouncer=False) as emulator:
+        assert emulator.pgbouncer_port is None
+        assert sign_in(emulator)
+        public = emulator.token(resource="https://ossrdbms-aad.database.windows.net")
+        wanted = "for the resource https://token.postgres.cosmos.azure.com"
+        with pytest.raises(psycopg.OperationalError, match=wanted):
+            psycopg.connect(
+                emulator_dsn(emulator), password=public, user="myapp", dbname="postgres"
+            )
+
+
 @pytest.mark.parametrize(
     ("host", "resource"),
     [
+        ("S.postgres.database.azure.com.", "https://ossrdbms-aad.database.windows.net"),
         (
             "s.postgres.database.usgovcloudapi.net",
             "https://ossrdbms-aad.database.usgovcloudapi.net",
         ),
-        ("c.postgres.cosmos.azure.com", "https://token.postgres.cosmos.azure.com"),
+        ("s.postgres.database.chinacloudapi.cn", "https://ossrdbms-aad.database.chinacloudapi.cn"),
     ],
 )
-def test_other_clouds(host: str, resource: str) -> None:
-    """The audience that is accepted follows from the host's suffix."""
-    with Emulator(host=host, pgbouncer=False) as emulator:
-        assert emulator.pgbouncer_port is None
-        assert sign_in(emulator)
-        public = emulator.token(resource="https://ossrdbms-aad.database.windows.net")
-        with pytest.raises(psycopg.OperationalError, match=f"for the resource {resource}"):
-            psycopg.connect(
-                emulator_dsn(emulator), password=public, user="myapp", dbname="postgres"
-            )
+def test_resource_of_each_cloud(host: str, resource: str) -> None:
+    """Each cloud's servers take tokens for a resource of their own."""
+    assert site(host).resource == resource
 
 
 def emulator_dsn(emulator: Emulator) -> str:
@@ -276,6 +307,7 @@ def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
 AS_ANOTHER_USER = """
 import os, sys
 from azpg.emulator import Emulator, EmulatorError
+from azpg.emulator._azure import site
 assert os.geteuid() == int(sys.argv[1])
 try:
     with Emulator() as emulator:

@@ -1,6 +1,7 @@
 """Signing in through the front door: tokens, passwords, and the refusals in Azure's words."""
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import ssl
@@ -132,6 +133,44 @@ def test_service_principal_has_no_name_in_its_token(emulator: Emulator) -> None:
     assert not {"upn", "unique_name", "preferred_username", "name", "xms_mirid"} & said.keys()
 
 
+def test_long_tokens(emulator: Emulator, connect: Connect, port: int) -> None:
+    """A person's long token signs in as well."""
+    role = emulator.add_role(f"{unique('alice')}@contoso.com", token_size=6900)
+    token = emulator.token(role)
+    assert 6850 <= len(token) <= 6950
+    with connect(role.name, token, port=port):
+        pass
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\x16",
+        b"\x16\x03\x01\x00\x05hello",
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack("!ii", 8, 80877103) + b"no TLS at all",
+        struct.pack("!ii", 2_000_000_000, 196608),
+        struct.pack("!ii", 4, 80877103),
+        struct.pack("!ii", -1, -1),
+        struct.pack("!ii", 8, 80877102),
+        struct.pack("!ii", 12, 196608) + b"user",
+    ],
+)
+def test_garbage(emulator: Emulator, connect: Connect, port: int, sent: bytes) -> None:
+    """A client that sends anything at all is cut, and the next one is served."""
+    with (
+        socket.create_connection((emulator.hostaddr, port), timeout=10) as plain,
+        contextlib.suppress(ConnectionError),  # cut before all of it was sent
+    ):
+        plain.sendall(sent)
+        plain.shutdown(socket.SHUT_WR)
+        while plain.recv(1000):
+            pass
+    with connect(port=port):
+        pass
+
+
 def test_virtual_machine(emulator: Emulator) -> None:
     """A system-assigned identity can be a virtual machine's."""
     import jwt
@@ -184,6 +223,27 @@ def test_bad_token(emulator: Emulator, connect: Connect, port: int, fault: Any, 
     assert token not in said
     with connect(port=port):
         pass  # the fault is gone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: "hunter2",
+        lambda _: "a.b.c",
+        lambda _: "é.é.é",
+        lambda _: "x" * 60_000,
+        lambda token: token + "x",
+        lambda token: token[:-40],
+        lambda token: token.rpartition(".")[0] + ".",
+        lambda token: "eyJhbGciOiJub25lIn0." + token.split(".")[1] + ".",
+    ],
+)
+def test_no_token_at_all(
+    emulator: Emulator, connect: Connect, change: Callable[[str], str]
+) -> None:
+    """Whatever is not exactly an issued token, unsigned ones included, lets nobody in."""
+    said = refusal(connect, password=change(emulator.token()))
+    assert "has invalid format" in said or "error occurred while validating" in said
 
 
 def test_wrong_role(emulator: Emulator, connect: Connect, port: int) -> None:
@@ -348,6 +408,8 @@ def test_many_at_once(emulator: Emulator) -> None:
         ({"name": "myapp"}, "already exists"),
         ({"name": "site", "kind": "slot"}, "/slots/"),
         ({"name": "x", "kind": "robot"}, "none of user, guest"),
+        ({"name": "x", "kind": "group", "password": "y"}, "password= makes a native role"),
+        ({"name": "x", "kind": "native"}, "needs a password"),
         ({"name": "x", "members": [Principal("y", "user", "1")]}, "kind='group'"),
     ],
 )
