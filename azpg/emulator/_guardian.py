@@ -26,7 +26,8 @@ def main(*, descriptor: int, owner: int) -> None:
     """Run one emulator, asked over a socket's descriptor, until its owner's process ends."""
     # Each connection through a door takes two descriptors, and the usual limit is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.suppress(OSError, ValueError):  # some systems call more than they allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Clients that hang up in the middle of a handshake are part of the job, not worth a line.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     asyncio.run(_guard(socket.socket(fileno=descriptor), owner))
