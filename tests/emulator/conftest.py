@@ -60,3 +60,15 @@ def port(request: pytest.FixtureRequest, emulator: Emulator) -> int:
         return emulator.port
     assert emulator.pgbouncer_port is not None, "these tests need PgBouncer: apt install pgbouncer"
     return emulator.pgbouncer_port
+
+
+@pytest.fixture
+def refusal(connect: Connect) -> Callable[..., str]:
+    """Try to connect and return the words with which the sign-in is refused."""
+
+    def refusal(*arguments: Any, **options: Any) -> str:
+        with pytest.raises(psycopg.OperationalError) as refused:
+            connect(*arguments, **options)
+        return str(refused.value)
+
+    return refusal
