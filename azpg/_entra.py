@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from . import _diagnose, _token
@@ -106,29 +106,36 @@ class EntraPassword:
 
     def token(self) -> _token.Token:
         """Return a valid token with what is known of it."""
-        if (token := self._held()) is not None:
-            return token
-        flight = self._board()
-        try:
-            return flight.wait(self.timeout)
-        except TimeoutError:
-            raise self._late(flight) from None
+        while (token := self._held()) is None:
+            flight = self._board(None)
+            try:
+                outcome = flight.result(self.timeout)
+            except TimeoutError:
+                self._slot.leave(flight)
+                raise self._late().error() from None
+            if (token := flight.landed(outcome, None)) is not None:
+                break
+        return token
 
     async def token_async(self) -> _token.Token:
         """Return a valid token with what is known of it, without blocking the event loop."""
-        if (token := self._held()) is not None:
-            return token
-        flight = self._board(asyncio.get_running_loop())
-        try:
-            return flight.landed(await asyncio.wait_for(asyncio.wrap_future(flight), self.timeout))
-        except TimeoutError:
-            raise self._late(flight) from None
+        loop = asyncio.get_running_loop()
+        while (token := self._held()) is None:
+            flight = self._board(loop)
+            try:
+                outcome = await asyncio.wait_for(asyncio.wrap_future(flight), self.timeout)
+            except TimeoutError:
+                self._slot.leave(flight)
+                raise self._late().error() from None
+            if (token := flight.landed(outcome, loop)) is not None:
+                break
+        return token
 
     def _held(self) -> _token.Token | None:
         token = self._slot.token
         return token if token is not None and token.usable(time.monotonic()) else None
 
-    def _board(self, loop: asyncio.AbstractEventLoop | None = None) -> _Flight:
+    def _board(self, loop: asyncio.AbstractEventLoop | None) -> _Flight:
         """Return the flight under way, or start one."""
         slot = self._slot
         with slot.lock:
@@ -136,33 +143,43 @@ class EntraPassword:
                 slot.loop = loop
             if slot.flight is not None:
                 return slot.flight
-            slot.flight = flight = _Flight()
+            slot.flight = flight = _Flight(slot.loop)
             # Running: a waiter that is cancelled cannot cancel what others wait for.
             flight.set_running_or_notify_cancel()
         _in_thread(lambda: self._fly(flight))
         return flight
 
     def _fly(self, flight: _Flight) -> None:
-        outcome: _token.Token | _Failure
+        outcome: _Outcome
         try:
-            answer = self._ask()
+            answer = self._ask(flight.loop)
             outcome = _token.received(
                 answer.token, answer.expires_on, now=time.monotonic(), wall=time.time()
             )
+        except _LateError:
+            outcome = self._late()
+        except CancelledError as error:
+            # With the loop it ran on: that is no word of the credential's to those on other loops.
+            outcome = _Failure(*_diagnose.credential(_name(self._credential), error), lost=True)
         except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
             outcome = _Failure(*_diagnose.credential(_name(self._credential), error))
         self._slot.land(flight, outcome)
 
-    def _ask(self) -> AccessToken | AccessTokenInfo:
+    def _ask(self, loop: asyncio.AbstractEventLoop | None) -> AccessToken | AccessTokenInfo:
         credential: Any = self._made()
         get = getattr(credential, "get_token_info", None) or credential.get_token
         answer = get(self.cloud.scope)
         if inspect.iscoroutine(answer):
-            loop = self._slot.loop
             if loop is None or not loop.is_running():
                 answer.close()
                 raise _NoLoop
-            answer = asyncio.run_coroutine_threadsafe(answer, loop).result(self.timeout)
+            task = asyncio.run_coroutine_threadsafe(answer, loop)
+            try:
+                answer = task.result(self.timeout)
+            except TimeoutError:
+                if not task.cancel():  # it had ended, so the error is its own
+                    raise
+                raise _LateError from None
         return cast("AccessToken | AccessTokenInfo", answer)
 
     def _made(self) -> object:
@@ -173,9 +190,12 @@ class EntraPassword:
             slot.made = cast("Callable[[], object]", self._credential)()
         return slot.made
 
-    def _late(self, flight: _Flight) -> CredentialError:
-        self._slot.leave(flight)
-        return _Failure(*_diagnose.credential_late(_name(self._credential), self.timeout)).error()
+    def _late(self) -> _Failure:
+        return _Failure(*_diagnose.credential_late(_name(self._credential), self.timeout))
+
+
+class _LateError(Exception):
+    """An async credential took longer than its callers wait."""
 
 
 class _NoLoop(Exception):  # noqa: N818  # never leaves this module
@@ -189,22 +209,33 @@ class _Failure(NamedTuple):
     text: str
     kind: str
     hint: str
+    lost: bool = False
+    """an async credential's loop ended under it: callers elsewhere try again"""
 
     def error(self) -> CredentialError:
         return CredentialError(self.text, kind=self.kind, hint=self.hint)
 
 
-class _Flight(Future["_token.Token | _Failure"]):
+_Outcome: TypeAlias = _token.Token | _Failure
+
+
+class _Flight(Future[_Outcome]):
     """One request for a token that any number of callers wait for."""
 
-    def wait(self, timeout: float) -> _token.Token:
-        return self.landed(self.result(timeout))
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        super().__init__()
+        self.loop = loop
+        """where an async credential is awaited"""
 
-    @staticmethod
-    def landed(outcome: _token.Token | _Failure) -> _token.Token:
-        if isinstance(outcome, _Failure):
-            raise outcome.error()
-        return outcome
+    def landed(
+        self, outcome: _Outcome, loop: asyncio.AbstractEventLoop | None
+    ) -> _token.Token | None:
+        """Return the token for a caller on `loop`, or None where it should try again."""
+        if not isinstance(outcome, _Failure):
+            return outcome
+        if outcome.lost and self.loop is not loop:
+            return None
+        raise outcome.error()
 
 
 class _Slot:
@@ -220,12 +251,14 @@ class _Slot:
         """what the factory made, where one was given"""
         self.fetched = self.failed = 0
 
-    def land(self, flight: _Flight, outcome: _token.Token | _Failure) -> None:
+    def land(self, flight: _Flight, outcome: _Outcome) -> None:
         with self.lock:
             if self.flight is flight:
                 self.flight = None
             if isinstance(outcome, _Failure):
                 self.failed += 1
+                if outcome.lost and self.loop is flight.loop:
+                    self.loop = None
             else:
                 self.fetched += 1
                 self.token = outcome
@@ -271,11 +304,14 @@ class _Shared:
 
     def slot(self, credential: object, scope: str) -> _Slot:
         # id() only says where to look: ids are used again, so the object itself decides.
-        owner, slots = self._slots.get(id(credential), (None, {}))
-        if owner is None or owner() is not credential:
-            new: dict[str, _Slot] = {}
-            _, slots = self._slots.setdefault(id(credential), (self._hold(credential), new))
-        return slots.setdefault(scope, _Slot())
+        key = id(credential)
+        entry = self._slots.get(key)
+        if entry is not None and entry[0]() is not credential:
+            self._slots.pop(key, None)
+            entry = None
+        if entry is None:
+            entry = self._slots.setdefault(key, (self._hold(credential), {}))
+        return entry[1].setdefault(scope, _Slot())
 
     def _hold(self, credential: object) -> Callable[[], object]:
         key = id(credential)

@@ -1,0 +1,411 @@
+"""EntraPassword: what it gives, whose token it keeps and for how long, and how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from azure.core.credentials import AccessToken
+
+import azpg
+from azpg import _entra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_api import Api
+    from fix_credentials import Credentials
+
+    from azpg.emulator import Emulator
+
+
+def ask(api: Api, password: azpg.EntraPassword) -> str:
+    """Return a token by the API's own call."""
+    token: str = password() if api.kind == "sync" else api.run(password.call_async())
+    return token
+
+
+# What it gives
+
+
+def test_gives_a_token_of_the_real_identity(
+    api: Api, azure: Emulator, credentials: Credentials
+) -> None:
+    """Called, it returns the text of a token that plain psycopg signs in with."""
+    token = ask(api, azpg.EntraPassword(credentials.managed_identity()))
+    with psycopg.connect(user="myapp", dbname="postgres", password=token) as conn:
+        assert conn.execute("select current_user").fetchone() == ("myapp",)
+
+
+def test_a_token_is_kept(api: Api, azure: Emulator, credentials: Credentials) -> None:
+    """A valid token is fetched once, for all that share the credential."""
+    credential = credentials.managed_identity()
+    before = azure.counts
+    tokens = {ask(api, azpg.EntraPassword(credential)) for _ in range(5)}
+    assert len(tokens) == 1
+    assert (azure.counts - before).token_requests == 1
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "calls"), [(3600, 1), (60, 1), (15, 2), (0, 2), (-60, 2)], ids=str
+)
+def test_a_token_about_to_expire_is_not_handed_out_again(
+    api: Api, credentials: Credentials, lifetime: float, calls: int
+) -> None:
+    """A token with less life left than a connect may take is asked for anew."""
+    credential = credentials.with_get_token(lifetime=lifetime)
+    password = azpg.EntraPassword(credential)
+    ask(api, password)
+    ask(api, password)
+    assert credential.calls == calls
+
+
+def test_invalidate_forgets_the_token(api: Api, credentials: Credentials) -> None:
+    """After invalidate() the credential is asked, by all that share it."""
+    credential = credentials.with_get_token()
+    one, other = azpg.EntraPassword(credential), azpg.EntraPassword(credential)
+    ask(api, one)
+    other.invalidate()
+    ask(api, one)
+    assert credential.calls == 2
+
+
+def test_user_is_the_tokens_own_name(azure: Emulator, credentials: Credentials) -> None:
+    """user() reads the role out of the token, and fetches one where none is held."""
+    assert azpg.EntraPassword(credentials.of(azure)).user() == "myapp"
+    with pytest.raises(azpg.CredentialError, match="no JWT"):
+        azpg.EntraPassword(credentials.with_get_token()).user()
+
+
+def test_stats_count_and_tell_no_secret(api: Api, credentials: Credentials) -> None:
+    """stats() counts tokens and failures and says how long the token still lives."""
+    answers = iter([credentials.secret])
+    password = azpg.EntraPassword(credentials.with_get_token(lambda: next(answers)))
+    assert password.stats() == (0, 0, None)
+    ask(api, password)
+    fetched, failed, left = password.stats()
+    assert (fetched, failed) == (1, 0)
+    assert left is not None
+    assert 3590 < left <= 3600
+    password.invalidate()
+    with pytest.raises(azpg.CredentialError):
+        ask(api, password)
+    assert password.stats() == (1, 1, None)
+
+
+def test_no_repr_holds_the_token(credentials: Credentials) -> None:
+    """Whatever holds the token does not show it."""
+    password = azpg.EntraPassword(credentials.with_get_token())
+    password()
+    assert repr(password) == "<azpg.EntraPassword of WithGetToken for public>"
+    shown = [vars(password), password.token(), password.stats()]
+    assert credentials.secret not in repr(shown)
+
+
+@pytest.mark.parametrize("cloud", ["usgov", azpg.AZURE_US_GOV], ids=["name", "cloud"])
+def test_the_scope_is_the_clouds(api: Api, credentials: Credentials, cloud: Any) -> None:
+    """The token is asked for the scope of the cloud, given as an object or by its name."""
+    credential = credentials.with_get_token()
+    ask(api, azpg.EntraPassword(credential, cloud=cloud))
+    assert credential.scopes == {azpg.AZURE_US_GOV.scope}
+
+
+def test_two_clouds_have_two_tokens(credentials: Credentials) -> None:
+    """One credential holds a token for each scope."""
+    tokens = map(str, itertools.count())
+    credential = credentials.with_get_token(lambda: next(tokens))
+    public, china = azpg.EntraPassword(credential), azpg.EntraPassword(credential, cloud="china")
+    assert (public(), china(), public(), china()) == ("0", "1", "0", "1")
+
+
+def test_what_cannot_be_meant_is_refused(credentials: Credentials) -> None:
+    """An unknown cloud is refused with the known ones, client_id beside a credential as well."""
+    with pytest.raises(azpg.ConfigError, match="'moon' is none of 'public', 'usgov', 'china'"):
+        azpg.EntraPassword(cloud="moon")
+    with pytest.raises(azpg.ConfigError, match="client_id is for the default credential"):
+        azpg.EntraPassword(credentials.with_get_token(), client_id="x")
+
+
+def test_the_default_credential_is_made_once(api: Api, azure: Emulator) -> None:
+    """Without a credential all share the default one: one for each client_id."""
+    other = azure.add_role(f"other-{api.kind}", kind="user-assigned")
+    before = azure.counts
+    tokens = {ask(api, azpg.EntraPassword(client_id=other.client_id)) for _ in range(3)}
+    assert len(tokens) == 1
+    assert (azure.counts - before).token_requests == 1
+    assert azpg.EntraPassword(client_id=other.client_id).user() == other.name
+    assert azpg.EntraPassword().user() == "myapp"
+
+
+def test_the_default_credential_asks_the_clouds_authority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sovereign cloud's default credential signs in at its authority, or the environment's."""
+    made = _entra._DefaultCredential(azpg.AZURE_CHINA.authority, None)
+    assert made.options == {"authority": azpg.AZURE_CHINA.authority}
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", "login.example")
+    assert "authority" not in _entra._DefaultCredential("login.microsoftonline.com", None).options
+
+
+# Whose token
+
+
+def test_two_credentials_never_share(api: Api, credentials: Credentials) -> None:
+    """Each credential object has its own token, however alike the two are."""
+
+    class Same(type(credentials.with_get_token())):  # type: ignore[misc]  # a fixture's class
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 1
+
+    one, other = Same(lambda: "one"), Same(lambda: "other")
+    assert one == other
+    assert ask(api, azpg.EntraPassword(one)) == "one"
+    assert ask(api, azpg.EntraPassword(other)) == "other"
+    assert ask(api, azpg.EntraPassword(one)) == "one"
+
+
+def test_a_token_dies_with_its_credential(credentials: Credentials) -> None:
+    """The cache keeps no credential alive, and nothing of one that is gone."""
+    credential = credentials.with_get_token()
+    password = azpg.EntraPassword(credential)
+    password()
+    alive = weakref.ref(credential)
+    held = len(_entra._shared._slots)
+    del credential, password
+    gc.collect()
+    assert alive() is None
+    assert len(_entra._shared._slots) < held
+
+
+def test_a_reused_id_never_serves_anothers_token(credentials: Credentials) -> None:
+    """Thousands of short-lived credentials, many at the same address, each give their own."""
+    ids = set()
+    for number in range(3000):
+        credential = credentials.with_get_token(f"token-{number}".__str__)
+        ids.add(id(credential))
+        assert azpg.EntraPassword(credential)() == f"token-{number}"
+    assert len(ids) < 3000, "no id was used again: this test shows nothing"
+
+
+def test_an_entry_of_a_dead_credential_is_never_taken(credentials: Credentials) -> None:
+    """An entry left behind at an address is not the entry of who lives there now."""
+    credential, other = credentials.with_get_token(lambda: "own"), credentials.with_get_token()
+    azpg.EntraPassword(other)()
+    slots = _entra._shared._slots
+    slots[id(credential)] = slots[id(other)]
+    assert azpg.EntraPassword(credential)() == "own"
+
+
+def test_a_credential_without_weak_references_is_kept() -> None:
+    """An object that allows no weak reference has its token too, for as long as the process."""
+
+    class Slotted:
+        __slots__ = ("calls",)
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
+            self.calls += 1
+            return AccessToken("slotted", 1 << 40)
+
+    credential = Slotted()
+    assert azpg.EntraPassword(credential)() == azpg.EntraPassword(credential)() == "slotted"
+    assert credential.calls == 1
+
+
+# How it fails
+
+
+class Broken:
+    """A credential that raises."""
+
+    def __init__(self, error: Callable[[], BaseException]) -> None:
+        self.error = error
+
+    def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
+        """Raise."""
+        raise self.error()
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (lambda: ValueError("no luck\x1b[31m"), "ValueError: no luck", "own words above"),
+        (lambda: KeyError("tenant"), "KeyError: 'tenant'", "own words above"),
+        (lambda: ImportError("No module named 'aiohttp'"), "aiohttp", "install what it names"),
+        (lambda: SystemExit(3), "SystemExit: 3", "own words above"),
+        (RuntimeError, "RuntimeError", "own words above"),
+    ],
+    ids=["text", "key", "import", "exit", "no-text"],
+)
+def test_a_credential_that_raises_is_quoted(
+    api: Api, error: Callable[[], BaseException], said: str, hint: str
+) -> None:
+    """The credential's own words are kept, without control characters, and no cause behind."""
+    with pytest.raises(azpg.CredentialError) as caught:
+        ask(api, azpg.EntraPassword(Broken(error)))
+    assert str(caught.value).startswith("no token from Broken: ")
+    assert said in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert hint in caught.value.hint
+    assert caught.value.kind == "credential"
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("answer", [None, "text", object()], ids=["none", "text", "object"])
+def test_an_answer_that_is_no_token_is_told(api: Api, answer: object) -> None:
+    """A credential that returns something else fails as one that raised."""
+
+    class Odd:
+        def get_token(self, *_scopes: str, **_options: Any) -> Any:
+            return answer
+
+    with pytest.raises(azpg.CredentialError, match="no token from Odd: AttributeError"):
+        ask(api, azpg.EntraPassword(Odd()))
+
+
+def test_a_failure_is_not_kept(api: Api, credentials: Credentials) -> None:
+    """After a failed call the next one asks again."""
+    answers: list[Any] = ["token"]
+    password = azpg.EntraPassword(credentials.with_get_token(answers.pop))
+    ask(api, password)
+    password.invalidate()
+    with pytest.raises(azpg.CredentialError, match="IndexError"):
+        ask(api, password)
+    answers.append("again")
+    assert ask(api, password) == "again"
+
+
+def test_a_factory_that_raises_is_quoted_and_called_again(
+    api: Api, credentials: Credentials
+) -> None:
+    """A factory's failure is the credential's, and is not remembered."""
+    made: list[Any] = []
+
+    def factory() -> Any:
+        if not made:
+            made.append(credentials.with_get_token())
+            raise OSError("no metadata service")
+        return made[0]
+
+    password = azpg.EntraPassword(factory)
+    with pytest.raises(azpg.CredentialError, match="OSError: no metadata service"):
+        ask(api, password)
+    assert ask(api, password) == credentials.secret
+
+
+def test_a_hanging_endpoint_ends_in_time(
+    api: Api, azure: Emulator, credentials: Credentials
+) -> None:
+    """After `timeout` seconds the caller is told, and the next call starts anew."""
+    password = azpg.EntraPassword(credentials.managed_identity(), timeout=0.3)
+    with azure.fault(identity="hang"), pytest.raises(azpg.CredentialError) as caught:
+        ask(api, password)
+    assert caught.value.kind == "credential-timeout"
+    assert "within 0.3 s" in str(caught.value)
+    password.timeout = 30
+    assert ask(api, password)
+
+
+def test_an_async_credential_that_hangs_is_left(credentials: Credentials) -> None:
+    """A hanging async credential ends in time too, and leaves no task behind on the loop."""
+
+    class Hanging:
+        calls = 0
+
+        async def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
+            self.calls += 1
+            if self.calls == 1:
+                await asyncio.Event().wait()
+            return AccessToken("late", 1 << 40)
+
+    credential: Any = Hanging()
+    password = azpg.EntraPassword(credential, timeout=0.2)
+
+    async def main() -> str:
+        with pytest.raises(azpg.CredentialError) as caught:
+            await password.call_async()
+        assert caught.value.kind == "credential-timeout"
+        async with asyncio.timeout(10):
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.gather(*left, return_exceptions=True)
+        return await password.call_async()
+
+    assert asyncio.run(main()) == "late"
+
+
+def test_an_async_credential_without_a_loop_says_so(credentials: Credentials) -> None:
+    """In the sync call an async credential fails with a clear error."""
+    password = azpg.EntraPassword(credentials.async_with_get_token())
+    with pytest.raises(azpg.CredentialError, match="no event loop is running to await it"):
+        password()
+
+
+def test_an_async_credential_works_on_the_next_loop(credentials: Credentials) -> None:
+    """A loop that has ended is forgotten: the next one awaits the credential itself."""
+    credential = credentials.async_with_get_token(lifetime=0)
+    password = azpg.EntraPassword(credential)
+    for calls in (1, 2):
+        assert asyncio.run(password.call_async()) == credentials.secret
+        assert credential.calls == calls
+
+
+def test_a_second_loop_is_served_by_the_first(credentials: Credentials) -> None:
+    """While its loop runs, an async credential is awaited there for callers on other loops too."""
+    credential = credentials.async_with_get_token(lifetime=0)
+    password = azpg.EntraPassword(credential)
+
+    async def main() -> None:
+        await password.call_async()
+        other = asyncio.to_thread(asyncio.run, password.call_async())
+        assert await other == credentials.secret
+
+    asyncio.run(main())
+    assert credential.calls == 2
+    assert credential.threads == {threading.get_ident()}
+
+
+def test_a_lost_loop_is_no_failure_to_others(credentials: Credentials) -> None:
+    """When the loop that awaits an async credential ends, callers on other loops try again."""
+    asked = threading.Event()
+
+    class Slow(type(credentials.async_with_get_token())):  # type: ignore[misc]  # as above
+        async def get_token(self, *scopes: str, **_options: Any) -> AccessToken:
+            self.answer(scopes)
+            if self.calls == 1:
+                asked.set()
+                await asyncio.Event().wait()
+            return AccessToken("second", 1 << 40)
+
+    credential = Slow()
+    password = azpg.EntraPassword(credential)
+    end = threading.Event()
+
+    async def first() -> None:
+        waiting = asyncio.create_task(password.call_async())
+        await asyncio.to_thread(end.wait)
+        waiting.cancel()
+
+    async def second() -> str:
+        waiting = asyncio.create_task(password.call_async())
+        await asyncio.sleep(0)
+        end.set()
+        return await waiting
+
+    other = threading.Thread(target=asyncio.run, args=(first(),))
+    other.start()
+    asked.wait()
+    assert asyncio.run(second()) == "second"
+    other.join()
+    assert credential.calls == 2
