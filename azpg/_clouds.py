@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -124,3 +125,48 @@ def cloud_of(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:
 def cloud_named(name: str) -> Cloud | None:
     """Return the known cloud of that name."""
     return next((cloud for cloud in CLOUDS if cloud.name == name), None)
+
+
+def is_socket(name: str) -> bool:
+    """Tell whether libpq takes a host for a Unix socket: a path, also with a drive, or an `@`."""
+    return name.startswith(("/", "@")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
+
+
+def no_token_for(name: str, cloud: Cloud) -> str:
+    """Return the sentence for a host that gets no token of a cloud."""
+    without = " To sign in without Microsoft Entra, give password=."
+    if not name:
+        return (
+            "Microsoft Entra needs the server's name to verify it, and hostaddr gives only an "
+            'address: add server="myserver".' + without
+        )
+    if is_socket(name):
+        return (
+            f"a token never goes through a Unix socket (host={name!r}), where libpq has no TLS: "
+            f'write server="myserver".' + without
+        )
+    if _is_local(name):
+        return (
+            f"Microsoft Entra needs the server's name to verify it, and {name!r} is none: for a "
+            f'tunnel write server="myserver", host={name!r}.' + without + " "
+            '(password="" where the server asks for none)'
+        )
+    if other := cloud_of(name):
+        return (
+            f"host {name!r} belongs to the cloud {other.name!r} and the sign-in to {cloud.name!r}: "
+            f"a token goes to hosts of one cloud only"
+        )
+    suffixes = " or ".join(cloud.suffixes)
+    return (
+        f"a token never goes to {name!r}, which is not under {suffixes}: write the server's Azure "
+        f"name as server= (with host={name!r} beside it if that is the way there), or pass "
+        f"cloud=azpg.Cloud(...) with its suffix." + without
+    )
+
+
+def _is_local(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    return True

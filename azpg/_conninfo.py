@@ -7,14 +7,23 @@ secret in it. Nothing is refused one by one: `judge` collects every problem of a
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from . import _spelling
-from ._clouds import AZURE_PUBLIC, AZURE_ROOTS, CLOUDS, Cloud, cloud_named, cloud_of, plain
+from ._clouds import (
+    AZURE_PUBLIC,
+    AZURE_ROOTS,
+    CLOUDS,
+    Cloud,
+    cloud_named,
+    cloud_of,
+    is_socket,
+    no_token_for,
+    plain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -127,8 +136,10 @@ class _Judgement:
         azure = [cloud for name in names if (cloud := cloud_of(name, clouds))]
         cloud = wished or (azure[0] if azure else AZURE_PUBLIC)
         if sign_in == "entra":
-            outside = dict.fromkeys(name for name in names if not cloud.covers(name))
-            self.problems += [_no_token_for(name, cloud) for name in outside]
+            # Of two clouds that share a suffix the first is meant, unless the caller named one.
+            apart = () if wished else [name for name in names if cloud_of(name) is not cloud]
+            outside = [name for name in names if name in apart or not cloud.covers(name)]
+            self.problems += [no_token_for(name, cloud) for name in dict.fromkeys(outside)]
         if azure or sign_in == "entra":
             roots = self.azure_tls(sign_in, cloud)
         else:
@@ -215,12 +226,12 @@ class _Judgement:
     def places(self, clouds: Sequence[Cloud]) -> tuple[list[str], tuple[str, ...]]:
         """Settle host and hostaddr; return the names to verify and the hosts to look up."""
         server = self.server_name(clouds)
+        hosts = _split(self.params.get("host", ""))
         if server and self.by("host") == "environment":
-            self.params.pop("host")
-        hosts = _split(self.params.pop("host", ""))
+            hosts = []
+        addresses = _split(self.params.get("hostaddr", ""))
         if server and hosts and self.by("hostaddr") == "environment":
-            self.params.pop("hostaddr")
-        addresses = _split(self.params.pop("hostaddr", ""))
+            addresses = []
         reach: tuple[str, ...] = ()
         if server:
             if not addresses and any(host != server for host in hosts):
@@ -230,10 +241,10 @@ class _Judgement:
             # Under a cloud's suffix the certificate's spelling, without the trailing dot
             names = [(plain(host) or host) if cloud_of(host, clouds) else host for host in hosts]
         self.check_places(names, addresses, reach)
-        if names:
-            self.params["host"] = ",".join(names)
-        if addresses:
-            self.params["hostaddr"] = ",".join(addresses)
+        # What was set aside is handed over empty: absent, libpq would find it where it was said.
+        for keyword, places in (("host", names), ("hostaddr", addresses)):
+            if places or keyword in self.params:
+                self.params[keyword] = ",".join(places)
         self.check_redirection(names, clouds)
         return names or [""] * len(addresses), reach
 
@@ -258,7 +269,7 @@ class _Judgement:
             self.problems.append(
                 f"host names {len(names)} and hostaddr {len(addresses)}: give one address a host"
             )
-        if any(_is_socket(host) or not host for host in reach):
+        if any(is_socket(host) or not host for host in reach):
             self.problems.append(
                 f"server is reached over TCP, and host={','.join(reach)!r} beside it is no name "
                 f"or address"
@@ -301,8 +312,9 @@ class _Judgement:
                 f"gssencmode=require ({self.by('gssencmode')}) takes the place of TLS, and Azure "
                 f"has no GSS encryption: leave it out"
             )
-        self.params["gssencmode"] = "disable"
-        if mode == "verify-ca" and by == "keyword" and sign_in in ("password", "callback"):
+        self.params.pop("gssencmode", None)
+        self.default("gssencmode", "disable")
+        if mode == "verify-ca" and by == "keyword" and sign_in != "entra":
             self.warnings.append(
                 "sslmode=verify-ca: any server with a certificate from Azure's authorities is "
                 "believed, whatever its name"
@@ -319,7 +331,7 @@ class _Judgement:
         return None if self.given("sslrootcert") else cloud.roots
 
     def other_tls(self, names: Sequence[str]) -> frozenset[str] | None:
-        if not (names and all(map(_is_socket, names))):
+        if not (names and all(map(is_socket, names))):
             self.default("sslmode", "verify-full")
         # Beside a weaker sslmode a root file would turn libpq's "prefer" into plaintext.
         own = self.given("sslrootcert") or self.machine.root_crt
@@ -330,7 +342,7 @@ class _Judgement:
     def ports(self, hosts: int) -> bool:
         ports = [port or "5432" for port in self.params.get("port", "").split(",")]
         for port in ports:
-            if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            if not re.fullmatch("0*[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
                 self.problems.append(f"port={port!r} ({self.by('port')}) is no number of a port")
         if len(ports) not in (1, hosts):
             self.problems.append(f"port gives {len(ports)} for {hosts} hosts: one a host, or one")
@@ -353,11 +365,10 @@ class _Judgement:
             # Empty, not absent: libpq may read a service file of PGSERVICE once more.
             self.params["sslkeylogfile"] = ""
             self.warnings.append(f"sslkeylogfile ({keylog}) counts only as a keyword in code")
-        for keyword in ("dbname", "user"):
-            if not self.given(keyword):
-                self.params.pop(keyword, None)
         if sign_in == "entra":
-            self.params.setdefault("dbname", "postgres")
+            self.params["dbname"] = self.params.get("dbname") or "postgres"
+            if not self.given("user"):
+                self.params.pop("user", None)
         if sign_in == "none" and not self.own_passfile():
             self.params["passfile"] = NO_PASSFILE
         for keyword, value in FILLED_IN.items():
@@ -378,50 +389,6 @@ def _is_pgbouncer(port: str) -> bool:
     return port in PGBOUNCER_PORTS.values()
 
 
-def _is_socket(name: str) -> bool:
-    # As in libpq: a path, an abstract socket, or (Windows) a path with a drive
-    return name.startswith(("/", "@")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
-
-
-def _is_local(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name == "localhost"
-    return True
-
-
 def _close(value: str, right: Collection[str]) -> str:
     close = difflib.get_close_matches(value.lower(), right, n=1)
     return f": did you mean {close[0]!r}?" if close else ""
-
-
-def _no_token_for(name: str, cloud: Cloud) -> str:
-    without = " To sign in without Microsoft Entra, give password=."
-    if not name:
-        return (
-            "Microsoft Entra needs the server's name to verify it, and hostaddr gives only an "
-            'address: add server="myserver".' + without
-        )
-    if _is_socket(name):
-        return (
-            f"a token never goes through a Unix socket (host={name!r}), where libpq has no TLS: "
-            f'write server="myserver".' + without
-        )
-    if _is_local(name):
-        return (
-            f"Microsoft Entra needs the server's name to verify it, and {name!r} is none: for a "
-            f'tunnel write server="myserver", host={name!r}.' + without + " "
-            '(password="" where the server asks for none)'
-        )
-    if other := cloud_of(name):
-        return (
-            f"host {name!r} belongs to the cloud {other.name!r} and the sign-in to {cloud.name!r}: "
-            f"a token goes to hosts of one cloud only"
-        )
-    suffixes = " or ".join(cloud.suffixes)
-    return (
-        f"a token never goes to {name!r}, which is not under {suffixes}: write the server's Azure "
-        f"name as server= (with host={name!r} beside it if that is the way there), or pass "
-        f"cloud=azpg.Cloud(...) with its suffix." + without
-    )

@@ -65,11 +65,14 @@ def merge(
     ]
     own = {name: str(value) for name, value in keywords.items() if value is not None}
     dsn: Mapping[str, str] = {}
-    try:
-        # Copied out at once: libpq's own message would quote pieces of a misread password.
-        dsn = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
-    except (psycopg.OperationalError, UnicodeError) as error:
-        problems.append(_spelling.unreadable_conninfo(conninfo, str(error), known.variables))
+    if misread := _spelling.misread_uri(conninfo):
+        problems.append(misread)
+    else:
+        try:
+            # Copied out: libpq's own message would quote pieces of a misread password.
+            dsn = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
+        except (psycopg.OperationalError, UnicodeError) as error:
+            problems.append(_spelling.unreadable_conninfo(conninfo, str(error), known.variables))
     said: Merged = {}
     _add(said, own, "keyword")
     _add(said, dsn, "conninfo")
@@ -85,12 +88,27 @@ def merge(
     if environ.get("PGREQUIRESSL", "").startswith("1"):
         variables.setdefault("sslmode", "require")
     _add(said, variables, "environment")
+    problems += [
+        f"{keyword} ({by}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be handed"
+        for keyword, (value, by) in said.items()
+        if not _sendable(value)
+    ]
     return said, problems
+
+
+def _sendable(value: str) -> bool:
+    try:
+        return b"\0" not in value.encode()  # libpq would read no further than there
+    except UnicodeEncodeError:
+        return False
 
 
 def parse(conninfo: str) -> Iterable[pq.ConninfoOption]:
     """Return libpq's reading of a key/value string or URI."""
-    return pq.Conninfo.parse(conninfo.encode())
+    text = conninfo.encode()
+    if b"\0" in text:
+        raise UnicodeError("a NUL")
+    return pq.Conninfo.parse(text)
 
 
 def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -101,7 +119,8 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
         paths.append(f"{folder}/pg_service.conf")
     for path in paths:
         try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
+            # Bytes: to libpq a lone carriage return ends no line.
+            lines = Path(path).read_bytes().decode().split("\n")
         except (FileNotFoundError, NotADirectoryError):
             if path == named:
                 return {}, [f"the service file {named!r} (PGSERVICEFILE) does not exist"]

@@ -35,17 +35,33 @@ _ALIASES = {
 _PLACEHOLDER = re.compile(r"[{<]\s*your[ _-][^{}<>]*[}>]", re.IGNORECASE)
 
 
+# A user and password, if any, and then no more "@": elsewhere it is left from a password.
+_URI = re.compile(r"postgres(?:ql)?://([^/@]*@)?[^@?]*(\?.*)?", re.DOTALL)
+
+
 def unknown_keyword(name: str, known: Collection[str]) -> str:
     """Return the sentence for a keyword that neither libpq nor azpg knows."""
     return f"{name!r} is no keyword of libpq's or azpg's" + _suggestion(name, known)
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    right = _ALIASES.get(name.lower()) if name not in _OPTIONS else None
+    if name in _OPTIONS:
+        return f": it is an option of azpg's, which stands beside the conninfo ({name}=…)"
+    right = _ALIASES.get(name.lower())
     if right is None:
         close = difflib.get_close_matches(name.lower(), [*known, *_OPTIONS], n=1, cutoff=0.7)
         right = close[0] if close else None
     return f": write {right!r}" if right else ""
+
+
+def misread_uri(conninfo: str) -> str | None:
+    """Return the sentence for a URI of which libpq reads a piece of the password as the host."""
+    if not re.match("postgres(?:ql)?://", conninfo) or _URI.fullmatch(conninfo):
+        return None
+    return (
+        "the URI has an '@' or '/' that belongs to the user's name or the password: "
+        "percent-encode them there (@ is %40, / is %2F)"
+    )
 
 
 def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
@@ -59,7 +75,7 @@ def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
         return (
             f"this is a SQLAlchemy URL; libpq's begins with '{scheme[1]}://', without the '+driver'"
         )
-    if named := re.match(r'invalid (?:connection option|URI query parameter): ?"([^"]*)"', why):
+    if named := re.match(r'invalid (?:connection option|URI query parameter):? "([^"]*)"', why):
         return _named(named[1], conninfo, known)
     return (
         "conninfo cannot be read: it is neither keyword=value pairs nor a postgresql:// URI; in "
@@ -69,13 +85,17 @@ def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
 
 
 def _named(name: str, conninfo: str, known: Collection[str]) -> str:
-    # A password with a space and '=' in it is read as a keyword: name only what cannot be one.
-    if _suggestion(name, known) or "pass" not in conninfo.lower():
+    # A piece of a password may be read as a keyword: name only what cannot be one.
+    secret = "pass" in conninfo.lower() or re.search("://.*:.*@", conninfo, re.DOTALL)
+    if _suggestion(name, known) or not secret:
         return unknown_keyword(name, known)
     return (
         "conninfo has a word before '=' or '&' that is no keyword of libpq's; if it is part of "
         "a password, put the password in single quotes (in a URI: percent-encode it)"
     )
+
+
+_FORM = "host=… port=… dbname=… user=…"
 
 
 def _from_ado_net(text: str) -> str:
@@ -88,7 +108,9 @@ def _from_jdbc(text: str) -> str:
         url = urlsplit(text[len("jdbc:") :])
         port = str(url.port or "")
     except ValueError:
-        return "host=… port=… dbname=… user=…"
+        return _FORM
+    if "@" in url.netloc + url.path:  # JDBC has no user and password there
+        return _FORM
     return _pairs(
         [
             ("host", url.hostname or ""),
@@ -102,16 +124,15 @@ def _from_jdbc(text: str) -> str:
 def _pairs(said: Iterable[tuple[str, str]]) -> str:
     shown = {"host", "port", "dbname", "user", "password", "sslmode"}
     values = {_ALIASES.get(name, name): value for name, value in said if value}
-    values |= {name: "…" for name in ("password", "sslmode") if name in values}
-    if "sslmode" in values:
-        values["sslmode"] = "verify-full"
-    return " ".join(f"{name}={_quoted(v)}" for name, v in values.items() if name in shown)
+    values |= {"sslmode": "verify-full"} if "sslmode" in values else {}
+    return " ".join(
+        f"{n}={'…' if n == 'password' else _known(v)}" for n, v in values.items() if n in shown
+    )
 
 
-def _quoted(value: str) -> str:
-    if re.fullmatch(r"[^\s'\\]+", value):
-        return value
-    return "'" + re.sub(r"([\\'])", r"\\\1", value) + "'"
+def _known(value: str) -> str:
+    # What is no plain word may be cut out of a password that was not what it looked like.
+    return value if re.fullmatch(r"[\w.,:@#-]+", value) else "…"
 
 
 def placeholder(value: str) -> str | None:

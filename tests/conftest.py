@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest_plugins = ("fix_api", "fix_servers")
+pytest_plugins = (
+    "fix_api",
+    "fix_conninfo",
+    "fix_credentials",
+    "fix_hostile",
+    "fix_servers",
+    "fix_sources",
+    "fix_tunnel",
+)
 
 
-def pytest_report_header() -> list[str]:
-    """Name the drivers in use."""
-    return [f"psycopg {psycopg.__version__}, libpq {psycopg.pq.version()}"]
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skipped a test: whatever a test needs has to be there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True)
