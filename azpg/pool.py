@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,10 +10,10 @@ import psycopg_pool
 from psycopg.rows import Row
 from psycopg_pool import PoolTimeout
 
-from . import _diagnose, _sources
 from ._call import Call
+from ._pool import Causes, guarded, guarded_async, hide_conninfo, hide_kwargs, without_retry
 from .connection import UNSET, AsyncConnection, Connection
-from .errors import ConfigError, ConnectError, clean
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -50,67 +49,7 @@ if not hasattr(psycopg_pool.ConnectionPool, "_resolve_kwargs"):
     raise ImportError("azpg needs psycopg_pool 3.3 or newer: pip install -U psycopg-pool")
 
 
-class _Hidden:
-    """Give a value that holds a password when called, and show it in no repr."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __call__(self) -> Any:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "<hidden, as it holds a password>"
-
-
-def _hide_conninfo(conninfo: object) -> Any:
-    if not isinstance(conninfo, str):
-        return conninfo
-    secrets = {name.encode() for name in _sources.libpq().secrets}
-    try:
-        secret = any(o.val and o.keyword in secrets for o in _sources.parse(conninfo))
-    except (psycopg.Error, UnicodeError):
-        secret = True
-    return _Hidden(conninfo) if secret else conninfo
-
-
-def _hide_kwargs(kwargs: object) -> Any:
-    if not isinstance(kwargs, dict):
-        return kwargs
-    secret = any(isinstance(kwargs.get(name), str) for name in _sources.libpq().secrets)
-    return _Hidden(kwargs) if secret else kwargs
-
-
-class _Causes:
-    """What a pool remembers of its failed connects. It waits for nothing and locks nothing."""
-
-    _failure: Exception | None = None
-
-    def _remember(self, failure: Exception | None) -> None:
-        # Its frames hold the pool's own options: they do not live as long as the pool.
-        self._failure = None if failure is None else failure.with_traceback(None)
-
-    def _final(self) -> psycopg.Error | None:
-        """Return the failure that no further try can mend, as an exception of its own."""
-        failure = self._failure
-        if isinstance(failure, ConfigError) or (
-            isinstance(failure, ConnectError) and failure.kind not in _diagnose.TRANSIENT
-        ):
-            return clean(copy.copy(failure))
-        return None
-
-    def _explained(self, timeout: PoolTimeout) -> PoolTimeout:
-        """Return a pool's timeout with the reason why no connection could be made, if any."""
-        if self._failure is None:
-            return timeout.with_traceback(None)
-        explained = PoolTimeout(f"{timeout}; the last connection failed: {self._failure}")
-        explained.__cause__ = self._failure
-        return explained
-
-
-class ConnectionPool(_Causes, psycopg_pool.ConnectionPool[CT]):
+class ConnectionPool(Causes, psycopg_pool.ConnectionPool[CT]):
     """A psycopg_pool pool of azpg's connections: each new one signs in freshly.
 
     It takes what its parent takes, in the same way. `wait()` and `open(wait=True)` raise what kept
@@ -142,13 +81,13 @@ class ConnectionPool(_Causes, psycopg_pool.ConnectionPool[CT]):
         num_workers: int = 3,
     ) -> None:
         super().__init__(
-            _hide_conninfo(conninfo),
+            hide_conninfo(conninfo),
             connection_class=connection_class,
-            kwargs=_hide_kwargs(kwargs),
+            kwargs=hide_kwargs(kwargs),
             min_size=min_size,
             max_size=max_size,
             open=open,
-            configure=configure,
+            configure=guarded(configure),
             check=check,
             reset=reset,
             name=name,
@@ -196,10 +135,10 @@ class ConnectionPool(_Causes, psycopg_pool.ConnectionPool[CT]):
                     self._pool_full_event.set()  # nothing is left to wait for
 
     def _resolve_kwargs(self) -> dict[str, Any]:
-        return _without_retry(self.connection_class, super()._resolve_kwargs())
+        return without_retry(self.connection_class, super()._resolve_kwargs())
 
 
-class AsyncConnectionPool(_Causes, psycopg_pool.AsyncConnectionPool[ACT]):
+class AsyncConnectionPool(Causes, psycopg_pool.AsyncConnectionPool[ACT]):
     """A psycopg_pool pool of azpg's async connections: each new one signs in freshly.
 
     It takes what its parent takes, in the same way. `wait()` and `open(wait=True)` raise what kept
@@ -234,13 +173,13 @@ class AsyncConnectionPool(_Causes, psycopg_pool.AsyncConnectionPool[ACT]):
         num_workers: int = 3,
     ) -> None:
         super().__init__(
-            _hide_conninfo(conninfo),
+            hide_conninfo(conninfo),
             connection_class=connection_class,
-            kwargs=_hide_kwargs(kwargs),
+            kwargs=hide_kwargs(kwargs),
             min_size=min_size,
             max_size=max_size,
             open=open,
-            configure=configure,
+            configure=guarded_async(configure),
             check=check,
             reset=reset,
             name=name,
@@ -255,8 +194,7 @@ class AsyncConnectionPool(_Causes, psycopg_pool.AsyncConnectionPool[ACT]):
         )
 
     async def __aenter__(self) -> Self:
-        if self._awaits_connections:
-            await self.open(wait=True, timeout=self.timeout)
+        await self._awaited()
         return await super().__aenter__()
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -264,7 +202,11 @@ class AsyncConnectionPool(_Causes, psycopg_pool.AsyncConnectionPool[ACT]):
 
     async def _awaited(self) -> Self:
         if self._awaits_connections:
-            await self.open(wait=True, timeout=self.timeout)
+            try:
+                await self.open(wait=True, timeout=self.timeout)
+            except BaseException:
+                await self.close()  # who is cancelled here never holds the pool
+                raise
         return self
 
     async def wait(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # the parent's name
@@ -303,14 +245,7 @@ class AsyncConnectionPool(_Causes, psycopg_pool.AsyncConnectionPool[ACT]):
                     self._pool_full_event.set()
 
     async def _resolve_kwargs(self) -> dict[str, Any]:
-        return _without_retry(self.connection_class, await super()._resolve_kwargs())
-
-
-def _without_retry(connection_class: type, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of a connect inside a pool, whose own loop is the retry."""
-    if issubclass(connection_class, Connection | AsyncConnection):
-        return {"retry_timeout": 0.0, **kwargs}
-    return kwargs
+        return without_retry(self.connection_class, await super()._resolve_kwargs())
 
 
 def create_pool(
@@ -431,6 +366,7 @@ def create_pool_async(
 
 
 _POOL_OPTIONS = frozenset(inspect.signature(psycopg_pool.ConnectionPool).parameters) - {"kwargs"}
+_JUDGED = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
 
 
 def _options(given: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
@@ -450,9 +386,6 @@ def _options(given: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
     pool = {name: value for name, value in given.items() if name in _POOL_OPTIONS}
     del pool["open"]
     return pool | {"kwargs": {k: v for k, v in connection.items() if v is not UNSET} | keywords}
-
-
-_JUDGED = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
 
 
 def _open(pool: ConnectionPool[Any], timeout: float) -> psycopg.Error | None:

@@ -1,0 +1,328 @@
+"""Pools: fresh sign-ins, what opening waits for, and what it raises."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import psycopg_pool
+import pytest
+
+import azpg
+from azpg.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fix_api import Api
+    from fix_credentials import Credentials
+    from fix_servers import Postgres
+    from fix_tunnel import Tunnel
+
+WHO = "select current_user"
+
+
+@pytest.fixture(scope="module")
+def tokens_may_die() -> Iterator[Emulator]:
+    """Run an emulator whose tokens can be expired without a loss to other tests."""
+    with Emulator(pgbouncer=False) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def mortal(tokens_may_die: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Export what leads to it."""
+    for name, value in tokens_may_die.env.items():
+        monkeypatch.setenv(name, value)
+    return tokens_may_die
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition that other threads bring about."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def idle(pool: Any) -> int:
+    """Return how many connections wait in a pool."""
+    available: int = pool.get_stats()["pool_available"]
+    return available
+
+
+def make(api: Api, *args: Any, **options: Any) -> Any:
+    """Construct the API's pool class itself, not open; the async one on the API's loop."""
+
+    async def construct() -> Any:
+        return api.pool_class(*args, open=False, **options)
+
+    if api.kind == "sync":
+        return api.pool_class(*args, open=False, **options)
+    return api.run(construct())
+
+
+# Signing in
+
+
+def test_a_pool_signs_in_with_tokens(api: Api, azure: Emulator) -> None:
+    """create_pool() takes connect()'s options and returns once `min_size` connections are made."""
+    with api.pool(server="myserver", min_size=3) as pool:
+        assert idle(pool) == 3
+        assert api.row_of_pool(pool, WHO) == ("myapp",)
+        assert isinstance(pool, psycopg_pool.ConnectionPool | psycopg_pool.AsyncConnectionPool)
+
+
+def test_a_pool_goes_through_pgbouncer(api: Api, azure: Emulator) -> None:
+    """The pool's connections have the port and the threshold that connect() would give them."""
+    with api.pool(server="myserver", pgbouncer=True, min_size=1) as pool:
+        conn = api.run(pool.getconn())
+        assert conn.info.port == 6432
+        assert conn.prepare_threshold is None
+        api.run(pool.putconn(conn))
+
+
+def test_every_new_connection_asks_the_callback(api: Api, postgres: Postgres) -> None:
+    """A password callback is asked for each physical connection, those after a drain too."""
+    asked: list[str] = []
+
+    def ask() -> str:
+        asked.append("")
+        return postgres.password
+
+    with api.pool(**postgres.conninfo(password=api.callback(ask)), min_size=3) as pool:
+        assert len(asked) == 3
+        api.row_of_pool(pool, WHO)
+        assert len(asked) == 3
+        api.run(pool.drain())
+        until(lambda: idle(pool) == 3)
+        assert len(asked) == 6
+
+
+def test_a_pool_outlives_its_tokens(
+    api: Api, mortal: Emulator, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections made after the first token has died sign in with a new one, over and over."""
+    # Shorter than what azpg, and azure-identity, would hand out again
+    monkeypatch.setattr(mortal, "token_lifetime", 10.0)
+    before = mortal.counts
+    with api.pool(credential=credentials.managed_identity(), min_size=2) as pool:
+        for _ in range(3):
+            mortal.expire_tokens()
+            made = pool.get_stats()["connections_num"]
+            api.run(pool.drain())
+            until(lambda made=made: pool.get_stats()["connections_num"] == made + 2)  # type: ignore[misc]  # bound now
+            until(lambda: idle(pool) == 2)
+            assert api.row_of_pool(pool, WHO) == ("myapp",)
+        assert "connections_errors" not in pool.get_stats()
+    spent = mortal.counts - before
+    assert spent.sign_ins == 8
+    assert spent.refused_sign_ins == 0
+    assert spent.token_requests >= 4
+
+
+def test_connections_past_their_lifetime_are_made_anew(
+    api: Api, mortal: Emulator, credentials: Credentials
+) -> None:
+    """max_lifetime replaces connections one by one, each with a token valid by then."""
+    password = azpg.EntraPassword(credentials.of(mortal))
+    with api.pool(password=password, min_size=1, max_lifetime=0.001) as pool:
+        mortal.expire_tokens()
+        password.invalidate()
+        first = api.row_of_pool(pool, "select pg_backend_pid()")
+        until(lambda: idle(pool) == 1)
+        assert api.row_of_pool(pool, "select pg_backend_pid()") != first
+        assert password.stats().fetched == 2
+
+
+# Opening
+
+
+def test_open_false_connects_nothing(api: Api, azure: Emulator, credentials: Credentials) -> None:
+    """A pool made with open=False asks for no token and knows no server until it is opened."""
+    credential = credentials.of(azure)
+    before = azure.counts
+    with api.pool(credential=credential, min_size=1, open=False) as pool:
+        assert pool.closed
+        assert credential.calls == 0
+        assert (azure.counts - before).connections == 0
+        api.run(pool.open(wait=True))
+        assert api.row_of_pool(pool, WHO) == ("myapp",)
+
+
+def test_async_with_waits_for_connections(azure: Emulator) -> None:
+    """`async with create_pool_async()` is entered when `min_size` connections are made."""
+
+    async def main() -> int:
+        async with azpg.create_pool_async(min_size=2) as pool:
+            return idle(pool)
+
+    assert asyncio.run(main()) == 2
+
+
+def test_async_with_of_an_unopened_pool_does_not_wait(free_port: int) -> None:
+    """With open=False `async with` opens as psycopg_pool does, without waiting."""
+
+    async def main() -> int:
+        address = {"host": "db.example", "hostaddr": "127.0.0.1", "port": free_port}
+        pool = azpg.create_pool_async(**address, user="me", password="x", open=False)  # type: ignore[arg-type]  # one dict
+        assert (await pool).closed
+        async with pool:
+            return idle(pool)
+
+    assert asyncio.run(main()) == 0
+
+
+PERMANENT = [
+    ({"user": "nobody"}, {}, azpg.LoginError),
+    ({}, {"certificate": "expired"}, azpg.TLSError),
+    ({}, {"tls": "stripped"}, azpg.TLSError),
+    ({}, {"identity": 400}, azpg.CredentialError),
+    ({}, {"token": "expired"}, azpg.LoginError),
+]
+"""options of a pool, what is broken, and what no further try can mend"""
+
+
+@pytest.mark.parametrize(
+    ("options", "fault", "error"), PERMANENT, ids=["role", "cert", "tls", "credential", "token"]
+)
+def test_what_no_try_can_mend_surfaces_at_once(
+    api: Api,
+    azure: Emulator,
+    credentials: Credentials,
+    options: dict[str, Any],
+    fault: dict[str, Any],
+    error: type[azpg.ConnectError],
+) -> None:
+    """create_pool() raises the real error, long before its timeout, and leaves no thread."""
+    threads = set(threading.enumerate())
+    started = time.monotonic()
+    credential = credentials.managed_identity()
+    with azure.fault(**fault), pytest.raises(error):
+        api.open_pool(credential=credential, **options, min_size=2, timeout=60)
+    assert time.monotonic() - started < 10
+    if api.kind == "sync":
+        until(lambda: set(threading.enumerate()) <= threads)
+
+
+@pytest.mark.parametrize("way", ["open", "wait", "after the failure"])
+def test_the_classes_surface_it_too(api: Api, azure: Emulator, way: str) -> None:
+    """open(wait=True) and wait() of the pool classes raise the real error, and close the pool."""
+    pool = make(api, min_size=1, kwargs={"user": "nobody"})
+    api.run(pool.open())
+    if way == "after the failure":
+        until(lambda: pool.get_stats().get("connections_errors"))
+    with pytest.raises(azpg.LoginError, match="nobody"):
+        api.run(pool.open(wait=True) if way == "open" else pool.wait())
+    assert pool.closed
+
+
+def test_a_call_that_cannot_be_meant_makes_no_pool(api: Api) -> None:
+    """create_pool() judges its options before it makes anything, and lists every problem."""
+    threads = set(threading.enumerate())
+    with pytest.raises(azpg.ConfigError) as caught:
+        api.open_pool(sslmode="ful", databse="shop", open=False)
+    assert len(caught.value.problems) >= 2
+    assert set(threading.enumerate()) <= threads
+
+
+def test_a_pools_config_error_surfaces_from_the_classes(api: Api) -> None:
+    """A ConfigError of the pool class's own kwargs is raised by open(wait=True) at once."""
+    pool = make(api, "sslmode=ful", min_size=1)
+    started = time.monotonic()
+    with pytest.raises(azpg.ConfigError, match="sslmode"):
+        api.run(pool.open(wait=True))
+    assert time.monotonic() - started < 5
+
+
+def test_create_pool_async_judges_before_it_is_awaited() -> None:
+    """A wrong option of create_pool_async() is told where the pool is made."""
+    with pytest.raises(azpg.ConfigError, match="sslmode"):
+        azpg.create_pool_async(server="myserver", sslmode="ful")
+
+
+def test_retry_timeout_is_no_option_of_a_pool(api: Api) -> None:
+    """A pool tries again by itself: retry_timeout is refused with what to use."""
+    with pytest.raises(azpg.ConfigError, match="reconnect_timeout"):
+        api.open_pool(server="myserver", retry_timeout=5)
+
+
+def test_what_may_mend_itself_is_a_pool_timeout_with_its_cause(
+    api: Api, azure: Emulator, free_port: int
+) -> None:
+    """After `timeout` a PoolTimeout says in its text, and holds as its cause, why."""
+    started = time.monotonic()
+    with pytest.raises(psycopg_pool.PoolTimeout, match=r"[Cc]onnection refused") as caught:
+        api.open_pool(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=0.5)
+    assert 0.4 < time.monotonic() - started < 5
+    assert isinstance(caught.value.__cause__, azpg.UnreachableError)
+    assert caught.value.__cause__.kind == "refused"
+
+
+def test_a_server_that_comes_in_time_is_waited_for(
+    api: Api, azure: Emulator, free_port: int, dig: Callable[..., Tunnel]
+) -> None:
+    """A server that starts while the pool opens is connected to, by the pool's own retry."""
+    address = {"hostaddr": "127.0.0.1", "port": free_port}
+    pool = make(api, min_size=1, kwargs=address)
+    api.run(pool.open())
+    until(lambda: pool.get_stats().get("connections_errors"))
+    dig((azure.hostaddr, azure.port), ("127.0.0.1", free_port))
+    api.run(pool.wait(20))
+    assert idle(pool) == 1
+    api.run(pool.close())
+
+
+@pytest.mark.parametrize("permanent", [azpg.ConfigError("own"), azpg.LoginError("own", kind="x")])
+def test_what_configure_raises_is_not_permanent(
+    api: Api, azure: Emulator, permanent: psycopg.Error
+) -> None:
+    """An error of the caller's configure is no failed sign-in, whatever its class."""
+    calls: list[int] = []
+
+    def configure(conn: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise permanent
+
+    async def configure_async(conn: Any) -> None:
+        configure(conn)
+
+    function = configure if api.kind == "sync" else configure_async
+    with api.pool(min_size=1, configure=function) as pool:
+        assert idle(pool) == 1
+    assert len(calls) == 2
+
+
+def test_a_cancelled_async_with_leaves_no_task(free_port: int) -> None:
+    """Who is cancelled while `async with create_pool_async()` waits leaves nothing running."""
+    address: dict[str, Any] = {"host": "db.example", "hostaddr": "127.0.0.1", "port": free_port}
+
+    async def enter() -> None:
+        async with azpg.create_pool_async(**address, user="me", password="x"):
+            pass
+
+    async def wait() -> None:
+        await azpg.create_pool_async(**address, user="me", password="x")
+
+    async def main() -> None:
+        for way in (enter, wait):
+            task = asyncio.create_task(way())
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_no_thread_is_left_after_close(azure: Emulator) -> None:
+    """close() ends every thread that the pool and its tokens started."""
+    threads = set(threading.enumerate())
+    pool = azpg.create_pool(min_size=2)
+    pool.close()
+    until(lambda: set(threading.enumerate()) <= threads)
+    assert pool.closed
