@@ -170,7 +170,7 @@ class Call:
         if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
             self.error = clean(error)
             return
-        text = _diagnose.shown(str(error), self._answer.secret, *self._secrets.values())
+        text = self._shown(str(error))
         context = self._context()
         found = _diagnose.diagnose(text, context)
         pause = None
@@ -182,9 +182,21 @@ class Call:
         elif found.kind == "config":
             self.error = ConfigError(text)
         else:
-            self.error = found.error(
-                text, kind=found.kind, hint=found.hint, pgconn=_finished(error.pgconn)
-            )
+            pgconn = self._finished(error.pgconn)
+            self.error = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
+
+    def _shown(self, text: str) -> str:
+        return _diagnose.shown(text, self._answer.secret, *self._secrets.values())
+
+    def _finished(self, pgconn: PGconn | None) -> PGconn | None:
+        """Return a copy of a finished connection without its secrets."""
+        if not isinstance(pgconn, e.FinishedPGconn):
+            return None
+        secrets = {name.encode() for name in _sources.libpq().secrets}
+        info = [o._replace(val=None) if o.keyword in secrets else o for o in pgconn.info]
+        said = self._shown(pgconn.error_message.decode(errors="replace")).encode()
+        changed = dataclasses.replace(pgconn, password=b"", info=info, error_message=said)
+        return cast("PGconn", changed)
 
     def _context(self) -> _diagnose.Context:
         params = self.plan.params
@@ -302,12 +314,3 @@ def _look_up(host: str) -> list[str]:
         # In psycopg's own words, as psycopg looks up the hosts that need no other name
         raise psycopg.OperationalError(f"failed to resolve host {host!r}: {error}") from None
     return [str(address[0]) for *_, address in found]
-
-
-def _finished(pgconn: PGconn | None) -> PGconn | None:
-    """Return a copy of a finished connection without its secrets."""
-    if not isinstance(pgconn, e.FinishedPGconn):
-        return None
-    secrets = {name.encode() for name in _sources.libpq().secrets}
-    info = [o._replace(val=None) if o.keyword in secrets else o for o in pgconn.info]
-    return cast("PGconn", dataclasses.replace(pgconn, password=b"", info=info))

@@ -15,6 +15,7 @@ pytest_plugins = (
     "fix_conninfo",
     "fix_credentials",
     "fix_hostile",
+    "fix_leaks",
     "fix_servers",
     "fix_sources",
     "fix_tunnel",

@@ -1,0 +1,108 @@
+"""Look for a secret in all that a program may show, store or send of an error."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pickle
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What they refer to is the program itself, or is looked at as a frame.
+_STOP = (
+    types.ModuleType,
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.FrameType,
+    types.TracebackType,
+    types.CodeType,
+)
+_MOST = 200_000
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def _frames(error: BaseException) -> Iterator[types.FrameType]:
+    """Yield the frames of azpg and of psycopg behind an error."""
+    for each in _chain(error):
+        traceback = each.__traceback__
+        while traceback is not None:
+            path = traceback.tb_frame.f_code.co_filename
+            if "/azpg/" in path or "/psycopg" in path:
+                yield traceback.tb_frame
+            traceback = traceback.tb_next
+
+
+def _objects(roots: list[Any], spared: tuple[Any, ...]) -> Iterator[Any]:
+    """Yield what can be reached from the roots, without going through the program itself."""
+    seen = {id(each) for each in spared}
+    waiting = list(roots)
+    while waiting and len(seen) < _MOST:
+        each = waiting.pop()
+        if id(each) not in seen and not isinstance(each, _STOP):
+            seen.add(id(each))
+            yield each
+            waiting += gc.get_referents(each)
+    assert len(seen) < _MOST
+
+
+def _holds(value: Any, secret: str) -> bool:
+    if isinstance(value, str):
+        return secret in value
+    return isinstance(value, bytes | bytearray) and secret.encode() in value
+
+
+class Leaks:
+    """Everything of one test that a secret may leak through."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def none_in_logs(self, secret: str) -> None:
+        """Check every record of every logger, at DEBUG."""
+        for record in self._caplog.records:
+            shown = f"{record.getMessage()} {record.args!r} {record.exc_text} {vars(record)!r}"
+            assert secret not in shown, record.name
+
+    def none_shown(self, error: BaseException, secret: str) -> None:
+        """Check what is printed or reported: texts, reprs of frames' locals, pickles, logs."""
+        self.none_in_logs(secret)
+        for each in _chain(error):
+            assert secret not in f"{each} {each!r} {each.args!r} {vars(each)!r}"
+            assert secret.encode() not in pickle.dumps(each)
+        for frame in _frames(error):
+            for name, value in frame.f_locals.items():
+                assert secret not in repr(value), (frame.f_code.co_qualname, name)
+
+    def none_held(self, error: BaseException, secret: str, *spared: Any) -> None:
+        """Check also what is reached from an error, its pgconn and its frames by any reference.
+
+        `spared` are the caller's own objects, such as the credential.
+        """
+        self.none_shown(error, secret)
+        roots: list[Any] = list(_chain(error))
+        roots += [value for frame in _frames(error) for value in frame.f_locals.values()]
+        for each in _objects(roots, spared):
+            assert not _holds(each, secret), type(each)
+
+
+@pytest.fixture
+def leaks(caplog: pytest.LogCaptureFixture) -> Leaks:
+    """Record every logger at DEBUG, and look for secrets."""
+    caplog.set_level(logging.DEBUG)
+    return Leaks(caplog)

@@ -1,0 +1,276 @@
+"""No token and no password leaks: after success, after each failure, after an interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg_pool
+import pytest
+
+import azpg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_api import Api
+    from fix_credentials import Credentials, WithGetToken
+    from fix_hostile import Certificates, Hostile, Peer, Script
+    from fix_leaks import Leaks
+    from fix_servers import Postgres
+
+    from azpg.emulator import Emulator
+
+
+class Tokens:
+    """A credential whose tokens are the emulator's, and remembered."""
+
+    def __init__(self, emulator: Emulator, make: Callable[..., WithGetToken]) -> None:
+        self.given: list[str] = []
+        self._emulator = emulator
+        self.credential = make(self._give)
+
+    def _give(self) -> str:
+        self.given.append(self._emulator.token())
+        return self.given[-1]
+
+
+@pytest.fixture
+def tokens(azure: Emulator, credentials: Credentials) -> Tokens:
+    """Make a credential whose tokens are known."""
+    return Tokens(azure, credentials.with_get_token)
+
+
+@pytest.mark.parametrize("pgbouncer", [False, True], ids=["postgres", "pgbouncer"])
+def test_nothing_is_logged_of_a_token(
+    api: Api, tokens: Tokens, leaks: Leaks, pgbouncer: bool
+) -> None:
+    """A successful sign-in logs no token, at any level of any logger."""
+    with api.connect(credential=tokens.credential, pgbouncer=pgbouncer) as conn:
+        api.row(conn, "select 1")
+        leaks.none_in_logs(tokens.given[0])
+        assert tokens.given[0] not in repr(conn) + conn.info.dsn
+
+
+def test_nothing_is_logged_by_azure_identity(
+    api: Api, azure: Emulator, credentials: Credentials, leaks: Leaks
+) -> None:
+    """The real azure-identity at DEBUG logs no token that azpg asked it for."""
+    password = azpg.EntraPassword(credentials.managed_identity())
+    with api.connect(password=password):
+        leaks.none_in_logs(password())
+
+
+def test_nothing_is_logged_of_a_password(api: Api, postgres: Postgres, leaks: Leaks) -> None:
+    """A password's sign-in, over a pool too, logs none of it."""
+    with api.connect(**postgres.conninfo()), api.pool(**postgres.conninfo(), min_size=1):
+        leaks.none_in_logs(postgres.password)
+
+
+FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "role": ({"user": "nobody"}, {}),
+    "database": ({"dbname": "nothing"}, {}),
+    "certificate": ({}, {"certificate": "expired"}),
+    "stripped": ({}, {"tls": "stripped"}),
+    "expired": ({}, {"token": "expired"}),
+    "malformed": ({"user": "myapp"}, {"token": "malformed"}),
+    "refused": ({"port": 1, "retry_timeout": 0}, {}),
+    "retried": ({"port": 1, "retry_timeout": 0.1}, {}),
+    "hosts": ({"host": "a.postgres.database.azure.com", "hostaddr": "127.0.0.1", "port": 1}, {}),
+    "sslrootcert": ({"sslrootcert": "/nothing"}, {}),
+    "libpq": ({"keepalives_idle": "soon"}, {}),
+}
+
+
+@pytest.mark.parametrize(("options", "fault"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_holds_no_token(
+    api: Api,
+    azure: Emulator,
+    tokens: Tokens,
+    leaks: Leaks,
+    options: dict[str, Any],
+    fault: dict[str, Any],
+) -> None:
+    """Whatever goes wrong: text, repr, pgconn, causes, frames and pickle are free of the token."""
+    with azure.fault(**fault), pytest.raises((azpg.ConnectError, azpg.ConfigError)) as caught:
+        api.open(**{"retry_timeout": 0, **options}, credential=tokens.credential)
+    gc.collect()
+    for token in tokens.given:
+        leaks.none_held(caught.value, token, tokens.credential)
+    assert len(tokens.given) == 1
+
+
+@pytest.mark.parametrize("where", ["keyword", "conninfo", "uri", "environment", "callback"])
+def test_a_refused_password_is_in_no_error(
+    api: Api, postgres: Postgres, leaks: Leaks, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong password of any source is in nothing of the error."""
+    secret = "hunter2hunter2"
+    keywords = postgres.conninfo()
+    del keywords["password"]
+    conninfo = {"conninfo": f"password={secret}", "uri": f"postgresql://app:{secret}@/"}
+    if where == "environment":
+        monkeypatch.setenv("PGPASSWORD", secret)
+    elif where == "callback":
+        keywords["password"] = api.callback(lambda: "hunter2" * 2)
+    elif where == "keyword":
+        keywords["password"] = secret
+    with pytest.raises(azpg.LoginError) as caught:
+        api.open(conninfo.get(where, ""), **keywords)
+    leaks.none_held(caught.value, secret)
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "password=hunter2hunter2 sslmode=ful",
+        "password='hunter2hunter2",
+        "postgresql://me:hunter2hunter2@x:y:z/",
+        "Server=x;Password=hunter2hunter2;",
+        "jdbc:postgresql://x/db?password=hunter2hunter2",
+        "host=x password=hunter2hunter2 colour=red",
+    ],
+    ids=["sslmode", "quote", "uri", "ado", "jdbc", "keyword"],
+)
+def test_a_config_error_quotes_no_password(api: Api, leaks: Leaks, conninfo: str) -> None:
+    """A string that cannot be read, or meant, is told without the password in it."""
+    with pytest.raises(azpg.ConfigError) as caught:
+        api.open(conninfo)
+    leaks.none_held(caught.value, "hunter2hunter2")
+    with pytest.raises(azpg.ConfigError) as caught:
+        api.open_pool(conninfo)
+    leaks.none_held(caught.value, "hunter2hunter2")
+
+
+def test_a_secret_thrown_back_is_masked(
+    api: Api,
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    leaks: Leaks,
+) -> None:
+    """A server that repeats the token in its refusal has it cut out, everywhere."""
+
+    def echo(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        peer.ask(3)
+        _, password = peer.message()
+        peer.refuse(f"password authentication failed: {password[:-1].decode()}")
+
+    credential = credentials.with_get_token()
+    server = hostile(echo)
+    with pytest.raises(azpg.LoginError) as caught:
+        api.open(
+            **server.address(), user="me", credential=credential, sslrootcert=certificates.root
+        )
+    assert credentials.secret.encode() in server.decrypted
+    leaks.none_held(caught.value, credentials.secret, credential)
+
+
+def test_a_callbacks_error_holds_no_frames(api: Api, postgres: Postgres, leaks: Leaks) -> None:
+    """What a callback had in hand when it raised is not behind the error."""
+
+    def ask() -> str:
+        password = "hunter2" * 2
+        raise ValueError(len(password))
+
+    with pytest.raises(azpg.CredentialError) as caught:
+        api.open(**postgres.conninfo(password=api.callback(ask)))
+    leaks.none_held(caught.value, "hunter2hunter2")
+    assert caught.value.__context__ is None
+
+
+def test_an_interrupt_holds_no_token(
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    leaks: Leaks,
+) -> None:
+    """Ctrl-C in the middle of a sign-in leaves no token in the frames behind."""
+
+    def interrupt(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        peer.ask(3)
+        peer.message()
+        signal.raise_signal(signal.SIGINT)
+        peer.read_all()
+
+    credential = credentials.with_get_token()
+    address = hostile(interrupt).address()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        azpg.connect(**address, user="me", credential=credential, sslrootcert=certificates.root)
+    leaks.none_held(caught.value, credentials.secret, credential)
+
+
+@pytest.mark.parametrize("secret", ["token", "password"])
+def test_a_cancelled_connect_holds_no_token(
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    leaks: Leaks,
+    secret: str,
+) -> None:
+    """A task cancelled in the middle of a sign-in leaves no token in the frames behind."""
+    signed_in = threading.Event()
+
+    def stall(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        peer.ask(3)
+        peer.message()
+        signed_in.set()
+        peer.read_all()
+
+    credential = credentials.with_get_token()
+    options = {**hostile(stall).address(), "user": "me", "sslrootcert": certificates.root}
+    options |= {"credential": credential} if secret == "token" else {"password": credentials.secret}
+
+    async def main() -> BaseException:
+        task = asyncio.create_task(azpg.connect_async(**options))
+        await asyncio.to_thread(signed_in.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        return caught.value
+
+    leaks.none_held(asyncio.run(main()), credentials.secret, credential, options)
+
+
+# Pools
+
+
+@pytest.mark.parametrize("secret", ["token", "password"])
+def test_a_pool_that_cannot_open_shows_nothing(
+    api: Api, postgres: Postgres, tokens: Tokens, leaks: Leaks, secret: str
+) -> None:
+    """The error of create_pool(), and the logs of its tries, are free of the secret."""
+    if secret == "password":
+        options = postgres.conninfo(password="hunter2hunter2", min_size=1)
+    else:
+        options = {"credential": tokens.credential, "user": "nobody", "min_size": 1}
+    with pytest.raises(azpg.LoginError) as caught:
+        api.open_pool(**options)
+    leaks.none_shown(caught.value, (*tokens.given, "hunter2hunter2")[0])
+
+
+def test_a_pools_timeout_shows_nothing(
+    api: Api, postgres: Postgres, free_port: int, leaks: Leaks
+) -> None:
+    """A PoolTimeout and its cause are free of the password."""
+    options = postgres.conninfo(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=0.2)
+    with pytest.raises(psycopg_pool.PoolTimeout) as caught:
+        api.open_pool(**options)
+    assert caught.value.__cause__ is not None
+    leaks.none_shown(caught.value, postgres.password)
+
+
+def test_a_pool_in_use_shows_nothing(api: Api, tokens: Tokens, leaks: Leaks) -> None:
+    """What a pool shows of itself once it has signed in holds no token."""
+    with api.pool(credential=tokens.credential, min_size=1) as pool:
+        assert tokens.given[0] not in repr(pool) + repr(vars(pool))
+        leaks.none_in_logs(tokens.given[0])
