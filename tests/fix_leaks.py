@@ -104,5 +104,6 @@ class Leaks:
 @pytest.fixture
 def leaks(caplog: pytest.LogCaptureFixture) -> Leaks:
     """Record every logger at DEBUG, and look for secrets."""
-    caplog.set_level(logging.DEBUG)
+    for name in (None, "azpg", "azure", "msal", "psycopg", "psycopg.pool"):
+        caplog.set_level(logging.DEBUG, logger=name)
     return Leaks(caplog)
