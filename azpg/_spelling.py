@@ -86,7 +86,7 @@ def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
 
 def _named(name: str, conninfo: str, known: Collection[str]) -> str:
     # A piece of a password may be read as a keyword: name only what cannot be one.
-    secret = "pass" in conninfo.lower() or re.search("://.*:.*@", conninfo, re.DOTALL)
+    secret = "pass" in conninfo.lower() or re.search("://.*@", conninfo, re.DOTALL)
     if _suggestion(name, known) or not secret:
         return unknown_keyword(name, known)
     return (
