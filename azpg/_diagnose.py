@@ -61,8 +61,8 @@ _TABLE = (
     _row(
         "config",
         ConnectError,
-        r"^(connection to server[^\n]*: )?(invalid \S+ value|invalid integer value|weak sslmode|"
-        r"parameter .* must be|could not match)",
+        r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
+        r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
         "",
     ),
     # The sign-in
@@ -182,7 +182,7 @@ _TABLE = (
     _row(
         "tls",
         TLSError,
-        r"SSL error|tlsv1 alert|wrong version number|unsupported protocol",
+        r"SSL error(?!: unexpected eof)|tlsv1 alert|wrong version number|unsupported protocol",
         "no TLS connection could be made: check that {host}:{port} is the PostgreSQL server",
     ),
     # Busy, starting, going down
@@ -198,7 +198,7 @@ _TABLE = (
         "starting",
         ConnectError,
         r"database system is (starting up|shutting down|in recovery|not (yet )?accepting)|"
-        r"administrator command|server shutting down|the server is down|"
+        r"administrator command|crash of another server process|server shutting down|"
         r"server login (has been|failed)|query_wait_timeout|client_login_timeout|pgbouncer error",
         "the server is restarting or failing over, which takes up to two minutes",
         transient=True,
@@ -286,9 +286,8 @@ def _hint(template: str, context: Context) -> str:
 
 def shown(text: str, *secrets: str | None) -> str:
     """Return a server's text fit to print: no control characters, no secret thrown back."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "…")
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "…")
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
 
 
