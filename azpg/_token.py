@@ -45,7 +45,7 @@ def claims(text: str) -> Claims:
     try:
         body = text.split(".")[1]
         read = json.loads(a2b_base64(body.translate(_URL_SAFE) + "=" * (-len(body) % 4)))
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
 

@@ -1,0 +1,111 @@
+"""The tree of errors: azpg's and psycopg's in one."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import psycopg
+import pytest
+
+import azpg
+from azpg import errors
+
+CONNECT = [
+    azpg.ConnectError,
+    azpg.CredentialError,
+    azpg.LoginError,
+    azpg.TLSError,
+    azpg.UnreachableError,
+    azpg.ConnectTimeoutError,
+]
+COPIES = [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))]
+
+
+@pytest.mark.parametrize(
+    ("error", "parents"),
+    [
+        (azpg.ConnectError, (psycopg.OperationalError,)),
+        (azpg.CredentialError, (azpg.ConnectError,)),
+        (azpg.LoginError, (azpg.ConnectError,)),
+        (azpg.TLSError, (azpg.ConnectError,)),
+        (azpg.UnreachableError, (azpg.ConnectError,)),
+        (azpg.ConnectTimeoutError, (azpg.UnreachableError, psycopg.errors.ConnectionTimeout)),
+        (azpg.ConfigError, (psycopg.ProgrammingError, ValueError)),
+    ],
+)
+def test_the_tree_is_as_drawn(error: type[Exception], parents: tuple[type, ...]) -> None:
+    """Every error is a psycopg error too."""
+    assert error.__bases__ == parents
+    assert issubclass(error, psycopg.Error)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_an_errors_module_is_azpg(name: str) -> None:
+    """A traceback names what the user imports."""
+    error = getattr(azpg, name)
+    assert (error.__module__, error.__qualname__) == ("azpg", name)
+    assert f" {name} " in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("error", CONNECT)
+def test_existing_except_clauses_hold(error: type[azpg.ConnectError]) -> None:
+    """What catches psycopg.OperationalError catches a failed connect of azpg's."""
+    with pytest.raises(psycopg.OperationalError, match=r"\Ano\Z"):
+        raise error("no")
+
+
+def test_a_hint_ends_the_message() -> None:
+    """What happened, then what to type."""
+    assert (azpg.TLSError("no").kind, azpg.TLSError("no").hint) == ("unknown", "")
+    error = azpg.TLSError("no", kind="certificate", hint="do this")
+    assert str(error) == "no\nHINT: do this"
+    assert (error.kind, error.hint, error.pgconn) == ("certificate", "do this", None)
+
+
+def test_a_config_error_lists_its_problems() -> None:
+    """One in each line, and one by one."""
+    error = azpg.ConfigError(["a", "b"])
+    assert str(error) == "a\nb"
+    assert (error.problems, error.kind, error.hint) == (("a", "b"), "config", "")
+    assert azpg.ConfigError("a").problems == ("a",)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
+@pytest.mark.parametrize("error", CONNECT)
+def test_a_copy_keeps_kind_and_hint(copied: Any, error: type[azpg.ConnectError]) -> None:
+    """Copying and pickling, as process pools do, lose nothing and double nothing."""
+    made = copied(error("no", kind="k", hint="h"))
+    assert type(made) is error
+    assert (str(made), made.kind, made.hint) == ("no\nHINT: h", "k", "h")
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
+def test_a_copy_keeps_the_problems(copied: Any) -> None:
+    """One by one, as they were."""
+    made = copied(azpg.ConfigError(["a", "b"]))
+    assert (made.problems, str(made)) == (("a", "b"), "a\nb")
+
+
+def test_a_clean_error_has_no_past() -> None:
+    """The errors and frames behind it hold passwords."""
+
+    def fail() -> None:
+        try:
+            int("s3cret")
+        except ValueError as cause:
+            raise azpg.ConnectError("no") from cause
+
+    with pytest.raises(azpg.ConnectError) as caught:
+        fail()
+    error = errors.clean(caught.value)
+    assert error is caught.value
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert error.__traceback__ is None
+    assert error.__suppress_context__

@@ -1,0 +1,148 @@
+"""What a token says, and how long it may be used."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azpg import _token
+
+GROUP = "/subscriptions/0/resourcegroups/rg/providers/"
+
+
+def jwt(claims: object) -> str:
+    """Write a token with these claims, unsigned."""
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{body}.signature"
+
+
+@pytest.mark.parametrize(
+    ("claims", "user"),
+    [
+        ({"upn": "alice@contoso.com"}, "alice@contoso.com"),
+        ({"upn": "bob_example.com#EXT#@contoso.com"}, "bob_example.com#EXT#@contoso.com"),
+        ({"preferred_username": "alice@contoso.com"}, "alice@contoso.com"),
+        ({"unique_name": "alice@contoso.com"}, "alice@contoso.com"),
+        ({"unique_name": "c", "preferred_username": "b", "upn": "a"}, "a"),
+        ({"unique_name": "c", "preferred_username": "b"}, "b"),
+        ({"upn": "", "preferred_username": "b"}, "b"),
+        ({"upn": None, "unique_name": "c"}, "c"),
+        ({"upn": ["a"], "unique_name": "c"}, "c"),
+        (
+            {
+                "xms_mirid": GROUP
+                + "Microsoft.ManagedIdentity/userAssignedIdentities/myapp-identity"
+            },
+            "myapp-identity",
+        ),
+        ({"xms_mirid": GROUP + "Microsoft.Compute/virtualMachines/myvm"}, "myvm"),
+        ({"xms_mirid": GROUP + "Microsoft.Compute/virtualMachines/myvm/"}, "myvm"),
+        ({"xms_mirid": GROUP + "Microsoft.Web/sites/mysite"}, "mysite"),
+        ({"xms_mirid": GROUP + "Microsoft.Web/sites/myfunction"}, "myfunction"),
+        (
+            {"xms_mirid": GROUP + "Microsoft.Web/sites/mysite/slots/staging"},
+            "mysite/slots/staging",
+        ),
+        ({"xms_mirid": GROUP + "Microsoft.Web/sites/mysite", "upn": "alice"}, "alice"),
+        ({"xms_mirid": "garbage", "upn": "alice"}, "alice"),
+        ({"xms_mirid": 7, "unique_name": "alice"}, "alice"),
+        ({"xms_mirid": "garbage"}, None),
+        ({"xms_mirid": ""}, None),
+        ({"xms_mirid": "///"}, None),
+        ({"xms_mirid": 7}, None),
+        ({"appid": "an-id", "oid": "another"}, None),
+        ({}, None),
+    ],
+)
+def test_the_user_is_in_the_claims(claims: dict[str, Any], user: str | None) -> None:
+    """A person's name first, then a managed identity's resource; else nobody."""
+    assert _token.user(_token.claims(jwt(claims))) == user
+
+
+@pytest.mark.parametrize("text", ["a?>~", "ü" * 3, "x" * 41])
+def test_claims_are_read_in_jwts_own_alphabet(text: str) -> None:
+    """Base64 of URLs, without padding, of any length."""
+    assert _token.claims(jwt({"upn": text})) == {"upn": text}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "opaque",
+        ".",
+        "..",
+        "a.b",
+        "e30.!!!.x",
+        "e30.é.x",
+        jwt([1]),
+        jwt("x"),
+        jwt(None),
+        "e30." + base64.b64encode(b"\xff\xfe").decode() + ".x",
+        "e30." + base64.b64encode(b"[" * 100_000).decode() + ".x",
+        "e30." + base64.b64encode(b'{"a":' + b"1" * 5000 + b"}").decode() + ".x",
+    ],
+    ids=range(13),
+)
+def test_garbage_has_no_claims(text: str) -> None:
+    """A token that cannot be read names no user, and breaks nothing."""
+    assert _token.claims(text) == {}
+
+
+@given(st.text() | st.text(alphabet="abcXYZ019-_=.").map(lambda text: f"e30.{text}.x"))
+def test_any_text_is_read_or_not(text: str) -> None:
+    """Whatever a credential returns, reading it raises nothing."""
+    claims = _token.claims(text)
+    assert isinstance(claims, dict)
+    assert isinstance(_token.nameless(claims), str)
+
+
+def test_a_service_principal_is_told_by_its_ids() -> None:
+    """No name: the kind, appid and oid say whose token it is."""
+    assert _token.nameless({"appid": "an-id", "oid": "another"}) == (
+        "the token is a service principal's and holds no name (appid an-id, oid another)"
+    )
+    assert "a service principal's" in _token.nameless({"azp": "an-id"})
+
+
+def test_a_token_of_no_kind_is_told_too() -> None:
+    """Neither person nor service principal, or no JWT at all."""
+    assert _token.nameless({"oid": "x"}) == (
+        "the token is of no known kind and holds no name (oid x)"
+    )
+    assert _token.nameless({}) == "the token is no JWT that can be read, so it names no user"
+
+
+def test_a_token_is_handed_out_until_its_margin() -> None:
+    """A connect takes time: with less than the margin left a token is not handed out."""
+    token = _token.received("text", 1_000_600.0, now=50.0, wall=1_000_000.0)
+    last = 50.0 + 600.0 - _token.MARGIN
+    assert token.usable(50.0)
+    assert token.usable(last - 0.01)
+    assert not token.usable(last)
+    assert _token.MARGIN >= 15  # what a connect may take, by the connect_timeout filled in
+
+
+def test_a_token_that_comes_late_is_never_handed_out() -> None:
+    """With a life shorter than the margin, or none, it is not usable at all."""
+    assert not _token.received("text", 1_000_010.0, now=50.0, wall=1_000_000.0).usable(50.0)
+    assert not _token.received("text", 999_000.0, now=50.0, wall=1_000_000.0).usable(50.0)
+
+
+def test_a_clock_set_while_running_changes_nothing() -> None:
+    """The wall clock is read once: the monotonic one counts from there."""
+    one = _token.received("text", 1_003_600.0, now=50.0, wall=1_000_000.0)
+    two = _token.received("text", 1_003_600.0 + 86_400, now=50.0, wall=1_000_000.0 + 86_400)
+    assert one.dead_at == two.dead_at == 50.0 + 3600.0 - _token.MARGIN
+
+
+def test_a_tokens_text_is_in_no_repr() -> None:
+    """Its length and its end are enough to tell one from another."""
+    token = _token.received("s3cret", 1_000_600.0, now=50.0, wall=1_000_000.0)
+    assert repr(token) == "<Token of 6 characters, expires_on=1000600>"
+    assert "s3cret" not in f"{token} {[token]}"
