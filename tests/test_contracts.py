@@ -1,0 +1,265 @@
+"""What azpg leans on inside psycopg and psycopg_pool: one test for each private hook."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+import azpg
+
+if TYPE_CHECKING:
+    from fix_api import Api
+
+    from azpg.emulator import Emulator
+
+PAIRS = [
+    (azpg.Connection, psycopg.Connection),
+    (azpg.AsyncConnection, psycopg.AsyncConnection),
+    (azpg.ConnectionPool, psycopg_pool.ConnectionPool),
+    (azpg.AsyncConnectionPool, psycopg_pool.AsyncConnectionPool),
+]
+
+
+def parent(api: Api, kind: str) -> Any:
+    """Return the host library's own class for the API."""
+    return {
+        ("sync", "connection"): psycopg.Connection,
+        ("async", "connection"): psycopg.AsyncConnection,
+        ("sync", "pool"): psycopg_pool.ConnectionPool,
+        ("async", "pool"): psycopg_pool.AsyncConnectionPool,
+    }[api.kind, kind]
+
+
+def make_pool(api: Api, pool_class: Any, emulator: Emulator, **options: Any) -> Any:
+    """Open a pool of psycopg's own connections, on the API's loop."""
+    kwargs = {"user": "myapp", "dbname": "postgres", "password": emulator.token()}
+
+    async def construct() -> Any:
+        return pool_class(kwargs=kwargs, open=False, **options)
+
+    if api.kind == "sync":
+        return pool_class(kwargs=kwargs, open=False, **options)
+    return api.run(construct())
+
+
+def recording(base: Any, name: str, calls: list[Any], *, is_async: bool) -> Any:
+    """Return a subclass that records the arguments and the result of one method."""
+    method = getattr(base, name)
+    plain = inspect.getattr_static(base, name)
+
+    def record(args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        calls.append((args, kwargs, result))
+        return result
+
+    def sync_hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = method if isinstance(plain, classmethod) else method.__get__(self)
+        return record(args, kwargs, call(*args, **kwargs))
+
+    async def async_hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = method if isinstance(plain, classmethod) else method.__get__(self)
+        return record(args, kwargs, await call(*args, **kwargs))
+
+    hook: Any = async_hook if is_async else sync_hook
+    if isinstance(plain, classmethod):
+        hook = classmethod(hook)
+    return type("Recording", (base,), {name: hook})
+
+
+# psycopg
+
+
+def test_get_connection_params_is_called_once_with_all_there_is(api: Api, free_port: int) -> None:
+    """Of psycopg, a connect asks _get_connection_params once, however many hosts it then tries."""
+    calls: list[Any] = []
+    base = parent(api, "connection")
+    own = recording(base, "_get_connection_params", calls, is_async=api.kind == "async")
+    given = {"host": "127.0.0.1,127.0.0.1", "port": f"{free_port},{free_port}", "user": "me"}
+    with pytest.raises(psycopg.OperationalError, match="Multiple connection attempts"):
+        api.run(own.connect("", **given))
+    assert [(args, kwargs) for args, kwargs, _ in calls] == [(("",), given)]
+
+
+def test_get_connection_params_is_obeyed(api: Api, azure: Emulator) -> None:
+    """What _get_connection_params returns is what libpq is handed."""
+
+    class Base(parent(api, "connection")):  # type: ignore[misc]  # a class by parameter
+        pass
+
+    params = {"user": "myapp", "dbname": "postgres", "password": azure.token()}
+
+    def settled(cls: Any, conninfo: str, **kwargs: Any) -> Any:
+        return params
+
+    async def settled_async(cls: Any, conninfo: str, **kwargs: Any) -> Any:
+        return params
+
+    hook: Any = settled if api.kind == "sync" else settled_async
+    own: Any = type("Own", (Base,), {"_get_connection_params": classmethod(hook)})
+    conn = api.run(own.connect("user=somebody", port=1))
+    assert conn.info.user == "myapp"
+    api.run(conn.close())
+
+
+def test_a_finished_pgconn_is_a_dataclass_with_the_secret(api: Api, free_port: int) -> None:
+    """A failed connect's pgconn is a FinishedPGconn that holds the password in two places."""
+    with pytest.raises(psycopg.OperationalError) as caught:
+        api.run(
+            parent(api, "connection").connect(
+                host="127.0.0.1", port=free_port, user="me", password="hunter2"
+            )
+        )
+    pgconn = caught.value.pgconn
+    assert isinstance(pgconn, psycopg.errors.FinishedPGconn)
+    assert {"password", "info", "error_message"} <= {
+        field.name for field in dataclasses.fields(pgconn)
+    }
+    assert pgconn.password == b"hunter2"
+    assert b"hunter2" in [option.val for option in pgconn.info]
+    assert all(isinstance(option, pq.ConninfoOption) for option in pgconn.info)
+
+
+def test_a_dbname_is_not_expanded() -> None:
+    """On its way to libpq psycopg keeps a dbname that looks like a conninfo, or a URI, as a name."""
+    for name in ("host=evil.example sslmode=disable", "postgresql://evil.example/"):
+        assert conninfo_to_dict("", dbname=name) == {"dbname": name}
+        assert conninfo_to_dict(make_conninfo("", dbname=name)) == {"dbname": name}
+
+
+def test_psycopg_looks_up_hosts_in_words_of_its_own(api: Api) -> None:
+    """A name that does not resolve is told in the words that azpg uses for its own look-up."""
+    with pytest.raises(
+        psycopg.OperationalError, match=r"failed to resolve host 'no-such\.invalid'"
+    ):
+        api.run(parent(api, "connection").connect(host="no-such.invalid", user="me"))
+
+
+def test_libpq_marks_its_secrets() -> None:
+    """get_defaults() marks each password with a star, and names each keyword's variable."""
+    options = {option.keyword: option for option in pq.Conninfo.get_defaults()}
+    assert {name for name, option in options.items() if option.dispchar == b"*"} >= {
+        b"password",
+        b"sslpassword",
+    }
+    assert options[b"password"].envvar == b"PGPASSWORD"
+    assert options[b"host"].envvar == b"PGHOST"
+
+
+# Signatures
+
+
+@pytest.mark.parametrize(("own", "base"), PAIRS[2:], ids=["sync", "async"])
+def test_the_pools_take_what_their_parents_take(own: Any, base: Any) -> None:
+    """A new option of psycopg_pool is noticed here, and so is a changed default."""
+    ours, theirs = inspect.signature(own).parameters, inspect.signature(base).parameters
+    assert list(ours) == list(theirs)
+    for name, parameter in theirs.items():
+        assert ours[name].kind is parameter.kind, name
+        if name != "connection_class":
+            assert ours[name].default == parameter.default, name
+
+
+@pytest.mark.parametrize(("own", "base"), PAIRS[:2], ids=["sync", "async"])
+def test_the_connections_take_what_their_parents_take(own: Any, base: Any) -> None:
+    """connect() has psycopg's own parameters with its defaults, and azpg's beside them."""
+    ours = inspect.signature(own.connect).parameters
+    for name, parameter in inspect.signature(base.connect).parameters.items():
+        assert ours[name].kind is parameter.kind, name
+        if name != "prepare_threshold":
+            assert ours[name].default == parameter.default, name
+    assert inspect.signature(base.connect).parameters["prepare_threshold"].default == 5
+
+
+@pytest.mark.parametrize(("own", "base"), PAIRS, ids=lambda value: value.__qualname__)
+def test_overridden_methods_have_the_parents_parameters(own: Any, base: Any) -> None:
+    """Each hook that azpg overrides exists in the parent, with the same parameters."""
+    for name, value in vars(own).items():
+        if not callable(value) or name in ("__init__", "__await__", "_awaited"):
+            continue
+        ours, theirs = inspect.signature(value), inspect.signature(getattr(base, name))
+        assert list(ours.parameters) == list(theirs.parameters), name
+        assert inspect.iscoroutinefunction(value) == inspect.iscoroutinefunction(
+            getattr(base, name)
+        ), name
+
+
+# psycopg_pool
+
+
+def test_every_new_connection_goes_through_connect(api: Api, azure: Emulator) -> None:
+    """_connect() is called for each physical connection, and its result is what is pooled."""
+    calls: list[Any] = []
+    own = recording(parent(api, "pool"), "_connect", calls, is_async=api.kind == "async")
+    pool = make_pool(api, own, azure, min_size=2)
+    api.run(pool.open(wait=True))
+    assert len(calls) == 2
+    conn = api.run(pool.getconn())
+    assert conn in [result for _, _, result in calls]
+    api.run(pool.putconn(conn))
+    api.run(pool.close())
+
+
+def test_a_failed_connect_ends_in_add_connection(api: Api, azure: Emulator) -> None:
+    """_add_connection(attempt, growing) swallows a failure of _connect, and comes back later."""
+    calls: list[Any] = []
+    own = recording(parent(api, "pool"), "_add_connection", calls, is_async=api.kind == "async")
+
+    def fail(self: Any, *_: Any) -> Any:
+        raise psycopg.OperationalError("no")
+
+    async def fail_async(self: Any, *_: Any) -> Any:
+        raise psycopg.OperationalError("no")
+
+    own._connect = fail if api.kind == "sync" else fail_async
+    pool = make_pool(api, own, azure, min_size=1)
+    with pytest.raises(psycopg_pool.PoolTimeout, match="incomplete after"):
+        api.run(pool.open(wait=True, timeout=0.05))
+    (args, kwargs, result), *_ = calls
+    assert args == (None,)
+    assert kwargs == {"growing": False}
+    assert result is None
+
+
+def test_the_keywords_of_a_connect_are_resolved_for_each(api: Api, azure: Emulator) -> None:
+    """_resolve_kwargs() is called for each connect, and its result is handed over."""
+    calls: list[Any] = []
+    own = recording(parent(api, "pool"), "_resolve_kwargs", calls, is_async=api.kind == "async")
+    pool = make_pool(api, own, azure, min_size=2)
+    api.run(pool.open(wait=True))
+    assert [result for _, _, result in calls] == [pool.kwargs] * 2
+    api.run(pool.close())
+
+
+def test_the_full_event_ends_the_wait(api: Api, azure: Emulator) -> None:
+    """wait() returns when _pool_full_event is set, whether the pool is full or not."""
+    base = parent(api, "pool")
+
+    def give_up(self: Any, *_: Any) -> Any:
+        self._pool_full_event.set()
+        raise psycopg.OperationalError("no")
+
+    async def give_up_async(self: Any, *_: Any) -> Any:
+        give_up(self)
+
+    own: Any = type("Own", (base,), {})
+    own._connect = give_up if api.kind == "sync" else give_up_async
+    pool = make_pool(api, own, azure, min_size=1)
+    api.run(pool.open(wait=True, timeout=20))
+    assert pool._pool_full_event is None
+    assert pool.get_stats()["pool_available"] == 0
+    api.run(pool.close())
+
+
+def test_pools_have_a_lock_around_the_event(api: Api, azure: Emulator) -> None:
+    """_lock guards _pool_full_event: a context of the API's own kind."""
+    pool = make_pool(api, parent(api, "pool"), azure, min_size=1)
+    api.run(pool.open(wait=True))
+    assert hasattr(pool._lock, "__enter__" if api.kind == "sync" else "__aenter__")
+    assert pool._pool_full_event is None
+    api.run(pool.close())
