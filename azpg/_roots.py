@@ -45,16 +45,20 @@ def _certificates() -> Iterator[tuple[str, bytes]]:
     # Late: a process whose bundle is the caller's own never pays for them.
     from hashlib import sha256  # noqa: PLC0415
 
-    import certifi  # noqa: PLC0415
+    paths = [OWN]
+    with suppress(ImportError):
+        import certifi  # noqa: PLC0415
 
-    for path in (OWN, Path(certifi.where())):
+        paths.append(Path(certifi.where()))
+    for path in paths:
         try:
             text = path.read_text(encoding="ascii", errors="replace")
         except OSError:
             continue
         for part in text.split(_BEGIN)[1:]:
-            der = a2b_base64(part.partition(_END)[0])
-            yield sha256(der).hexdigest(), der
+            with suppress(ValueError):  # no base64: another file's trouble
+                der = a2b_base64(part.partition(_END)[0])
+                yield sha256(der).hexdigest(), der
 
 
 def _to_pem(der: bytes) -> bytes:
@@ -121,14 +125,14 @@ class Bundle:
         return path
 
     def _holds(self, path: str) -> bool:
-        try:
-            file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb")  # noqa: SIM115
-        except OSError:
-            return False
-        with file, suppress(OSError):
+        with suppress(OSError), open(path, "rb", opener=_open_no_link) as file:
             _check(os.fstat(file.fileno()), stat.S_ISREG)
             return file.read() == self.content
         return False
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _check(seen: os.stat_result, is_kind: Callable[[int], bool]) -> None:

@@ -1,0 +1,58 @@
+"""Certificates read without azpg's own code, and a bundle of the pinned roots."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+import azpg
+from azpg import _roots
+
+
+class Fingerprints(Protocol):
+    """Return the SHA-256 of each certificate in PEM text or a file of it."""
+
+    def __call__(self, pem: bytes | str | Path) -> list[str]:
+        """Read them in their order."""
+
+
+class HoldsTheRoots(Protocol):
+    """Tell whether a file holds Azure's roots, each once, and nothing else."""
+
+    def __call__(self, path: str) -> bool:
+        """Read it."""
+
+
+@pytest.fixture(scope="session")
+def fingerprints() -> Fingerprints:
+    """Return the SHA-256 of each certificate in PEM text or a file of it."""
+
+    def fingerprints(pem: bytes | str | Path) -> list[str]:
+        if isinstance(pem, Path):
+            pem = pem.read_bytes()
+        text = pem.decode() if isinstance(pem, bytes) else pem
+        found = re.findall("-----BEGIN CERTIF.*?-----END CERTIFICATE-----", text, re.DOTALL)
+        return [hashlib.sha256(ssl.PEM_cert_to_DER_cert(each)).hexdigest() for each in found]
+
+    return fingerprints
+
+
+@pytest.fixture(scope="session")
+def holds_the_roots(fingerprints: Fingerprints) -> HoldsTheRoots:
+    """Tell whether a file holds Azure's roots, each once, and nothing else."""
+
+    def holds_the_roots(path: str) -> bool:
+        return sorted(fingerprints(Path(path))) == sorted(azpg.AZURE_PUBLIC.roots)
+
+    return holds_the_roots
+
+
+@pytest.fixture
+def made() -> _roots.Bundle:
+    """Return a bundle that has not settled anywhere."""
+    return _roots.Bundle(_roots.pem(azpg.AZURE_PUBLIC.roots))

@@ -1,0 +1,163 @@
+"""The pinned roots: which certificates they are, and where they come from."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import sys
+from typing import TYPE_CHECKING
+
+import certifi
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from psycopg.conninfo import conninfo_to_dict
+
+import azpg
+from azpg import _roots
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fix_roots import Fingerprints, HoldsTheRoots
+
+# Microsoft's list: azure-certificate-authority-details.md in its azure-docs
+AZURE = {
+    "DigiCert Global Root CA": "4348a0e9444c78cb265e058d5e8944b4d84f9662bd26db257f8934a443c70161",
+    "DigiCert Global Root G2": "cb3ccbb76031e5e0138f8dd39a23f9de47ffc35e43c1144cea27d46a5ab1cb5f",
+    "DigiCert Global Root G3": "31ad6648f8104138c738f39ea4320133393e3a18cc02296ef97c2ac9ef6731d0",
+    "DigiCert TLS ECC P384 Root G5": (
+        "018e13f0772532cf809bd1b17281867283fc48c6e13be9c69812854a490c1b05"
+    ),
+    "DigiCert TLS RSA4096 Root G5": (
+        "371a00dc0533b3721a7eeb40e8419e70799d2b0a0f2c1d80693165f7cec4ad75"
+    ),
+    "Microsoft ECC Root Certificate Authority 2017": (
+        "358df39d764af9e1b766e9c972df352ee15cfac227af6ad1d70e8e4a6edcba02"
+    ),
+    "Microsoft RSA Root Certificate Authority 2017": (
+        "c741f70f4b2a8d88bf2e71c14122ef53ef10eba0cfa5e64cfa20f418853073e0"
+    ),
+}
+ROOTS = frozenset(AZURE.values())
+G1 = AZURE["DigiCert Global Root CA"]
+UNKNOWN = "ab" * 32
+
+
+# Which certificates
+
+
+def test_azpgs_own_file_is_microsofts_list() -> None:
+    """The seven, each under its name, and nothing else."""
+    own = x509.load_pem_x509_certificates(_roots.OWN.read_bytes())
+    names = {
+        str(each.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value): (
+            each.fingerprint(hashes.SHA256()).hex()
+        )
+        for each in own
+    }
+    assert names == AZURE
+    assert len(own) == 7
+
+
+def test_every_cloud_trusts_them() -> None:
+    """The table of the clouds is the same list."""
+    assert azpg.AZURE_PUBLIC.roots == ROOTS
+
+
+def test_the_bundle_is_the_pinned_and_nothing_else(fingerprints: Fingerprints) -> None:
+    """Each once, in PEM that OpenSSL reads."""
+    pem = _roots.pem(ROOTS)
+    assert sorted(fingerprints(pem)) == sorted(ROOTS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=pem.decode())
+    assert len(context.get_ca_certs()) == 7
+
+
+def test_what_libpq_is_handed_holds_the_roots(holds_the_roots: HoldsTheRoots) -> None:
+    """From azpg.conninfo() to the file."""
+    params = conninfo_to_dict(azpg.conninfo(server="myserver"))
+    assert holds_the_roots(str(params["sslrootcert"]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"\x00\xff" * 1000,
+        b"-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\n\xff\n-----END CERTIFICATE-----\n" * 2,
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE---",
+    ],
+)
+def test_without_certifis_file_all_roots_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: bytes | None,
+    fingerprints: Fingerprints,
+) -> None:
+    """Missing, empty or garbled: azpg's own certificates stand in."""
+    path = tmp_path / "cacert.pem"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(certifi, "where", lambda: str(path))
+    assert sorted(fingerprints(_roots.pem(ROOTS))) == sorted(ROOTS)
+
+
+def test_without_certifi_all_roots_are_there(
+    monkeypatch: pytest.MonkeyPatch, fingerprints: Fingerprints
+) -> None:
+    """A certifi that cannot be imported is none."""
+    monkeypatch.setitem(sys.modules, "certifi", None)
+    assert sorted(fingerprints(_roots.pem(ROOTS))) == sorted(ROOTS)
+
+
+@pytest.mark.parametrize("dropped", sorted(ROOTS))
+def test_a_root_that_certifi_drops_is_azpgs_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dropped: str, fingerprints: Fingerprints
+) -> None:
+    """As it did with the DigiCert Global Root CA, and will with G2."""
+    blocks = re.findall("-----BEGIN.*?-----END CERTIFICATE-----\n", certifi.contents(), re.DOTALL)
+    left = [block for block in blocks if fingerprints(block) != [dropped]]
+    (tmp_path / "cacert.pem").write_text("".join(left))
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "cacert.pem"))
+    assert sorted(fingerprints(_roots.pem(ROOTS))) == sorted(ROOTS)
+
+
+def test_certifis_certificates_serve_a_cloud_of_the_users_own(fingerprints: Fingerprints) -> None:
+    """A fingerprint that azpg does not hold is found in certifi: more roots without a release."""
+    other = next(name for name in fingerprints(certifi.contents()) if name not in ROOTS)
+    assert sorted(fingerprints(_roots.pem(ROOTS | {other}))) == sorted(ROOTS | {other})
+
+
+def test_azpgs_own_file_is_not_needed_for_what_certifi_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fingerprints: Fingerprints
+) -> None:
+    """Either of the two serves."""
+    monkeypatch.setattr(_roots, "OWN", tmp_path / "missing.pem")
+    some = ROOTS & set(fingerprints(certifi.contents()))
+    assert sorted(fingerprints(_roots.pem(frozenset(some)))) == sorted(some)
+
+
+def test_a_fingerprint_that_nobody_has_is_a_config_error() -> None:
+    """Every one is named; a bundle that lacks a root is never made."""
+    with pytest.raises(azpg.ConfigError) as caught:
+        _roots.pem(ROOTS | {UNKNOWN, "cd" * 32})
+    assert caught.value.problems == tuple(
+        f"no certificate with the SHA-256 {name} is in certifi or azpg"
+        for name in (UNKNOWN, "cd" * 32)
+    )
+
+
+def test_a_cloud_with_an_unknown_root_cannot_connect() -> None:
+    """The call says so, before a token is asked for or anything is reached."""
+    cloud = azpg.Cloud("own", (".pg.example.net",), "scope", "login", frozenset({UNKNOWN}))
+    with pytest.raises(azpg.ConfigError, match=UNKNOWN):
+        azpg.conninfo(host="a.pg.example.net", cloud=cloud)
+
+
+def test_there_is_one_bundle_for_a_set_of_roots() -> None:
+    """All connections of a process share its look."""
+    assert _roots.bundle(ROOTS) is _roots.bundle(frozenset(ROOTS))
+    assert _roots.bundle(ROOTS) is not _roots.bundle(frozenset({G1}))
