@@ -72,6 +72,9 @@ class Call:
     ) -> None:
         self._retry = Retry(retry_timeout, time.monotonic())
         self._answer = Answer()
+        if wrong := tuple(_mistyped(conninfo, server, client_id, cloud, retry_timeout)):
+            self.error = ConfigError(wrong)
+            return
         said, problems = _sources.merge(conninfo, keywords, os.environ)
         by = said["password"].by if "password" in said and said["password"].value else None
         secrets = _sources.libpq().secrets & said.keys()
@@ -210,6 +213,9 @@ class Call:
         )
 
 
+_UNSENDABLE = "a NUL, or characters that are no UTF-8"
+
+
 @cache
 def machine() -> _conninfo.Machine:
     """Return what the rules need to know of this machine."""
@@ -250,6 +256,21 @@ def _kind(password: object) -> Literal["text", "empty", "callback"] | None:
     return "text" if password else "empty"
 
 
+def _mistyped(
+    conninfo: object, server: object, client_id: object, cloud: object, retry_timeout: object
+) -> Iterator[str]:
+    """Say which of azpg's own options is of no type it can be read as."""
+    if not isinstance(conninfo, str):
+        yield f"conninfo is {type(conninfo).__name__}: pass text"
+    for name, value in (("server", server), ("client_id", client_id)):
+        if not isinstance(value, str | None):
+            yield f"{name} is {type(value).__name__}: pass text"
+    if not isinstance(cloud, Cloud | str | None):
+        yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
+    if not isinstance(retry_timeout, int | float):
+        yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
+
+
 def _misfits(credential: object, password: object, *, is_async: bool) -> Iterator[str]:
     """Say what is wrong with the objects themselves."""
     entra = isinstance(credential, _entra.EntraPassword)
@@ -267,6 +288,8 @@ def _misfits(credential: object, password: object, *, is_async: bool) -> Iterato
         )
     if not (password is None or isinstance(password, str) or callable(password)):
         yield f"password is {type(password).__name__}: pass text or a function that returns it"
+    elif isinstance(password, str) and not _sources.sendable(password):
+        yield f"password holds {_UNSENDABLE}, which libpq cannot be handed"
     elif not is_async and _is_async(password):
         yield "password is an async function: use connect_async(), or a plain function"
 
@@ -299,11 +322,13 @@ async def _await(callback: Callable[[], object]) -> object:
 
 
 def _password(given: object) -> Answer:
-    if isinstance(given, str) and given:
+    if isinstance(given, str) and given and _sources.sendable(given):
         return Answer(given)
     if inspect.iscoroutine(given):
         given.close()
-    what = "an empty text" if given == "" else type(given).__name__
+    what = type(given).__name__
+    if isinstance(given, str):
+        what = f"text with {_UNSENDABLE}" if given else "an empty text"
     raise _diagnose.callback(None, what)
 
 

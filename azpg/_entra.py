@@ -153,6 +153,8 @@ class EntraPassword:
         outcome: _Outcome
         try:
             answer = self._ask(flight.loop)
+            if not (answer.token and answer.token.isascii() and answer.token.isprintable()):
+                raise ValueError("its token is no plain text")  # noqa: TRY301
             outcome = _token.received(
                 answer.token, answer.expires_on, now=time.monotonic(), wall=time.time()
             )

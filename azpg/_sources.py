@@ -91,12 +91,12 @@ def merge(
     problems += [
         f"{keyword} ({by}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be handed"
         for keyword, (value, by) in said.items()
-        if not _sendable(value)
+        if not sendable(value)
     ]
     return said, problems
 
 
-def _sendable(value: str) -> bool:
+def sendable(value: str) -> bool:
     try:
         return b"\0" not in value.encode()  # libpq would read no further than there
     except UnicodeEncodeError:

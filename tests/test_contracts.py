@@ -76,7 +76,7 @@ def recording(base: Any, name: str, calls: list[Any], *, is_async: bool) -> Any:
 
 
 def test_get_connection_params_is_called_once_with_all_there_is(api: Api, free_port: int) -> None:
-    """Of psycopg, a connect asks _get_connection_params once, however many hosts it then tries."""
+    """A connect of psycopg asks the hook once, however many hosts it then tries."""
     calls: list[Any] = []
     base = parent(api, "connection")
     own = recording(base, "_get_connection_params", calls, is_async=api.kind == "async")
@@ -126,7 +126,7 @@ def test_a_finished_pgconn_is_a_dataclass_with_the_secret(api: Api, free_port: i
 
 
 def test_a_dbname_is_not_expanded() -> None:
-    """On its way to libpq psycopg keeps a dbname that looks like a conninfo, or a URI, as a name."""
+    """A dbname that looks like a conninfo, or a URI, goes through psycopg as a name."""
     for name in ("host=evil.example sslmode=disable", "postgresql://evil.example/"):
         assert conninfo_to_dict("", dbname=name) == {"dbname": name}
         assert conninfo_to_dict(make_conninfo("", dbname=name)) == {"dbname": name}

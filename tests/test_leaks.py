@@ -146,6 +146,39 @@ def test_a_config_error_quotes_no_password(api: Api, leaks: Leaks, conninfo: str
     leaks.none_held(caught.value, "hunter2hunter2")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"conninfo": None}, {"server": 5}, {"cloud": 5}, {"client_id": 5}, {"retry_timeout": "x"}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_an_option_of_the_wrong_type_shows_no_password(
+    api: Api, leaks: Leaks, wrong: dict[str, Any]
+) -> None:
+    """An option that cannot be read is a ConfigError that names it, without the password."""
+    with pytest.raises(azpg.ConfigError, match=next(iter(wrong))) as caught:
+        api.open(**{"server": "myserver", **wrong}, password="hunter2hunter2")
+    leaks.none_held(caught.value, "hunter2hunter2")
+
+
+@pytest.mark.parametrize("where", ["keyword", "callback", "environment"])
+def test_a_password_that_cannot_be_sent_is_not_shown(
+    api: Api, postgres: Postgres, leaks: Leaks, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that are no UTF-8 in a password end in an error of azpg's, not one that quotes it."""
+    secret = "hunter2hunter2"
+    keywords = postgres.conninfo()
+    del keywords["password"]
+    if where == "keyword":
+        keywords["password"] = f"{secret}\udcff"
+    elif where == "callback":
+        keywords["password"] = api.callback(lambda: f"{'hunter2' * 2}\udcff")
+    else:
+        monkeypatch.setenv("PGPASSWORD", f"{secret}\udcff")
+    with pytest.raises((azpg.ConfigError, azpg.CredentialError), match="no UTF-8") as caught:
+        api.open(**keywords)
+    leaks.none_held(caught.value, secret)
+
+
 def test_a_secret_thrown_back_is_masked(
     api: Api,
     hostile: Callable[[Script], Hostile],

@@ -240,8 +240,10 @@ def test_async_objects_are_refused_by_the_sync_api(credentials: Credentials) -> 
         ({"credential": object()}, "credential is object, which has neither get_token nor"),
         ({"password": b"bytes"}, "password is bytes: pass text or a function"),
         ({"password": "{your_password}"}, "password still holds the portal's placeholder"),
+        ({"password": "p\0"}, "password holds a NUL, or characters that are no UTF-8"),
+        ({"password": "p\udcff"}, "password holds a NUL, or characters that are no UTF-8"),
     ],
-    ids=["credential", "password", "placeholder"],
+    ids=["credential", "password", "placeholder", "nul", "surrogate"],
 )
 def test_what_is_no_credential_or_password_is_refused(
     api: Api, sign_in: dict[str, Any], said: str
@@ -355,9 +357,10 @@ def test_an_object_with_an_async_call_is_a_callback(postgres: Postgres) -> None:
         ("", "returned an empty text"),
         (None, "returned NoneType"),
         (b"x", "returned bytes"),
+        ("p\udcff", "returned text with a NUL, or characters that are no UTF-8"),
         (KeyError("no such vault"), "raised KeyError: 'no such vault'"),
     ],
-    ids=["empty", "none", "bytes", "raises"],
+    ids=["empty", "none", "bytes", "surrogate", "raises"],
 )
 def test_a_callback_that_gives_no_password_is_told(
     api: Api, postgres: Postgres, given: object, said: str
