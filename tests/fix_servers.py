@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +93,7 @@ def postgres() -> Iterator[Postgres]:
 def _serve(folder: Path) -> Iterator[Postgres]:
     server = Postgres(
         host="db15.postgres.database.azure.com",
-        hostaddr="127.0.15.1",
+        hostaddr=_free_address(),
         port=5432,
         user="app",
         password="p'ass wörd",
@@ -133,6 +135,15 @@ def _serve(folder: Path) -> Iterator[Postgres]:
         yield server
     finally:
         _run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+def _free_address() -> str:
+    """Return a loopback address whose port 5432 is free: another run may have the first."""
+    for last in range(1, 255):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((address := f"127.0.15.{last}", 5432))
+            return address
+    pytest.fail("port 5432 is taken on 127.0.15.1 to .254")
 
 
 def _run(program: str, *arguments: str | Path) -> None:
