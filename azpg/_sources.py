@@ -97,6 +97,7 @@ def merge(
 
 
 def sendable(value: str) -> bool:
+    """Tell whether libpq can be handed a value whole."""
     try:
         return b"\0" not in value.encode()  # libpq would read no further than there
     except UnicodeEncodeError:
