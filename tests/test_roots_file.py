@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from fix_roots import HoldsTheRoots
 
+NOBODY = 65534
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
@@ -39,20 +41,6 @@ def open_folder() -> Iterator[Path]:
     yield folder
     folder.chmod(0o755)
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def give_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Return a function that makes a path somebody else's."""
-
-    def give_away(path: Path) -> None:
-        if os.geteuid() == 0:
-            os.chown(path, 65534, 65534)
-        else:  # without root nothing can be given away: be somebody else instead
-            somebody = os.geteuid() + 1
-            monkeypatch.setattr(os, "geteuid", lambda: somebody)
-
-    return give_away
 
 
 def python(code: str, **environ: str) -> subprocess.Popen[str]:
@@ -183,15 +171,16 @@ def test_a_file_that_was_touched_is_made_anew(
         assert again == str(path)
 
 
+@pytest.mark.root
 def test_a_file_of_somebody_elses_is_not_used(
-    made: _roots.Bundle, give_away: Callable[[Path], None], holds_the_roots: HoldsTheRoots
+    made: _roots.Bundle, holds_the_roots: HoldsTheRoots
 ) -> None:
     """Its owner could change it after the look."""
     path = Path(made.path())
-    owner = path.stat().st_ino
-    give_away(path)
+    before = path.stat().st_ino
+    os.chown(path, NOBODY, NOBODY)
     again = os.stat(made.path())
-    assert again.st_ino != owner
+    assert again.st_ino != before
     assert holds_the_roots(made.path())
 
 
@@ -226,15 +215,15 @@ def test_a_folder_that_is_not_safe_is_not_used(
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.root
 def test_a_folder_of_somebody_elses_is_not_used(
     made: _roots.Bundle,
     cache: Path,
-    give_away: Callable[[Path], None],
     holds_the_roots: HoldsTheRoots,
 ) -> None:
     """As with sudo and a HOME that was kept."""
     cache.mkdir(parents=True, mode=0o700)
-    give_away(cache)
+    os.chown(cache, NOBODY, NOBODY)
     path = Path(made.path())
     assert cache not in path.parents
     assert holds_the_roots(str(path))
