@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 import psycopg
 from psycopg import errors as e
 
-from . import _conninfo, _diagnose, _entra, _roots, _sources, _spelling
+from . import _conninfo, _credentials, _diagnose, _entra, _roots, _sources, _spelling
 from ._clouds import Cloud
 from ._retry import Retry
 from .errors import ConfigError, ConnectError, clean
@@ -53,7 +53,7 @@ class Call:
     """
 
     error: psycopg.Error | None = None
-    pause = 0.0
+    pause: float | None = None
     """seconds to wait before the next try"""
 
     def __init__(
@@ -72,15 +72,20 @@ class Call:
     ) -> None:
         self._retry = Retry(retry_timeout, time.monotonic())
         self._answer = Answer()
-        if wrong := tuple(_mistyped(conninfo, server, client_id, cloud, retry_timeout)):
+        self._refused: ConnectError | None = None
+        if wrong := tuple(_mistyped(conninfo, server, client_id, pgbouncer, cloud, retry_timeout)):
             self.error = ConfigError(wrong)
             return
         said, problems = _sources.merge(conninfo, keywords, os.environ)
+        # Then "no host is given" would be one problem too many
+        unread = bool(problems and conninfo) and all(v.by != "conninfo" for v in said.values())
         by = said["password"].by if "password" in said and said["password"].value else None
         secrets = _sources.libpq().secrets & said.keys()
         self._secrets = {name: said.pop(name).value for name in secrets}
-        if isinstance(password, _entra.EntraPassword):
+        if isinstance(password, _entra.EntraPassword) and credential is None:
             credential, password = password, None
+        if isinstance(credential, _entra.EntraPassword) and cloud is None:
+            cloud = credential.cloud
         self._callback = cast("Callable[[], object]", password) if callable(password) else None
         if isinstance(password, str):
             self._secrets["password"] = password
@@ -92,14 +97,13 @@ class Call:
             client_id=client_id is not None,
             password=_kind(password),
             password_by=by,
+            unread=unread,
             wrong=(
                 *problems,
-                *_misfits(credential, password, is_async=is_async),
+                *_misfits(credential, password, cloud, is_async=is_async),
                 *_placeholders(self._secrets),
             ),
         )
-        if isinstance(credential, _entra.EntraPassword) and cloud is None:
-            wishes = dataclasses.replace(wishes, cloud=credential.cloud)
         try:
             self.plan = _plan(frozenset(said.items()), wishes, machine())
         except ConfigError as error:
@@ -115,7 +119,7 @@ class Call:
     def answer(self) -> Answer:
         """Ask for the secret: once for each physical connection."""
         if self._entra is not None:
-            self._answer = self._named(self._entra.token())
+            self._answer = self._of(self._entra.token())
         elif self._callback is not None:
             try:
                 given = self._callback()
@@ -127,7 +131,7 @@ class Call:
     async def answer_async(self) -> Answer:
         """Ask for the secret without blocking the loop: a sync callback runs in a thread."""
         if self._entra is not None:
-            self._answer = self._named(await self._entra.token_async())
+            self._answer = self._of(await self._entra.token_async())
         elif self._callback is not None:
             try:
                 given = await _await(self._callback)
@@ -136,7 +140,9 @@ class Call:
             self._answer = _password(given)
         return self._answer
 
-    def _named(self, token: Token) -> Answer:
+    def _of(self, token: Token) -> Answer:
+        if self._refused is not None and token.text == self._answer.secret:
+            raise self._refused  # the credential has no other
         user = None if "user" in self.plan.params else _entra.user_of(token)
         return Answer(token.text, user)
 
@@ -170,23 +176,36 @@ class Call:
 
     def failed(self, error: psycopg.Error) -> None:
         """Judge a failure: set the pause before the next try, or the error it ends with."""
+        self.pause = None
         if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
-            self.error = clean(error)
+            self.error = clean(self._refused or error)
             return
         text = self._shown(str(error))
-        context = self._context()
-        found = _diagnose.diagnose(text, context)
-        pause = None
+        found = _diagnose.diagnose(text, self._context())
         if found.transient:
-            pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
-        if pause is not None:
-            self.pause = pause
-            logger.warning("connecting again in %.1f s: %s", pause, text)
-        elif found.kind == "config":
+            self.pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
+            if self.pause is not None:
+                logger.warning("connecting again in %.1f s: %s", self.pause, text)
+                return
+        if found.kind == "config":
             self.error = ConfigError(text)
+            return
+        pgconn = self._finished(error.pgconn)
+        refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
+        if self._has_another_token(found.kind):
+            self._refused = refusal
         else:
-            pgconn = self._finished(error.pgconn)
-            self.error = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
+            self.error = refusal
+
+    def _has_another_token(self, kind: str) -> bool:
+        """Have another token asked for, once, where the server blames the one it got.
+
+        Its words came over verified TLS, as every sign-in with a token does.
+        """
+        if self._entra is None or self._refused is not None or kind not in _diagnose.BAD_TOKEN:
+            return False
+        self._entra.drop(cast("str", self._answer.secret))
+        return True
 
     def _shown(self, text: str) -> str:
         return _diagnose.shown(text, self._answer.secret, *self._secrets.values())
@@ -257,7 +276,12 @@ def _kind(password: object) -> Literal["text", "empty", "callback"] | None:
 
 
 def _mistyped(
-    conninfo: object, server: object, client_id: object, cloud: object, retry_timeout: object
+    conninfo: object,
+    server: object,
+    client_id: object,
+    pgbouncer: object,
+    cloud: object,
+    retry_timeout: object,
 ) -> Iterator[str]:
     """Say which of azpg's own options is of no type it can be read as."""
     if not isinstance(conninfo, str):
@@ -265,23 +289,35 @@ def _mistyped(
     for name, value in (("server", server), ("client_id", client_id)):
         if not isinstance(value, str | None):
             yield f"{name} is {type(value).__name__}: pass text"
+    if not isinstance(pgbouncer, bool | None):
+        yield f"pgbouncer is {type(pgbouncer).__name__}: pass True or False"
     if not isinstance(cloud, Cloud | str | None):
         yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
     if not isinstance(retry_timeout, int | float):
         yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
 
 
-def _misfits(credential: object, password: object, *, is_async: bool) -> Iterator[str]:
+def _misfits(
+    credential: object, password: object, cloud: Cloud | str | None, *, is_async: bool
+) -> Iterator[str]:
     """Say what is wrong with the objects themselves."""
     entra = isinstance(credential, _entra.EntraPassword)
+    if isinstance(credential, _entra.EntraPassword) and cloud not in {
+        credential.cloud,
+        credential.cloud.name,
+    }:
+        yield (
+            f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is another: "
+            f"leave out cloud="
+        )
     if credential is not None and not (
-        entra or callable(credential) or _entra.is_credential(credential)
+        entra or callable(credential) or _credentials.is_credential(credential)
     ):
         yield (
             f"credential is {type(credential).__name__}, which has neither get_token nor "
             f"get_token_info: pass a credential of azure.identity, or a function that makes one"
         )
-    if not is_async and _entra.is_async(credential):
+    if not is_async and _credentials.is_async(credential):
         yield (
             f"{type(credential).__name__} is an async credential: use connect_async(), or the "
             f"credential of the same name in azure.identity"
@@ -306,7 +342,7 @@ def _placeholders(secrets: Mapping[str, str]) -> Iterator[str]:
 def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> _entra.EntraPassword:
     if isinstance(credential, _entra.EntraPassword):
         return credential
-    known = cast("_entra.Credential | None", credential)
+    known = cast("_credentials.Credential | None", credential)
     return _entra.EntraPassword(known, cloud=cloud, client_id=client_id)
 
 

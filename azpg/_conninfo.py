@@ -63,6 +63,8 @@ class Wishes:
     """the password keyword"""
     password_by: By | None = None
     """who else gave a password"""
+    unread: bool = False
+    """the conninfo could not be read"""
     wrong: tuple[str, ...] = ()
     """problems already seen in the objects themselves"""
 
@@ -273,7 +275,7 @@ class _Judgement:
                 f"server is reached over TCP, and host={','.join(reach)!r} beside it is no name "
                 f"or address"
             )
-        if not names and not addresses and self.wishes.server is None:
+        if not (names or addresses or self.wishes.server is not None or self.wishes.unread):
             self.problems.append(
                 'no host is given: write server="myserver" (or host="…"), or set PGHOST'
             )

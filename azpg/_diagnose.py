@@ -244,6 +244,9 @@ _TABLE = (
 )
 
 
+BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
+"""Kinds of refusals that blame the token itself."""
+
 TRANSIENT = frozenset(row.kind for row in _TABLE if row.transient) | {"credential-timeout"}
 """Kinds of failures that may mend themselves."""
 
@@ -284,8 +287,13 @@ def _hint(template: str, context: Context) -> str:
     ).rstrip()
 
 
+# How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
+_TOKEN = re.compile(r"eyJ[\w.-]{16,}", re.ASCII)
+
+
 def shown(text: str, *secrets: str | None) -> str:
     """Return a server's text fit to print: no control characters, no secret thrown back."""
+    text = _TOKEN.sub("…", text)
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "…")
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()

@@ -1,17 +1,52 @@
-"""What a Microsoft Entra token says, and how long it may be used. Pure: clocks come in."""
+"""What a Microsoft Entra token says, how long it may be used, and when the next is asked for. Pure.
+
+received          ask ahead                     300 s left        20 s left   expires
+|--------------------|==============================|=================|----------|
+   handed out           handed out, and renewed in the background        not handed out
+"""
 
 from __future__ import annotations
 
 import json
 from binascii import a2b_base64
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Chance: TypeAlias = Callable[[float, float], float]
 
 Claims: TypeAlias = dict[str, object]
 
 MARGIN = 20.0
-"""Seconds of life that a token must have left when it is handed out: more than a connect's own
-time on a good day, and the server looks at the clock only once, at sign-in."""
+"""Seconds of life that a token must have left when it is handed out: more than a connect takes,
+as the server looks at the clock only once, at sign-in."""
+
+LATE = 300.0
+"""Seconds left under which azure-identity renews a token that has no refresh time of its own."""
+
+AGAIN = 30.0
+"""Seconds between two asks for a token that is not yet to be had."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
+"""Seconds to pause after a refresh that failed; doubled each time, up to the longest."""
+
+ONE_REPLACEMENT = 60.0
+"""Seconds in which a refused token is replaced once at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """One look at both clocks, in seconds."""
+
+    monotonic: float
+    wall: float
+    """since 1970"""
+
+    def since(self, before: Clocks) -> float:
+        """Return the time gone by: the wall clock may have been set, the other may have slept."""
+        return max(self.monotonic - before.monotonic, self.wall - before.wall)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +56,87 @@ class Token:
     text: str
     expires_on: float
     """seconds since 1970, as the credential says"""
-    dead_at: float
-    """on the monotonic clock, when it is no longer handed out"""
+    received: Clocks
+    life: float
+    """seconds it had left when it was received"""
+    ahead: float
+    """seconds after which the next one is asked for"""
 
     def __repr__(self) -> str:
         return f"<Token of {len(self.text)} characters, expires_on={self.expires_on:.0f}>"
 
-    def usable(self, now: float) -> bool:
-        """Tell whether there is life enough left at `now`, on the monotonic clock."""
-        return now < self.dead_at
+    def left(self, now: Clocks) -> float:
+        """Return its seconds left."""
+        return self.life - now.since(self.received)
+
+    def usable(self, now: Clocks) -> bool:
+        """Tell whether it has life enough left to be handed out."""
+        return self.left(now) > MARGIN
 
 
-def received(text: str, expires_on: float, *, now: float, wall: float) -> Token:
-    """Return a token as it came at `now` (monotonic) and `wall` (since 1970).
+def received(
+    text: str, expires_on: float, refresh_on: float | None, *, now: Clocks, chance: Chance
+) -> Token:
+    """Return a token as it came in.
 
-    From here on the monotonic clock counts, so that a clock set while running changes nothing.
+    A machine's clock may be wrong by an hour, and the token then seem dead, or to live longer
+    than any: the lifetime that it was given (`exp` less `iat`) is the most it can have left, and
+    what it is taken to have if by the clock it came in dead.
     """
-    return Token(text, expires_on, now + (expires_on - wall) - MARGIN)
+    life = expires_on - now.wall
+    given = lifetime(claims(text))
+    if given is not None and not MARGIN < life <= given:
+        life = given
+    if refresh_on is not None and 0.0 < refresh_on - now.wall < life:
+        ahead = refresh_on - now.wall
+        ahead += chance(0.0, (life - ahead) / 10)
+    elif life > 2 * LATE:
+        ahead = life - LATE + chance(0.0, LATE / 5)
+    else:
+        ahead = life * chance(0.5, 0.6)
+    return Token(text, expires_on, now, life, ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A token in hand, and when the next is asked for."""
+
+    token: Token
+    ask_after: float
+    """seconds since the token was received"""
+    failures: int = 0
+
+    def due(self, now: Clocks) -> bool:
+        """Tell whether the next token is to be asked for, while this one is handed out."""
+        return now.since(self.token.received) >= self.ask_after
+
+    def not_yet(self, now: Clocks, chance: Chance) -> Held:
+        """Return the state after an answer that was no newer than the token in hand."""
+        late = self.token.life - LATE + chance(0.0, LATE / 5)
+        gone = now.since(self.token.received)
+        ask_after = late if gone < late else gone + AGAIN * chance(0.9, 1.1)
+        return Held(self.token, ask_after)
+
+    def failed(self, now: Clocks, chance: Chance) -> Held:
+        """Return the state after a refresh that failed."""
+        most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self.failures)
+        gone = now.since(self.token.received)
+        return Held(self.token, gone + most * chance(0.5, 1.0), self.failures + 1)
+
+
+def answered(held: Held | None, token: Token, now: Clocks, chance: Chance) -> Held | None:
+    """Return the state after a token came in, or None where nothing usable is in hand."""
+    if held is not None and token.expires_on <= held.token.expires_on:
+        return held.not_yet(now, chance) if held.token.usable(now) else None
+    return Held(token, token.ahead) if token.usable(now) else None
+
+
+def lifetime(claims: Claims) -> float | None:
+    """Return the seconds that a token was given to live."""
+    issued, expires = claims.get("iat"), claims.get("exp")
+    if isinstance(issued, int) and isinstance(expires, int) and expires > issued:
+        return float(expires - issued)
+    return None
 
 
 def claims(text: str) -> Claims:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ._call import AsyncPassword, Password
     from ._clouds import Cloud
-    from ._entra import Credential, SyncCredential
+    from ._credentials import Credential, SyncCredential
 
 
 class Unset(Enum):
@@ -219,8 +219,9 @@ def conninfo(
 ) -> str:
     """Return what `connect` would hand to libpq, as a key/value string without any secret.
 
-    The arguments are those of `azpg.connect`. Nothing is connected and no token is asked for, so
-    a user that only the token names is not in it; a `host` beside `server` is looked up.
+    The arguments are those of `azpg.connect` that say where to, as whom and how. Nothing is
+    connected and no token is asked for, so a user that only the token names is not in it; a
+    `host` beside `server` is looked up.
 
     Raise `ConfigError` for a call that cannot be meant, with all its problems.
 

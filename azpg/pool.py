@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ._call import AsyncPassword, Password
     from ._clouds import Cloud
-    from ._entra import Credential, SyncCredential
+    from ._credentials import Credential, SyncCredential
     from .connection import Threshold
 
     CT = TypeVar("CT", bound=psycopg.Connection[Any], default=Connection[TupleRow])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from azpg._flight import SLOTS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -44,6 +46,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in os.environ:
         if name.startswith(("PG", "AZURE_", "IDENTITY_", "MSI_")):
             monkeypatch.delenv(name)
+    # As in a fresh process: no default credential and no token of an earlier test's emulator
+    monkeypatch.setattr(SLOTS, "_slots", {})
+    monkeypatch.setattr(SLOTS, "_defaults", {})
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))

@@ -12,7 +12,8 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import azpg
-from azpg import _entra
+from azpg import _credentials
+from azpg._flight import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,10 +146,12 @@ def test_the_default_credential_asks_the_clouds_authority(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sovereign cloud's default credential signs in at its authority, or the environment's."""
-    made = _entra._DefaultCredential(azpg.AZURE_CHINA.authority, None)
+    made = _credentials.DefaultCredential(azpg.AZURE_CHINA.authority, None)
     assert made.options == {"authority": azpg.AZURE_CHINA.authority}
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", "login.example")
-    assert "authority" not in _entra._DefaultCredential("login.microsoftonline.com", None).options
+    assert (
+        "authority" not in _credentials.DefaultCredential("login.microsoftonline.com", None).options
+    )
 
 
 # Whose token
@@ -177,11 +180,11 @@ def test_a_token_dies_with_its_credential(credentials: Credentials) -> None:
     password = azpg.EntraPassword(credential)
     password()
     alive = weakref.ref(credential)
-    held = len(_entra._shared._slots)
+    held = len(SLOTS._slots)
     del credential, password
     gc.collect()
     assert alive() is None
-    assert len(_entra._shared._slots) < held
+    assert len(SLOTS._slots) < held
 
 
 def test_a_reused_id_never_serves_anothers_token(credentials: Credentials) -> None:
@@ -198,7 +201,7 @@ def test_an_entry_of_a_dead_credential_is_never_taken(credentials: Credentials) 
     """An entry left behind at an address is not the entry of who lives there now."""
     credential, other = credentials.with_get_token(lambda: "own"), credentials.with_get_token()
     azpg.EntraPassword(other)()
-    slots = _entra._shared._slots
+    slots = SLOTS._slots
     slots[id(credential)] = slots[id(other)]
     assert azpg.EntraPassword(credential)() == "own"
 

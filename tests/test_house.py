@@ -19,8 +19,8 @@ SOURCE = ROOT / "azpg"
 
 # From the bottom up; a module may import what stands on a lower floor.
 FLOORS = (
-    {"errors", "_clouds", "_token", "_retry", "_spelling"},
-    {"_sources", "_diagnose"},
+    {"errors", "_clouds", "_token", "_retry", "_spelling", "_credentials"},
+    {"_sources", "_diagnose", "_flight"},
     {"_conninfo", "_roots", "_entra"},
     {"_call"},
     {"connection"},
