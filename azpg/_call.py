@@ -180,8 +180,9 @@ class Call:
         if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
             self.error = clean(self._refused or error)
             return
+        # Judged as it was said: a password may be one of the words that a failure is told by
+        found = _diagnose.diagnose(str(error), self._context())
         text = self._shown(str(error))
-        found = _diagnose.diagnose(text, self._context())
         if found.transient:
             self.pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
             if self.pause is not None:

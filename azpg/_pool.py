@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import psycopg
 
@@ -82,7 +82,9 @@ class Causes:
 
 def without_retry(connection_class: type, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords of a connect inside a pool, whose own loop is the retry."""
-    if issubclass(connection_class, Connection | AsyncConnection):
+    # MyConnection[Row], which psycopg documents, is no class itself
+    made = get_origin(connection_class) or connection_class
+    if issubclass(made, Connection | AsyncConnection):
         return {"retry_timeout": 0.0, **kwargs}
     return kwargs
 

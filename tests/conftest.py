@@ -53,3 +53,5 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    # A process that a test starts imports what is installed, not what lies in the folder.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")

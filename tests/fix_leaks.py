@@ -6,9 +6,14 @@ import gc
 import logging
 import pickle
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+import psycopg_pool
 import pytest
+
+import azpg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +29,10 @@ _STOP = (
     types.CodeType,
 )
 _MOST = 200_000
+
+_WATCHED = tuple(
+    str(Path(module.__file__ or "").parent) for module in (azpg, psycopg, psycopg_pool)
+)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -43,7 +52,7 @@ def _frames(error: BaseException) -> Iterator[types.FrameType]:
         traceback = each.__traceback__
         while traceback is not None:
             path = traceback.tb_frame.f_code.co_filename
-            if "/azpg/" in path or "/psycopg" in path:
+            if path.startswith(_WATCHED):
                 yield traceback.tb_frame
             traceback = traceback.tb_next
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fix_api import Api
     from fix_credentials import Credentials
+    from fix_servers import Postgres
 
     from azpg.emulator import Emulator
 
@@ -290,3 +291,13 @@ def test_every_problem_of_a_call_is_told_at_once(api: Api, credentials: Credenti
         assert word in problems
     assert "hunter2" not in problems
     assert str(caught.value) == problems
+
+
+@pytest.mark.parametrize("password", ["password", "authentication", "failed"])
+def test_a_password_that_is_a_word_of_the_message(
+    api: Api, postgres: Postgres, password: str
+) -> None:
+    """A failure is told by the server's words even where one of them is the password itself."""
+    with pytest.raises(azpg.LoginError) as caught:
+        api.open(**postgres.conninfo(password=password))
+    assert caught.value.kind == "login"

@@ -97,6 +97,8 @@ def test_libpq_reads_what_azpg_judged(
         theirs = reading(ours)
     handed = conninfo_to_dict(ours.decode())
     handed.pop("service", None)
+    if handed.get("sslrootcert") == "system":  # to libpq that means verify-full, unless it is told
+        defaults["sslmode"] = "verify-full"
     for name in _sources.libpq().variables.keys() - {"service", "min_protocol_version"}:
         if handed.get(name) or name not in DERIVED:
             assert theirs.get(name, "") == handed.get(name, defaults.get(name, "")), name

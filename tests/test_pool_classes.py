@@ -91,6 +91,14 @@ def test_a_connection_class_of_ones_own(api: Api, azure: Emulator) -> None:
     api.run(pool.close())
 
 
+def test_a_connection_class_that_names_its_rows(api: Api, azure: Emulator) -> None:
+    """A class with its type of rows, as psycopg documents it, is a connection class."""
+    named: Any = api.connection_class[dict[str, Any]]  # type: ignore[index]  # sync or async
+    pool = make(api, connection_class=named, min_size=1)
+    api.run(pool.wait(10))
+    api.run(pool.close())
+
+
 def test_another_connection_class_is_left_alone(api: Api, azure: Emulator) -> None:
     """A class of psycopg's own is handed psycopg's own arguments, and no token."""
     plain = psycopg.Connection if api.kind == "sync" else psycopg.AsyncConnection

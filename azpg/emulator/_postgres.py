@@ -58,7 +58,8 @@ class Installation:
         if account.can_run(self.initdb):
             return self
         # The wheel's programs look for their libraries three folders up, beside the package.
-        copy = folder / "package" / "install"
+        package = folder / "package"
+        copy = package / "postgres" / "install"
         (copy / "bin").mkdir(parents=True)
         for program in (self.postgres, self.initdb):
             shutil.copy(program, copy / "bin")
@@ -68,8 +69,8 @@ class Installation:
             )
         libraries = self.root.parent.with_name(self.root.parent.name + ".libs")
         if libraries.is_dir():
-            shutil.copytree(libraries, folder / libraries.name)
-        for path in (folder / "package", *folder.rglob("*")):
+            shutil.copytree(libraries, package / libraries.name)
+        for path in (package, *package.rglob("*")):
             path.chmod(0o755)
         if not account.can_run(copy / "bin" / "initdb"):
             raise EmulatorError(

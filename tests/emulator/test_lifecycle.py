@@ -21,8 +21,9 @@ from azpg.emulator._azure import site
 
 # A program that owns an emulator, says so, and goes on as its argument tells.
 OWNER = """
-import json, os, sys
+import json, os, signal, sys
 from azpg.emulator import Emulator
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 with Emulator(pgbouncer=False) as emulator:
     guardian = emulator._child._process.pid
     print(json.dumps([emulator.root_certificate, guardian]), flush=True)
@@ -304,13 +305,16 @@ def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
         assert (folder_of(emulator) / "package").is_dir()
 
 
+# Where every user may read it
+DEBIAN = str(max(Path("/usr/lib/postgresql").glob("*"), key=lambda folder: int(folder.name)))
+
 AS_ANOTHER_USER = """
 import os, sys
 from azpg.emulator import Emulator, EmulatorError
 from azpg.emulator._azure import site
 assert os.geteuid() == int(sys.argv[1])
 try:
-    with Emulator() as emulator:
+    with Emulator(postgres=sys.argv[2]) as emulator:
         print(emulator.counts.connections, emulator.pgbouncer_port)
 except EmulatorError as problem:
     print(problem)
@@ -329,7 +333,7 @@ def test_as_an_ordinary_user(uid: int, said: str) -> None:
     caps = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     user = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     done = subprocess.run(
-        [setpriv, *user, *caps, sys.executable, "-c", AS_ANOTHER_USER, str(uid)],
+        [setpriv, *user, *caps, sys.executable, "-c", AS_ANOTHER_USER, str(uid), DEBIAN],
         capture_output=True,
         text=True,
         check=False,
