@@ -12,21 +12,22 @@ import socket
 import sys
 import time
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import psycopg
 from psycopg import errors as e
 
-from . import _conninfo, _credentials, _diagnose, _entra, _roots, _sources, _spelling
-from ._clouds import Cloud
+from . import _conninfo, _diagnose, _entra, _options, _roots, _sources
 from ._retry import Retry
 from .errors import ConfigError, ConnectError, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from psycopg.pq.abc import PGconn
 
+    from ._clouds import Cloud
+    from ._credentials import Credential
     from ._sources import Said
     from ._token import Token
 
@@ -73,7 +74,9 @@ class Call:
         self._retry = Retry(retry_timeout, time.monotonic())
         self._answer = Answer()
         self._refused: ConnectError | None = None
-        if wrong := tuple(_mistyped(conninfo, server, client_id, pgbouncer, cloud, retry_timeout)):
+        if wrong := tuple(
+            _options.mistyped(conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
+        ):
             self.error = ConfigError(wrong)
             return
         said, problems = _sources.merge(conninfo, keywords, os.environ)
@@ -95,13 +98,13 @@ class Call:
             pgbouncer=pgbouncer,
             credential=credential is not None,
             client_id=client_id is not None,
-            password=_kind(password),
+            password=_options.kind(password),
             password_by=by,
             unread=unread,
             wrong=(
                 *problems,
-                *_misfits(credential, password, cloud, is_async=is_async),
-                *_placeholders(self._secrets),
+                *_options.misfits(credential, password, cloud, is_async=is_async),
+                *_options.placeholders(self._secrets),
             ),
         )
         try:
@@ -233,9 +236,6 @@ class Call:
         )
 
 
-_UNSENDABLE = "a NUL, or characters that are no UTF-8"
-
-
 @cache
 def machine() -> _conninfo.Machine:
     """Return what the rules need to know of this machine."""
@@ -268,93 +268,17 @@ def _warn_once(warning: str) -> None:
     logger.warning("%s", warning)
 
 
-def _kind(password: object) -> Literal["text", "empty", "callback"] | None:
-    if password is None:
-        return None
-    if callable(password):
-        return "callback"
-    return "text" if password else "empty"
-
-
-def _mistyped(
-    conninfo: object,
-    server: object,
-    client_id: object,
-    pgbouncer: object,
-    cloud: object,
-    retry_timeout: object,
-) -> Iterator[str]:
-    """Say which of azpg's own options is of no type it can be read as."""
-    if not isinstance(conninfo, str):
-        yield f"conninfo is {type(conninfo).__name__}: pass text"
-    for name, value in (("server", server), ("client_id", client_id)):
-        if not isinstance(value, str | None):
-            yield f"{name} is {type(value).__name__}: pass text"
-    if not isinstance(pgbouncer, bool | None):
-        yield f"pgbouncer is {type(pgbouncer).__name__}: pass True or False"
-    if not isinstance(cloud, Cloud | str | None):
-        yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
-    if not isinstance(retry_timeout, int | float):
-        yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
-
-
-def _misfits(
-    credential: object, password: object, cloud: Cloud | str | None, *, is_async: bool
-) -> Iterator[str]:
-    """Say what is wrong with the objects themselves."""
-    entra = isinstance(credential, _entra.EntraPassword)
-    if isinstance(credential, _entra.EntraPassword) and cloud not in {
-        credential.cloud,
-        credential.cloud.name,
-    }:
-        yield (
-            f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is another: "
-            f"leave out cloud="
-        )
-    if credential is not None and not (
-        entra or callable(credential) or _credentials.is_credential(credential)
-    ):
-        yield (
-            f"credential is {type(credential).__name__}, which has neither get_token nor "
-            f"get_token_info: pass a credential of azure.identity, or a function that makes one"
-        )
-    if not is_async and _credentials.is_async(credential):
-        yield (
-            f"{type(credential).__name__} is an async credential: use connect_async(), or the "
-            f"credential of the same name in azure.identity"
-        )
-    if not (password is None or isinstance(password, str) or callable(password)):
-        yield f"password is {type(password).__name__}: pass text or a function that returns it"
-    elif isinstance(password, str) and not _sources.sendable(password):
-        yield f"password holds {_UNSENDABLE}, which libpq cannot be handed"
-    elif not is_async and _is_async(password):
-        yield "password is an async function: use connect_async(), or a plain function"
-
-
-def _placeholders(secrets: Mapping[str, str]) -> Iterator[str]:
-    for name, value in secrets.items():
-        if left := _spelling.placeholder(value):
-            yield (
-                f"{name} still holds the portal's placeholder {left}: write your own, or leave it "
-                f"out to sign in with Microsoft Entra"
-            )
-
-
 def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> _entra.EntraPassword:
     if isinstance(credential, _entra.EntraPassword):
         return credential
-    known = cast("_credentials.Credential | None", credential)
+    known = cast("Credential | None", credential)
     return _entra.EntraPassword(known, cloud=cloud, client_id=client_id)
 
 
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004  # its kind matters, not its presence
-    )
-
-
 async def _await(callback: Callable[[], object]) -> object:
-    given = callback() if _is_async(callback) else await asyncio.to_thread(callback)
+    given = (
+        callback() if _options.is_async_function(callback) else await asyncio.to_thread(callback)
+    )
     return await given if inspect.isawaitable(given) else given
 
 
@@ -365,7 +289,7 @@ def _password(given: object) -> Answer:
         given.close()
     what = type(given).__name__
     if isinstance(given, str):
-        what = f"text with {_UNSENDABLE}" if given else "an empty text"
+        what = f"text with {_options.UNSENDABLE}" if given else "an empty text"
     raise _diagnose.callback(None, what)
 
 

@@ -22,6 +22,7 @@ FLOORS = (
     {"errors", "_clouds", "_token", "_retry", "_spelling", "_credentials"},
     {"_sources", "_diagnose", "_flight"},
     {"_conninfo", "_roots", "_entra"},
+    {"_options"},
     {"_call"},
     {"connection"},
     {"_pool"},

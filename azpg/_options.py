@@ -1,0 +1,95 @@
+"""azpg's own options as they come in: of a type that can be read, and fit to stand together."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Literal
+
+from . import _credentials, _entra, _sources, _spelling
+from ._clouds import Cloud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+UNSENDABLE = "a NUL, or characters that are no UTF-8"
+
+
+def kind(password: object) -> Literal["text", "empty", "callback"] | None:
+    """Return what kind of password was given: all that the rules need to know of it."""
+    if password is None:
+        return None
+    if callable(password):
+        return "callback"
+    return "text" if password else "empty"
+
+
+def mistyped(
+    conninfo: object,
+    server: object,
+    client_id: object,
+    pgbouncer: object,
+    cloud: object,
+    retry_timeout: object,
+) -> Iterator[str]:
+    """Say which of azpg's own options is of no type it can be read as."""
+    if not isinstance(conninfo, str):
+        yield f"conninfo is {type(conninfo).__name__}: pass text"
+    for name, value in (("server", server), ("client_id", client_id)):
+        if not isinstance(value, str | None):
+            yield f"{name} is {type(value).__name__}: pass text"
+    if not isinstance(pgbouncer, bool | None):
+        yield f"pgbouncer is {type(pgbouncer).__name__}: pass True or False"
+    if not isinstance(cloud, Cloud | str | None):
+        yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
+    if not isinstance(retry_timeout, int | float):
+        yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
+
+
+def misfits(
+    credential: object, password: object, cloud: Cloud | str | None, *, is_async: bool
+) -> Iterator[str]:
+    """Say what is wrong with the objects themselves."""
+    entra = isinstance(credential, _entra.EntraPassword)
+    if isinstance(credential, _entra.EntraPassword) and cloud not in {
+        credential.cloud,
+        credential.cloud.name,
+    }:
+        yield (
+            f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is another: "
+            f"leave out cloud="
+        )
+    if credential is not None and not (
+        entra or callable(credential) or _credentials.is_credential(credential)
+    ):
+        yield (
+            f"credential is {type(credential).__name__}, which has neither get_token nor "
+            f"get_token_info: pass a credential of azure.identity, or a function that makes one"
+        )
+    if not is_async and _credentials.is_async(credential):
+        yield (
+            f"{type(credential).__name__} is an async credential: use connect_async(), or the "
+            f"credential of the same name in azure.identity"
+        )
+    if not (password is None or isinstance(password, str) or callable(password)):
+        yield f"password is {type(password).__name__}: pass text or a function that returns it"
+    elif isinstance(password, str) and not _sources.sendable(password):
+        yield f"password holds {UNSENDABLE}, which libpq cannot be handed"
+    elif not is_async and is_async_function(password):
+        yield "password is an async function: use connect_async(), or a plain function"
+
+
+def placeholders(secrets: Mapping[str, str]) -> Iterator[str]:
+    """Say which secret is none yet."""
+    for name, value in secrets.items():
+        if left := _spelling.placeholder(value):
+            yield (
+                f"{name} still holds the portal's placeholder {left}: write your own, or leave it "
+                f"out to sign in with Microsoft Entra"
+            )
+
+
+def is_async_function(function: object) -> bool:
+    """Tell whether what a function returns has to be awaited."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004  # its kind matters, not its presence
+    )
