@@ -73,10 +73,10 @@ def minimums(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Install the built wheel alone and import it from elsewhere."""
-    session.install("build")
+    session.install("build", *PROJECT["build-system"]["requires"])
     built = Path(session.create_tmp()) / "dist"
     shutil.rmtree(built, ignore_errors=True)
-    session.run("python", "-m", "build", "--installer=uv", f"--outdir={built}", silent=True)
+    session.run("python", "-m", "build", "--no-isolation", f"--outdir={built}", silent=True)
     session.install("--force-reinstall", str(next(built.glob("*.whl"))))
     session.chdir(built)
     session.run("python", "-W", "error", "-c", _IMPORT)

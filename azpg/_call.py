@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 import psycopg
 from psycopg import errors as e
 
-from . import _conninfo, _diagnose, _entra, _options, _roots, _sources
-from ._retry import Retry
+from . import _conninfo, _diagnose, _entra, _options, _retry, _roots, _sources
 from .errors import ConfigError, ConnectError, clean
 
 if TYPE_CHECKING:
@@ -68,10 +67,9 @@ class Call:
         password: object,
         pgbouncer: bool | None,
         cloud: Cloud | str | None,
-        retry_timeout: float = 0.0,
+        retry_timeout: float | None = None,
         is_async: bool,
     ) -> None:
-        self._retry = Retry(retry_timeout, time.monotonic())
         self._answer = Answer()
         self._refused: ConnectError | None = None
         if wrong := tuple(
@@ -80,6 +78,9 @@ class Call:
             self.error = ConfigError(wrong)
             return
         said, problems = _sources.merge(conninfo, keywords, os.environ)
+        asked = said["connect_timeout"].value if "connect_timeout" in said else None
+        budget = _retry.budget(asked) if retry_timeout is None else retry_timeout
+        self._retry = _retry.Retry(budget, time.monotonic())
         # Then "no host is given" would be one problem too many
         unread = bool(problems and conninfo) and all(v.by != "conninfo" for v in said.values())
         by = said["password"].by if "password" in said and said["password"].value else None

@@ -136,12 +136,11 @@ class EntraPassword:
         held = slot.held
         if held is None or not held.token.usable(now):
             return None
-        if (
-            held.due(now)
-            and slot.under_way(now.monotonic - self.timeout) is None
-            and not _credentials.asks_a_person(slot.made or self._credential)
-        ):
-            self._board(loop)
+        if held.due(now) and not _credentials.asks_a_person(slot.made or self._credential):
+            if (flight := slot.flight) is None:
+                self._board(loop)
+            elif flight.started < now.monotonic - self.timeout:
+                slot.land(flight, self._late(), _credentials.name(self._credential))
         return held.token
 
     def _board(self, loop: asyncio.AbstractEventLoop | None) -> Flight:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -125,12 +125,16 @@ class Slot:
                     self.held = before.failed(now, random.uniform)
             elif (held := _token.answered(before, outcome, now, random.uniform)) is None:
                 self.failed += 1
-                outcome = _dead(name, outcome.left(now))
+                self.made = None
+                outcome = _dead(name, outcome, before, now)
             else:
                 self.fetched += held.token is outcome
+                if held.token is not outcome and held.token.left(now) < _token.LATE / 2:
+                    self.made = None  # by the clock that its cache goes by there is time
                 self.held, outcome = held, held.token
         _log(before, outcome, now, name)
-        flight.set_result(outcome)
+        with suppress(InvalidStateError):  # it was given up
+            flight.set_result(outcome)
 
     def leave(self, flight: Flight) -> None:
         """Give up a flight: the next caller starts one of its own."""
@@ -148,7 +152,12 @@ class Slot:
                 self.held, self.dropped_at = None, now
 
 
-def _dead(name: str, left: float) -> Failure:
+def _dead(
+    name: str, token: _token.Token, before: _token.Held | None, now: _token.Clocks
+) -> Failure:
+    if before is not None and token.same(before.token):
+        token = before.token
+    left = max(0.0, token.left(now))
     return Failure(
         f"{name} gave a token with {left:.0f} s left, and a connect needs {_token.MARGIN:.0f}",
         "credential",

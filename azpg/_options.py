@@ -41,7 +41,7 @@ def mistyped(
         yield f"pgbouncer is {type(pgbouncer).__name__}: pass True or False"
     if not isinstance(cloud, Cloud | str | None):
         yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
-    if not isinstance(retry_timeout, int | float):
+    if not isinstance(retry_timeout, int | float | None):
         yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
 
 

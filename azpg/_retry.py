@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BUDGET = 30.0
+"""Seconds that a connect tries again, where nobody said how long."""
+
 FIRST, CAP = 0.25, 8.0
 """Seconds that the first pause, and any, may last at most."""
 
 BUSY = 1.0
 """Seconds that a server without free connections is left alone at least."""
+
+
+def budget(connect_timeout: str | None) -> float:
+    """Return the seconds for tries: who asked to wait less for one is not kept waiting by all."""
+    try:
+        asked = float(connect_timeout or 0)
+    except ValueError:  # told with the call's other problems
+        return BUDGET
+    return min(asked, BUDGET) if asked > 0 else BUDGET
 
 
 @dataclass(slots=True)

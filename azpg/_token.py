@@ -26,6 +26,10 @@ as the server looks at the clock only once, at sign-in."""
 LATE = 300.0
 """Seconds left under which azure-identity renews a token that has no refresh time of its own."""
 
+DATED_BACK = 300.0
+"""Seconds by which Microsoft Entra dates a token back: its `iat` lies before it was issued. (The
+answer shown in the documentation of managed identities lives 3599 s and spans 3900.)"""
+
 AGAIN = 30.0
 """Seconds between two asks for a token that is not yet to be had."""
 
@@ -73,6 +77,10 @@ class Token:
         """Tell whether it has life enough left to be handed out."""
         return self.left(now) > MARGIN
 
+    def same(self, other: Token) -> bool:
+        """Tell whether it is the other one once more, out of the credential's own cache."""
+        return self.text == other.text and self.expires_on <= other.expires_on + AGAIN
+
 
 def received(
     text: str, expires_on: float, refresh_on: float | None, *, now: Clocks, chance: Chance
@@ -85,15 +93,11 @@ def received(
     """
     life = expires_on - now.wall
     given = lifetime(claims(text))
-    if given is not None and not MARGIN < life <= given:
-        life = given
-    if refresh_on is not None and 0.0 < refresh_on - now.wall < life:
-        ahead = refresh_on - now.wall
-        ahead += chance(0.0, (life - ahead) / 10)
-    elif life > 2 * LATE:
-        ahead = life - LATE + chance(0.0, LATE / 5)
-    else:
-        ahead = life * chance(0.5, 0.6)
+    if given is not None and not 0.0 < life <= given:
+        life = given - DATED_BACK if given > 2 * DATED_BACK else given
+    ahead = life - LATE + chance(0.0, LATE / 5) if life > 2 * LATE else life * chance(0.5, 0.6)
+    if refresh_on is not None and 0.0 < (early := refresh_on - now.wall) < ahead:
+        ahead = early + chance(0.0, (ahead - early) / 10)
     return Token(text, expires_on, now, life, ahead)
 
 
@@ -119,15 +123,18 @@ class Held:
 
     def failed(self, now: Clocks, chance: Chance) -> Held:
         """Return the state after a refresh that failed."""
-        most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self.failures)
+        most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 8))
         gone = now.since(self.token.received)
         return Held(self.token, gone + most * chance(0.5, 1.0), self.failures + 1)
 
 
 def answered(held: Held | None, token: Token, now: Clocks, chance: Chance) -> Held | None:
     """Return the state after a token came in, or None where nothing usable is in hand."""
-    if held is not None and token.expires_on <= held.token.expires_on:
-        return held.not_yet(now, chance) if held.token.usable(now) else None
+    if held is not None and held.token.usable(now):
+        if token.same(held.token) or token.left(now) <= held.token.left(now):
+            return held.not_yet(now, chance)
+    elif held is not None and token.same(held.token):
+        return None
     return Held(token, token.ahead) if token.usable(now) else None
 
 

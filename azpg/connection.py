@@ -60,7 +60,7 @@ class Connection(psycopg.Connection[Row]):
         password: Password | None = None,
         pgbouncer: bool | None = None,
         cloud: Cloud | str | None = None,
-        retry_timeout: float = 30.0,
+        retry_timeout: float | None = None,
         autocommit: bool = False,
         prepare_threshold: Threshold = UNSET,
         context: AdaptContext | None = None,
@@ -78,7 +78,8 @@ class Connection(psycopg.Connection[Row]):
         it the default one, for which `client_id` chooses the identity. `password` signs in as a
         PostgreSQL role instead: text, or a function asked for each new connection. `pgbouncer`
         goes to port 6432 without prepared statements. `cloud` is an `azpg.Cloud` or its name, by
-        default the host's. `retry_timeout` is how many seconds transient failures are retried.
+        default the host's. `retry_timeout` is how many seconds transient failures are retried: by
+        default 30, or the `connect_timeout` that was asked for, where that is less.
         The rest is psycopg's own.
 
         Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
@@ -124,8 +125,10 @@ class Connection(psycopg.Connection[Row]):
 
     @classmethod
     def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
-        # Settled already: psycopg need not parse them again.
-        return super()._get_connection_params(conninfo, **kwargs) if conninfo else kwargs
+        # Settled already: psycopg need not parse them again
+        if conninfo:
+            return super()._get_connection_params(conninfo, **kwargs)
+        return {name: value for name, value in kwargs.items() if value is not None}
 
 
 class AsyncConnection(psycopg.AsyncConnection[Row]):
@@ -147,7 +150,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         password: AsyncPassword | None = None,
         pgbouncer: bool | None = None,
         cloud: Cloud | str | None = None,
-        retry_timeout: float = 30.0,
+        retry_timeout: float | None = None,
         autocommit: bool = False,
         prepare_threshold: Threshold = UNSET,
         context: AdaptContext | None = None,
@@ -203,7 +206,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
 
     @classmethod
     async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
-        return await super()._get_connection_params(conninfo, **kwargs) if conninfo else kwargs
+        if conninfo:
+            return await super()._get_connection_params(conninfo, **kwargs)
+        return {name: value for name, value in kwargs.items() if value is not None}
 
 
 def conninfo(
@@ -258,7 +263,7 @@ if TYPE_CHECKING:
         password: Password | None = None,
         pgbouncer: bool | None = None,
         cloud: Cloud | str | None = None,
-        retry_timeout: float = 30.0,
+        retry_timeout: float | None = None,
         autocommit: bool = False,
         prepare_threshold: Threshold = UNSET,
         context: AdaptContext | None = None,
@@ -276,7 +281,7 @@ if TYPE_CHECKING:
         password: AsyncPassword | None = None,
         pgbouncer: bool | None = None,
         cloud: Cloud | str | None = None,
-        retry_timeout: float = 30.0,
+        retry_timeout: float | None = None,
         autocommit: bool = False,
         prepare_threshold: Threshold = UNSET,
         context: AdaptContext | None = None,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azpg._retry import BUSY, CAP, FIRST, Retry
+from azpg._retry import BUDGET, BUSY, CAP, FIRST, Retry, budget
 
 
 def most(_least: float, most: float) -> float:
@@ -68,3 +68,12 @@ def test_every_pause_lies_within_the_budget(
         assert 0 <= pause <= max(CAP, BUSY)
         assert now + pause <= budget + 1e-9
         now += pause + step
+
+
+@pytest.mark.parametrize(
+    ("connect_timeout", "seconds"),
+    [(None, BUDGET), ("", BUDGET), ("0", BUDGET), ("-1", BUDGET), ("2", 2.0), ("300", BUDGET)],
+)
+def test_who_asks_for_less_is_not_kept_waiting(connect_timeout: str, seconds: float) -> None:
+    """The connect_timeout of a caller, where it is less, is the budget of all tries together."""
+    assert budget(connect_timeout) == seconds

@@ -52,6 +52,14 @@ def test_without_a_budget_it_fails_at_once(
     assert "connecting again" not in caplog.text
 
 
+def test_a_short_connect_timeout_is_short(api: Api, azure: Emulator, free_port: int) -> None:
+    """Who gives a connection one second gets its failure then, and not after all tries."""
+    started = time.monotonic()
+    with pytest.raises(azpg.UnreachableError):
+        api.open(hostaddr="127.0.0.1", port=free_port, connect_timeout=1)
+    assert time.monotonic() - started < 5
+
+
 def test_a_server_that_appears_is_reached(
     api: Api, azure: Emulator, free_port: int, dig: Callable[..., Tunnel]
 ) -> None:
