@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -51,18 +52,30 @@ def test_a_token_is_kept(api: Api, azure: Emulator, credentials: Credentials) ->
     assert (azure.counts - before).token_requests == 1
 
 
-@pytest.mark.parametrize(
-    ("lifetime", "calls"), [(3600, 1), (60, 1), (15, 2), (0, 2), (-60, 2)], ids=str
-)
-def test_a_token_about_to_expire_is_not_handed_out_again(
-    api: Api, credentials: Credentials, lifetime: float, calls: int
+@pytest.mark.parametrize("lifetime", [-60, 0, 15, 19], ids=str)
+def test_a_token_about_to_expire_is_never_handed_out(
+    api: Api, credentials: Credentials, lifetime: float
 ) -> None:
-    """A token with less life left than a connect may take is asked for anew."""
+    """A token with less life left than a connect may take is an error that says so."""
+    password = azpg.EntraPassword(credentials.with_get_token(lifetime=lifetime))
+    with pytest.raises(azpg.CredentialError) as caught:
+        ask(api, password)
+    text, hint = str(caught.value).split("\nHINT: ")
+    said = rf"WithGetToken gave a token with ({max(0, lifetime)}|{max(0, lifetime - 1)}) s left"
+    assert re.fullmatch(f"{said}, and a connect needs 20", text)
+    assert hint.startswith("check this machine's clock")
+    assert password.stats() == (0, 1, None)
+
+
+@pytest.mark.parametrize("lifetime", [3600, 60, 25], ids=str)
+def test_a_token_with_life_enough_is_kept(
+    api: Api, credentials: Credentials, lifetime: float
+) -> None:
+    """A token with more life left than a connect may take serves the next call too."""
     credential = credentials.with_get_token(lifetime=lifetime)
     password = azpg.EntraPassword(credential)
-    ask(api, password)
-    ask(api, password)
-    assert credential.calls == calls
+    assert ask(api, password) == ask(api, password)
+    assert credential.calls == 1
 
 
 def test_invalidate_forgets_the_token(api: Api, credentials: Credentials) -> None:

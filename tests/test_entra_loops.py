@@ -51,20 +51,22 @@ def test_an_async_credential_without_a_loop_says_so(credentials: Credentials) ->
 
 def test_an_async_credential_works_on_the_next_loop(credentials: Credentials) -> None:
     """A loop that has ended is forgotten: the next one awaits the credential itself."""
-    credential = credentials.async_with_get_token(lifetime=0)
+    credential = credentials.async_with_get_token()
     password = azpg.EntraPassword(credential)
     for calls in (1, 2):
         assert asyncio.run(password.call_async()) == credentials.secret
         assert credential.calls == calls
+        password.invalidate()
 
 
 def test_a_second_loop_is_served_by_the_first(credentials: Credentials) -> None:
     """While its loop runs, an async credential is awaited there for callers on other loops too."""
-    credential = credentials.async_with_get_token(lifetime=0)
+    credential = credentials.async_with_get_token()
     password = azpg.EntraPassword(credential)
 
     async def main() -> None:
         await password.call_async()
+        password.invalidate()
         other = asyncio.to_thread(asyncio.run, password.call_async())
         assert await other == credentials.secret
 

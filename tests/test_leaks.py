@@ -101,7 +101,7 @@ def test_a_failure_holds_no_token(
     gc.collect()
     for token in tokens.given:
         leaks.none_held(caught.value, token, tokens.credential)
-    assert len(tokens.given) == 1
+    assert len(tokens.given) == (2 if "token" in fault else 1)  # a refused token is replaced once
 
 
 @pytest.mark.parametrize("where", ["keyword", "conninfo", "uri", "environment", "callback"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-THREADS, LOOPS, TASKS = 100, 4, 25
+THREADS, LOOPS, TASKS = 250, 5, 50
 
 
 class Gate:
@@ -82,7 +82,7 @@ def crowd(password: Callable[[], azpg.EntraPassword], gate: Gate) -> list[Any]:
 
 
 def test_threads_and_loops_share_one_request(credentials: Credentials) -> None:
-    """100 threads and 100 tasks in four event loops cause one call of the credential."""
+    """250 threads and 250 tasks in five event loops cause one call of the credential."""
     gate = Gate(lambda: "token")
     credential = credentials.with_get_token(gate)
     found = crowd(lambda: azpg.EntraPassword(credential), gate)
