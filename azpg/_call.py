@@ -234,6 +234,7 @@ class Call:
             entra=self._entra is not None,
             scope=self.plan.cloud.scope,
             secret_length=len(self._answer.secret or ""),
+            root_file=params.get("sslrootcert", ""),
         )
 
 

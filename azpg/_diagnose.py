@@ -30,6 +30,8 @@ class Context:
     entra: bool = False
     scope: str = ""
     secret_length: int = 0
+    root_file: str = ""
+    """the caller's own sslrootcert"""
 
 
 class Diagnosis(NamedTuple):
@@ -162,8 +164,8 @@ _TABLE = (
         "certificate",
         TLSError,
         r"certificate verify failed|self.signed certificate|unable to get local issuer",
-        "the certificate is expired, or ends in none of the trusted roots. Something between you "
-        "and {host} may break TLS open; if Azure has a new root, upgrade azpg or set "
+        "the certificate is expired, or ends in none of the trusted roots. {roots}Something "
+        "between you and {host} may break TLS open; if Azure has a new root, upgrade azpg or set "
         "PGSSLROOTCERT=$(python -m certifi). {local}",
     ),
     _row(
@@ -275,6 +277,12 @@ def _hint(template: str, context: Context) -> str:
         if context.entra
         else f"check user={role} and its password"
     )
+    roots = (
+        f"They are those of {context.root_file} (sslrootcert or PGSSLROOTCERT), which may be out "
+        f"of date: leave it out for Azure's own. "
+        if context.root_file
+        else ""
+    )
     return template.format(
         host=context.host,
         port=context.port,
@@ -283,6 +291,7 @@ def _hint(template: str, context: Context) -> str:
         secret_length=context.secret_length,
         pgbouncer=listens,
         login=login,
+        roots=roots,
         local="" if context.entra else "For a server on your own machine only: sslmode=disable",
     ).rstrip()
 
@@ -299,10 +308,27 @@ def shown(text: str, *secrets: str | None) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
 
 
+# A person has to act: an error that OAuth names so, or Microsoft Entra's codes for a second factor,
+# a password or session that has run out, a consent that is missing, and terms to be accepted.
+# Source: learn.microsoft.com/entra/identity-platform/reference-error-codes
+_SIGN_IN_AGAIN = re.compile(
+    r"interaction_required|consent_required|login_required|"
+    r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
+    r"70008|70043|700084)\b"
+)
+
+
 def credential(name: str, error: BaseException) -> tuple[str, str, str]:
     """Return text, kind and hint for a credential that raised."""
     said = shown(str(error)) or type(error).__name__
-    if isinstance(error, ImportError):
+    kind = "credential"
+    if type(error).__name__ == "AuthenticationRequiredError" or _SIGN_IN_AGAIN.search(said):
+        kind = "interaction-required"
+        hint = (
+            "sign in again as the person you are (`az login` on your own machine): no program can "
+            "do it for you"
+        )
+    elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"
     elif name == "DefaultAzureCredential":
         hint = (
@@ -311,7 +337,7 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
         )
     else:
         hint = f"{name} could not sign in: its own words above say why"
-    return f"no token from {name}: {type(error).__name__}: {said}", "credential", hint
+    return f"no token from {name}: {type(error).__name__}: {said}", kind, hint
 
 
 def credential_late(name: str, timeout: float) -> tuple[str, str, str]:

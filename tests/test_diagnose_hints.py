@@ -68,6 +68,12 @@ def test_an_unknown_root_tells_of_certifi() -> None:
     assert "PGSSLROOTCERT=$(python -m certifi)" in hint("unable to get local issuer certificate")
 
 
+def test_an_unknown_root_names_the_file_of_the_caller() -> None:
+    """A file of roots that was set long ago may lack today's."""
+    told = hint("certificate verify failed", root_file="/etc/BaltimoreCyberTrustRoot.crt")
+    assert "/etc/BaltimoreCyberTrustRoot.crt (sslrootcert or PGSSLROOTCERT)" in told
+
+
 # Words fit to print
 
 
