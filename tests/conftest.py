@@ -20,6 +20,7 @@ pytest_plugins = (
     "fix_credentials",
     "fix_hostile",
     "fix_leaks",
+    "fix_refresh",
     "fix_roots",
     "fix_servers",
     "fix_sources",
