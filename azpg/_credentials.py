@@ -40,8 +40,10 @@ class DefaultCredential:
 
 
 def is_credential(value: object) -> bool:
-    """Tell whether it is a credential, not a function that makes one."""
-    return hasattr(value, "get_token") or hasattr(value, "get_token_info")
+    """Tell whether it is a credential, not a function or class that makes one."""
+    return not isinstance(value, type) and (
+        hasattr(value, "get_token") or hasattr(value, "get_token_info")
+    )
 
 
 def is_async(credential: object) -> bool:

@@ -308,9 +308,8 @@ def shown(text: str, *secrets: str | None) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
 
 
-# A person has to act: an error that OAuth names so, or Microsoft Entra's codes for a second factor,
-# a password or session that has run out, a consent that is missing, and terms to be accepted.
-# Source: learn.microsoft.com/entra/identity-platform/reference-error-codes
+# What only a person can mend: a second factor, a password or session that has run out, a consent.
+# The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
 _SIGN_IN_AGAIN = re.compile(
     r"interaction_required|consent_required|login_required|"
     r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
@@ -327,6 +326,11 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
         hint = (
             "sign in again as the person you are (`az login` on your own machine): no program can "
             "do it for you"
+        )
+    elif said == "Event loop is closed":
+        hint = (
+            "an async credential belongs to the event loop it was first used on, and that one has "
+            "ended: pass a function that makes the credential, or azure.identity's sync one"
         )
     elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"

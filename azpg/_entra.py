@@ -203,7 +203,10 @@ class _LateError(Exception):
 
 class _NoLoop(Exception):  # noqa: N818  # never leaves this module
     def __str__(self) -> str:
-        return "it is an async credential, and no event loop is running to await it"
+        return (
+            "it is an async credential, and no event loop is running to await it: use "
+            "connect_async(), or the credential of the same name in azure.identity"
+        )
 
 
 def user_of(token: _token.Token) -> str:

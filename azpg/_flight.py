@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from . import _token
-from ._credentials import DefaultCredential
+from ._credentials import DefaultCredential, is_async
 from .errors import CredentialError
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Slot:
         """Return the flight under way, or start one in a thread of its own."""
         with self.lock:
             if self.loop is None or not self.loop.is_running():
+                if self.loop is not loop and is_async(self.made):
+                    self.made = None  # its connections ended with its loop
                 self.loop = loop
             now = clocks().monotonic
             if (flight := self.under_way(now - timeout)) is not None:

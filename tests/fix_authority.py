@@ -1,0 +1,217 @@
+"""Microsoft Entra as a credential meets it: every authority over HTTPS, and an `az` on PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import trustme
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from azpg.emulator import Emulator
+
+KNOWN = ("login.microsoftonline.com", "login.microsoftonline.us", "login.chinacloudapi.cn")
+"""The authorities that Microsoft vouches for."""
+PRIVATE = "login.example.net"
+"""The authority of a private cloud, which it does not."""
+
+
+@dataclass
+class Authority:
+    """What the authorities hand out, and what they were asked."""
+
+    ca: str
+    give: Callable[[dict[str, str]], str]
+    """makes the token for a form; what it raises is answered as a refusal"""
+    lifetime: int = 3600
+    """of a token, in seconds; azure-identity asks again under 300"""
+    forms: list[dict[str, str]] = field(default_factory=list)
+    """the requests for a token, with the host that each was sent to"""
+
+    @staticmethod
+    def refusal(error: str, description: str) -> Exception:
+        """Make what `give` raises to refuse."""
+        return _RefusalError(error, description)
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Return host and scope of each request for a token."""
+        return [(form["host"], form["scope"].partition(" ")[0]) for form in self.forms]
+
+
+class _RefusalError(Exception):
+    def __init__(self, error: str, description: str) -> None:
+        super().__init__(description)
+        self.answer = {"error": error, "error_description": description}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, authority: Authority, tls: ssl.SSLContext) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.authority = authority
+        self.tls = tls
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """A proxy that is itself whatever host a client asks it to connect to."""
+
+    protocol_version = "HTTP/1.1"
+    host = ""
+
+    def log_message(self, *_args: object) -> None:
+        """Write nothing to stderr."""
+
+    def do_CONNECT(self) -> None:
+        """Become the host that is asked for."""
+        self.host = self.path.rpartition(":")[0]
+        self.send_response(200)
+        self.end_headers()
+        tls = cast("_Server", self.server).tls.wrap_socket(self.connection, server_side=True)
+        self.connection = tls
+        self.rfile, self.wfile = tls.makefile("rb"), tls.makefile("wb")
+        self.close_connection = False
+
+    def do_GET(self) -> None:
+        """Answer the two discoveries that go before a request for a token."""
+        url = urlsplit(self.path)
+        if url.path != "/common/discovery/instance":
+            tenant = url.path.split("/")[1]
+            base = f"https://{self.host}/{tenant}"
+            return self._answer(
+                200,
+                {
+                    "issuer": f"{base}/v2.0",
+                    "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+                    "token_endpoint": f"{base}/oauth2/v2.0/token",
+                },
+            )
+        asked = urlsplit(parse_qs(url.query)["authorization_endpoint"][0])
+        if asked.hostname not in KNOWN:
+            return self._answer(400, {"error": "invalid_instance"})
+        base = f"https://{asked.netloc}/{asked.path.split('/')[1]}"
+        endpoint = f"{base}/v2.0/.well-known/openid-configuration"
+        return self._answer(200, {"tenant_discovery_endpoint": endpoint, "metadata": []})
+
+    def do_POST(self) -> None:
+        """Hand out a token."""
+        authority = cast("_Server", self.server).authority
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        form = {name: values[0] for name, values in parse_qs(body).items()} | {"host": self.host}
+        authority.forms.append(form)
+        try:
+            token = authority.give(form)
+        except _RefusalError as refusal:
+            return self._answer(400, refusal.answer)
+        return self._answer(
+            200,
+            {
+                "token_type": "Bearer",
+                "expires_in": authority.lifetime,
+                "access_token": token,
+            },
+        )
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def finish(self) -> None:
+        """End, also the TLS that was begun."""
+        with suppress(OSError):
+            super().finish()
+        self.connection.close()
+
+
+@pytest.fixture(scope="session")
+def _authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Authority, int]]:
+    ca = trustme.CA()
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*KNOWN, PRIVATE).configure_cert(tls)
+    authority = Authority(str(path), lambda _form: "")
+    with _Server(authority, tls) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="authority")
+        thread.start()
+        try:
+            yield authority, server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def authority(
+    _authorities: tuple[Authority, int], azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> Authority:
+    """Lead every request to an authority to the stand-in, which gives the emulator's tokens."""
+    authority, port = _authorities
+    authority.forms.clear()
+    authority.lifetime = 3600
+    authority.give = lambda _form: azure.token()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.ca)
+    monkeypatch.setenv("SSL_CERT_FILE", authority.ca)
+    for name in ("AZURE_TOKEN_CREDENTIALS", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
+        monkeypatch.delenv(name)
+    return authority
+
+
+class Cli:
+    """An `az` that is signed in, and keeps count of its starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "starts"
+        self._answer = folder / "answer"
+        self.program = folder / "bin" / "az"
+        self.program.parent.mkdir()
+        self.program.write_text(
+            f'#!/bin/sh\necho "$@" >> {self._log}\ncat {self._answer} 2>/dev/null && exit\n',
+            encoding="utf-8",
+        )
+        self.program.chmod(0o755)
+
+    def answer(self, token: str, lifetime: float = 3600) -> None:
+        """Set what it prints."""
+        said = {"accessToken": token, "expires_on": int(time.time() + lifetime)}
+        self._answer.write_text(json.dumps(said), encoding="utf-8")
+
+    def refuse(self, said: str) -> None:
+        """Make it fail with these words."""
+        self._answer.unlink()
+        with self.program.open("a", encoding="utf-8") as script:
+            script.write(f'echo "{said}" >&2\nexit 1\n')
+
+    @property
+    def starts(self) -> list[str]:
+        """The arguments of each start."""
+        return self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []
+
+
+@pytest.fixture
+def az(tmp_path: Path, azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Put an `az` first on PATH, signed in to the emulator."""
+    folder = tmp_path / "az"
+    folder.mkdir()
+    cli = Cli(folder)
+    cli.answer(azure.token())
+    monkeypatch.setenv("PATH", f"{cli.program.parent}{os.pathsep}{os.environ['PATH']}")
+    return cli
