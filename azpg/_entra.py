@@ -150,14 +150,10 @@ class EntraPassword:
         name = _credentials.name(self._credential)
         outcome: Outcome
         try:
-            answer = self._ask(flight.loop)
-            if not (answer.token and answer.token.isascii() and answer.token.isprintable()):
-                raise ValueError("its token is no plain text")  # noqa: TRY301
+            outcome = self._fetch(flight.loop)
+            if self._slot.stuck(outcome):
+                outcome = self._fetch(flight.loop)
             name = _credentials.spoke(self._made())
-            refresh_on = getattr(answer, "refresh_on", None)
-            outcome = _token.received(
-                answer.token, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform
-            )
         except _LateError:
             outcome = self._late()
         except CancelledError as error:
@@ -166,6 +162,15 @@ class EntraPassword:
         except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
             outcome = Failure(*_diagnose.credential(name, error))
         self._slot.land(flight, outcome, name)
+
+    def _fetch(self, loop: asyncio.AbstractEventLoop | None) -> _token.Token:
+        answer = self._ask(loop)
+        if not (answer.token and answer.token.isascii() and answer.token.isprintable()):
+            raise ValueError("its token is no plain text")
+        refresh_on = getattr(answer, "refresh_on", None)
+        return _token.received(
+            answer.token, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform
+        )
 
     def _ask(self, loop: asyncio.AbstractEventLoop | None) -> AccessToken | AccessTokenInfo:
         credential: Any = self._made()

@@ -127,16 +127,25 @@ class Slot:
                     self.held = before.failed(now, random.uniform)
             elif (held := _token.answered(before, outcome, now, random.uniform)) is None:
                 self.failed += 1
-                self.made = None
                 outcome = _dead(name, outcome, before, now)
             else:
                 self.fetched += held.token is outcome
-                if held.token is not outcome and held.token.left(now) < _token.LATE / 2:
-                    self.made = None  # by the clock that its cache goes by there is time
                 self.held, outcome = held, held.token
         _log(before, outcome, now, name)
         with suppress(InvalidStateError):  # it was given up
             flight.set_result(outcome)
+
+    def stuck(self, token: _token.Token) -> bool:
+        """Let go of a credential that should have a newer token by now, and was made here.
+
+        Its own cache goes by the wall clock, and may think that there is time: that clock was set.
+        """
+        held = self.held
+        if self.made is None or held is None or not token.same(held.token):
+            return False
+        if late := held.token.left(clocks()) < _token.LATE / 2:
+            self.made = None
+        return late
 
     def leave(self, flight: Flight) -> None:
         """Give up a flight: the next caller starts one of its own."""

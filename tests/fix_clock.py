@@ -27,6 +27,10 @@ class Clock:
         """Return the wall clock, as this process sees it."""
         return self._time() + self._wall
 
+    def real_time(self) -> float:
+        """Return the real time."""
+        return self._time()
+
     def look(self) -> _token.Clocks:
         """Return both clocks."""
         return _token.Clocks(self._monotonic() + self._running, self.time())
