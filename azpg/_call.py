@@ -18,7 +18,7 @@ import psycopg
 from psycopg import errors as e
 
 from . import _conninfo, _diagnose, _entra, _options, _retry, _roots, _sources
-from .errors import ConfigError, ConnectError, clean
+from .errors import ConfigError, ConnectError, LibpqConfigError, clean
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -193,7 +193,7 @@ class Call:
                 logger.warning("connecting again in %.1f s: %s", self.pause, text)
                 return
         if found.kind == "config":
-            self.error = ConfigError(text)
+            self.error = LibpqConfigError(text)
             return
         pgconn = self._finished(error.pgconn)
         refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)

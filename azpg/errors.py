@@ -102,6 +102,12 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
         super().__init__("\n".join(self.problems))
 
 
+class LibpqConfigError(ConfigError, psycopg.OperationalError):
+    """Tell what libpq itself refused of a call: to psycopg's users an OperationalError."""
+
+    __module__ = "azpg"
+
+
 _E = TypeVar("_E", bound=psycopg.Error)
 
 

@@ -202,9 +202,10 @@ def test_pgbouncer_refuses_options(api: Api, azure: Emulator) -> None:
 def test_what_libpq_cannot_take_is_a_config_error(
     api: Api, credentials: Credentials, option: dict[str, str]
 ) -> None:
-    """A value that libpq refuses before it connects anywhere is the call's fault."""
-    with pytest.raises(azpg.ConfigError):
+    """What libpq refuses before it connects is the call's fault, and OperationalError as before."""
+    with pytest.raises(azpg.ConfigError) as caught:
         api.open(host="db.example", hostaddr="127.0.0.1", user="me", password="x", port=1, **option)
+    assert isinstance(caught.value, psycopg.OperationalError)
 
 
 # The credential
