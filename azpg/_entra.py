@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import random
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from . import _credentials, _diagnose, _token
 from ._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
@@ -71,6 +71,9 @@ class EntraPassword:
         return (
             f"<azpg.EntraPassword of {_credentials.name(self._credential)} for {self.cloud.name}>"
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an azpg.EntraPassword is not pickled: make one in each process")
 
     def __call__(self) -> str:
         """Return a valid token, waiting for one at most `timeout` seconds."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,9 @@ class Token:
 
     def __repr__(self) -> str:
         return f"<Token of {len(self.text)} characters, expires_on={self.expires_on:.0f}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a token is not pickled")
 
     def left(self, now: Clocks) -> float:
         """Return its seconds left."""

@@ -1,4 +1,4 @@
-"""Look for a secret in all that a program may show, store or send of an error."""
+"""Tokens that are known, and the search for one in all that a program may show or store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ import pytest
 import azpg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from fix_credentials import Credentials, WithGetToken
+
+    from azpg.emulator import Emulator
 
 # What they refer to is the program itself, or is looked at as a frame.
 _STOP = (
@@ -116,3 +120,29 @@ def leaks(caplog: pytest.LogCaptureFixture) -> Leaks:
     for name in (None, "azpg", "azure", "msal", "psycopg", "psycopg.pool"):
         caplog.set_level(logging.DEBUG, logger=name)
     return Leaks(caplog)
+
+
+class Tokens:
+    """A credential whose tokens are the emulator's, and remembered."""
+
+    def __init__(self, emulator: Emulator, make: Callable[..., WithGetToken]) -> None:
+        self.given: list[str] = []
+        self._emulator = emulator
+        self._failure: str | None = None
+        self.credential = make(self._give)
+
+    def fail(self, text: str) -> None:
+        """Let the credential raise from now on."""
+        self._failure = text
+
+    def _give(self) -> str:
+        if self._failure is not None:
+            raise ConnectionError(self._failure)
+        self.given.append(self._emulator.token())
+        return self.given[-1]
+
+
+@pytest.fixture
+def tokens(azure: Emulator, credentials: Credentials) -> Tokens:
+    """Make a credential whose tokens are known."""
+    return Tokens(azure, credentials.with_get_token)

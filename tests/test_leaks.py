@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import logging
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,36 +15,20 @@ import psycopg_pool
 import pytest
 
 import azpg
+from azpg._flight import SLOTS, Flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fix_api import Api
-    from fix_credentials import Credentials, WithGetToken
+    from fix_clock import Clock
+    from fix_credentials import Credentials
     from fix_hostile import Certificates, Hostile, Peer, Script
-    from fix_leaks import Leaks
+    from fix_leaks import Leaks, Tokens
+    from fix_refresh import Background
     from fix_servers import Postgres
 
     from azpg.emulator import Emulator
-
-
-class Tokens:
-    """A credential whose tokens are the emulator's, and remembered."""
-
-    def __init__(self, emulator: Emulator, make: Callable[..., WithGetToken]) -> None:
-        self.given: list[str] = []
-        self._emulator = emulator
-        self.credential = make(self._give)
-
-    def _give(self) -> str:
-        self.given.append(self._emulator.token())
-        return self.given[-1]
-
-
-@pytest.fixture
-def tokens(azure: Emulator, credentials: Credentials) -> Tokens:
-    """Make a credential whose tokens are known."""
-    return Tokens(azure, credentials.with_get_token)
 
 
 @pytest.mark.parametrize("pgbouncer", [False, True], ids=["postgres", "pgbouncer"])
@@ -278,6 +264,94 @@ def test_a_cancelled_connect_holds_no_token(
     leaks.none_held(asyncio.run(main()), credentials.secret, credential, options)
 
 
+# Tokens that come and go
+
+
+def test_a_renewal_shows_no_token(
+    api: Api, tokens: Tokens, leaks: Leaks, clock: Clock, background: Background
+) -> None:
+    """The thread that fetched the next token leaves neither of them in a log or a repr."""
+    password = azpg.EntraPassword(tokens.credential)
+    for _ in range(2):
+        with api.connect(password=password) as conn:
+            background.landed()
+            shown = [conn, vars(conn), vars(type(conn)), conn.info.dsn, password, vars(password)]
+            assert not any(token in repr(shown) for token in tokens.given)
+        clock.goes_on(3370)
+    for token in tokens.given:
+        leaks.none_in_logs(token)
+    assert len(tokens.given) == 2
+
+
+def test_a_renewal_that_fails_shows_no_token(
+    api: Api, tokens: Tokens, leaks: Leaks, clock: Clock, background: Background
+) -> None:
+    """Neither its warning nor the error at the end holds the old token, or the one it quotes."""
+    password = azpg.EntraPassword(tokens.credential)
+    with api.connect(password=password):
+        pass
+    quoted = f"eyJhbGciOiJub25lIn0.{'x' * 40}"
+    tokens.fail(f"unexpected answer {quoted}")
+    clock.goes_on(3370)
+    with api.connect(password=password):
+        background.landed()
+    clock.goes_on(3600)
+    with pytest.raises(azpg.CredentialError) as caught:
+        api.open(password=password)
+    assert "unexpected answer …" in str(caught.value)
+    for secret in (quoted, *tokens.given):
+        leaks.none_held(caught.value, secret, tokens.credential, tokens, password, password._slot)
+        leaks.none_in_logs(secret)
+
+
+def test_a_token_refused_and_replaced_is_not_shown(
+    api: Api, azure: Emulator, tokens: Tokens, leaks: Leaks
+) -> None:
+    """Neither the token that was refused nor the one that took its place is in what remains."""
+    password = azpg.EntraPassword(tokens.credential)
+    with azure.fault(token="wrong-signature"):
+        password()
+    with api.connect(password=password, user="myapp") as conn:
+        gc.collect()
+        for token in tokens.given:
+            leaks.none_in_logs(token)
+            assert token not in repr(conn) + conn.info.dsn
+    assert len(tokens.given) == 2
+
+
+def test_a_refusal_after_a_failed_replacement_holds_no_token(
+    api: Api, azure: Emulator, tokens: Tokens, leaks: Leaks
+) -> None:
+    """When no other token can be had, the refusal that is raised is free of the first."""
+    password = azpg.EntraPassword(tokens.credential)
+    with azure.fault(token="expired"):
+        password()
+    tokens.fail("no luck")
+    with pytest.raises(azpg.LoginError) as caught:
+        api.open(password=password, user="myapp")
+    assert caught.value.kind == "token-expired"
+    leaks.none_held(caught.value, tokens.given[0], tokens.credential, tokens, password)
+
+
+def test_what_holds_a_token_does_not_show_it(api: Api, tokens: Tokens, leaks: Leaks) -> None:
+    """The reprs of all between a password and its token are free of it, and nothing is pickled."""
+    password = azpg.EntraPassword(tokens.credential)
+    with api.connect(password=password):
+        text = tokens.given[0]
+    slot, token = password._slot, password.token()
+    flight = Flight(None, 0.0)
+    flight.set_result(token)
+    shown = [password, slot, slot.held, token, flight, vars(password), vars(slot), SLOTS]
+    assert text not in repr([*shown, vars(SLOTS), password.stats()])
+    for each in (password, slot, slot.held, token, flight):
+        file = io.BytesIO()
+        with pytest.raises(TypeError) as caught:
+            pickle.dump(each, file)
+        assert text not in f"{caught.value}{file.getvalue()!r}"
+    with pytest.raises(TypeError, match="make one in each process"):
+        pickle.dumps(password)
+
+
 # Pools
 
 
@@ -309,5 +383,6 @@ def test_a_pools_timeout_shows_nothing(
 def test_a_pool_in_use_shows_nothing(api: Api, tokens: Tokens, leaks: Leaks) -> None:
     """What a pool shows of itself once it has signed in holds no token."""
     with api.pool(credential=tokens.credential, min_size=1) as pool:
-        assert tokens.given[0] not in repr(pool) + repr(vars(pool))
+        shown = [pool, vars(pool), vars(type(pool)), pool.get_stats()]
+        assert tokens.given[0] not in repr(shown)
         leaks.none_in_logs(tokens.given[0])
