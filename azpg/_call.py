@@ -71,7 +71,8 @@ class Call:
         is_async: bool,
     ) -> None:
         self._answer = Answer()
-        self._refused: ConnectError | None = None
+        self._refused: tuple[str, ConnectError] | None = None
+        """a token that the server blamed, and how it said so"""
         if wrong := tuple(
             _options.mistyped(conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
         ):
@@ -145,8 +146,8 @@ class Call:
         return self._answer
 
     def _of(self, token: Token) -> Answer:
-        if self._refused is not None and token.text == self._answer.secret:
-            raise self._refused  # the credential has no other
+        if self._refused is not None and token.text == self._refused[0]:
+            raise self._refused[1]  # the credential has no other
         user = None if "user" in self.plan.params else _entra.user_of(token)
         return Answer(token.text, user)
 
@@ -182,7 +183,7 @@ class Call:
         """Judge a failure: set the pause before the next try, or the error it ends with."""
         self.pause = None
         if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
-            self.error = clean(self._refused or error)
+            self.error = clean(self._refused[1] if self._refused else error)
             return
         # Judged as it was said: a password may be one of the words that a failure is told by
         found = _diagnose.diagnose(str(error), self._context())
@@ -197,20 +198,13 @@ class Call:
             return
         pgconn = self._finished(error.pgconn)
         refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
-        if self._has_another_token(found.kind):
-            self._refused = refusal
-        else:
+        if self._entra is None or self._refused or found.kind not in _diagnose.BAD_TOKEN:
             self.error = refusal
-
-    def _has_another_token(self, kind: str) -> bool:
-        """Have another token asked for, once, where the server blames the one it got.
-
-        Its words came over verified TLS, as every sign-in with a token does.
-        """
-        if self._entra is None or self._refused is not None or kind not in _diagnose.BAD_TOKEN:
-            return False
-        self._entra.drop(cast("str", self._answer.secret))
-        return True
+            return
+        # Said over verified TLS, as to every token: another one is asked for, once.
+        token = cast("str", self._answer.secret)
+        self._refused = token, refusal
+        self._entra.drop(token)
 
     def _shown(self, text: str) -> str:
         return _diagnose.shown(text, self._answer.secret, *self._secrets.values())

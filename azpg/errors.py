@@ -106,8 +106,6 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 class LibpqConfigError(ConfigError, psycopg.OperationalError):
     """Tell what libpq itself refused of a call: to psycopg's users an OperationalError."""
 
-    __module__ = "azpg"
-
 
 _E = TypeVar("_E", bound=psycopg.Error)
 
