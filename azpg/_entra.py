@@ -153,9 +153,9 @@ class EntraPassword:
         name = _credentials.name(self._credential)
         outcome: Outcome
         try:
-            outcome = self._fetch(flight.loop)
+            outcome = self._fetch(flight)
             if self._slot.stuck(outcome):
-                outcome = self._fetch(flight.loop)
+                outcome = self._fetch(flight)
             name = _credentials.spoke(self._made())
         except _LateError:
             outcome = self._late()
@@ -166,8 +166,8 @@ class EntraPassword:
             outcome = Failure(*_diagnose.credential(name, error))
         self._slot.land(flight, outcome, name)
 
-    def _fetch(self, loop: asyncio.AbstractEventLoop | None) -> _token.Token:
-        answer = self._ask(loop)
+    def _fetch(self, flight: Flight) -> _token.Token:
+        answer = self._ask(flight)
         if not (answer.token and answer.token.isascii() and answer.token.isprintable()):
             raise ValueError("its token is no plain text")
         refresh_on = getattr(answer, "refresh_on", None)
@@ -175,14 +175,16 @@ class EntraPassword:
             answer.token, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform
         )
 
-    def _ask(self, loop: asyncio.AbstractEventLoop | None) -> AccessToken | AccessTokenInfo:
+    def _ask(self, flight: Flight) -> AccessToken | AccessTokenInfo:
         credential: Any = self._made()
         get = getattr(credential, "get_token_info", None) or credential.get_token
         answer = get(self.cloud.scope)
         if inspect.iscoroutine(answer):
+            loop = flight.loop
             if loop is None or not loop.is_running():
                 answer.close()
                 raise _NoLoop
+            flight.awaited = True
             task = asyncio.run_coroutine_threadsafe(answer, loop)
             try:
                 answer = task.result(self.timeout)

@@ -58,6 +58,7 @@ class Flight(Future[Outcome]):
         super().__init__()
         self.loop = loop
         """where an async credential is awaited"""
+        self.awaited = False
         self.started = started
         # Running: a waiter that is cancelled cannot cancel what others wait for.
         self.set_running_or_notify_cancel()
@@ -247,7 +248,9 @@ def _before_fork() -> None:
     own = asyncio._get_running_loop()  # noqa: SLF001  # None, not an error, where there is none
     end = time.monotonic() + FORK_WAIT
     for slot in SLOTS.all():
-        if (flight := slot.flight) is not None and (own is None or flight.loop is not own):
+        flight = slot.flight
+        # What is awaited on this very loop cannot land before the fork is over.
+        if flight is not None and not (flight.awaited and flight.loop is own):
             with suppress(TimeoutError):
                 flight.result(max(0.0, end - time.monotonic()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,11 +22,17 @@ pytest_plugins = (
     "fix_hostile",
     "fix_leaks",
     "fix_refresh",
+    "fix_program",
     "fix_roots",
     "fix_servers",
     "fix_sources",
     "fix_tunnel",
 )
+
+
+def pytest_sessionstart() -> None:
+    """Take Ctrl-C, also where a shell has started the run in the background and ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

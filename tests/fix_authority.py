@@ -38,7 +38,7 @@ class Authority:
     lifetime: int = 3600
     """of a token, in seconds; azure-identity asks again under 300"""
     forms: list[dict[str, str]] = field(default_factory=list)
-    """the requests for a token, with the host that each was sent to"""
+    """the requests for a token, with the host that each was sent to and the port it came from"""
 
     @staticmethod
     def refusal(error: str, description: str) -> Exception:
@@ -109,7 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Hand out a token."""
         authority = cast("_Server", self.server).authority
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        form = {name: values[0] for name, values in parse_qs(body).items()} | {"host": self.host}
+        form = {name: values[0] for name, values in parse_qs(body).items()}
+        form |= {"host": self.host, "port": str(self.client_address[1])}
         authority.forms.append(form)
         try:
             token = authority.give(form)

@@ -1,0 +1,374 @@
+"""Fork: at any moment the child gets tokens and connects, and the parent goes on undisturbed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_authority import Authority
+    from fix_program import Program
+
+    from azpg.emulator import Emulator
+
+# What the programs below are made of. Each function stands alone, with the imports it needs.
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Fork, do the work in the child, and return the child's id."""
+    import os
+    import traceback
+
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001  # whatever it is, the parent is told
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended_well(pid: int) -> None:
+    """Wait for a child, which must end without an error."""
+    import os
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def connect() -> None:
+    """Connect with the default credential."""
+    import azpg
+
+    with azpg.connect() as conn:
+        assert conn.execute("select current_user").fetchone() == ("myapp",)
+
+
+def connect_in_both_ways() -> None:
+    """Connect with the default credential and a new token, in both APIs."""
+    import asyncio
+
+    import azpg
+
+    async def main() -> None:
+        async with await azpg.connect_async() as conn:
+            assert conn.info.user == "myapp"
+
+    azpg.EntraPassword().invalidate()
+    connect()
+    azpg.EntraPassword().invalidate()
+    asyncio.run(main())
+
+
+class Gate:
+    """A credential that answers once it may, and says when it is asked."""
+
+    def __init__(self) -> None:
+        import threading
+
+        self.asked, self.may = threading.Event(), threading.Event()
+        self.calls = 0
+
+    def get_token(self, *_scopes: str, **_options: object) -> object:
+        """Return a token."""
+        from azure.core.credentials import AccessToken
+
+        self.calls += 1
+        self.asked.set()
+        assert self.may.wait(30)
+        return AccessToken(f"token {self.calls}", 1 << 40)
+
+
+# A fork at any moment
+
+
+def test_a_fork_waits_for_a_token_on_its_way(program: Program) -> None:
+    """A token asked for before the fork arrives before it: the child has it without asking."""
+
+    def main() -> None:
+        import os
+        import threading
+
+        import azpg
+
+        credential = Gate()
+        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # enough of one
+        asking = threading.Thread(target=password)
+        asking.start()
+        credential.asked.wait()
+        os.register_at_fork(before=credential.may.set)  # runs before azpg's own
+
+        def work() -> None:
+            assert password() == "token 1"
+            assert credential.calls == 1
+
+        ended_well(forked(work))
+        asking.join()
+        assert password() == "token 1"
+
+    program(main, forked, ended_well, Gate)
+
+
+def test_a_fork_on_a_loop_waits_for_a_thread(program: Program) -> None:
+    """The same on a running event loop, when the sync credential's thread is at work."""
+
+    def main() -> None:
+        import asyncio
+        import os
+
+        import azpg
+
+        credential = Gate()
+        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # as above
+
+        def work() -> None:
+            assert password() == asyncio.run(password.call_async()) == "token 1"
+            assert credential.calls == 1
+
+        async def fork() -> None:
+            asking = asyncio.create_task(password.call_async())
+            await asyncio.to_thread(credential.asked.wait)
+            os.register_at_fork(before=credential.may.set)
+            ended_well(forked(work))
+            assert await asking == "token 1"
+
+        asyncio.run(fork())
+
+    program(main, forked, ended_well, Gate)
+
+
+def test_a_fork_on_a_loop_waits_for_no_task_of_it(program: Program) -> None:
+    """What only this loop could finish is not waited for; the child asks anew."""
+
+    def main() -> None:
+        import asyncio
+        import time
+
+        from azure.core.credentials import AccessToken
+
+        import azpg
+
+        class Waiting:
+            may: asyncio.Event
+            asked: asyncio.Event
+
+            async def get_token(self, *_scopes: str, **_options: object) -> AccessToken:
+                self.asked.set()
+                await self.may.wait()
+                return AccessToken("token", 1 << 40)
+
+        credential = Waiting()
+        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # as above
+
+        async def ask() -> str:
+            credential.may, credential.asked = asyncio.Event(), asyncio.Event()
+            credential.may.set()
+            return await password.call_async()
+
+        def work() -> None:
+            assert asyncio.run(ask()) == "token"
+
+        async def fork() -> None:
+            credential.may, credential.asked = asyncio.Event(), asyncio.Event()
+            asking = asyncio.create_task(password.call_async())
+            await credential.asked.wait()
+            begun = time.monotonic()
+            pid = forked(work)
+            assert time.monotonic() - begun < 1.5
+            ended_well(pid)
+            credential.may.set()
+            assert await asking == "token"
+
+        asyncio.run(fork())
+
+    program(main, forked, ended_well)
+
+
+def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
+    """A fork waits about two seconds for a credential that never answers, and goes on."""
+
+    def main() -> None:
+        import os
+        import threading
+        import time
+
+        import azpg
+
+        parent = os.getpid()
+        hanging = Gate()
+
+        def factory() -> object:
+            if os.getpid() == parent:
+                return hanging
+            answering = Gate()
+            answering.may.set()
+            return answering
+
+        password = azpg.EntraPassword(factory)  # type: ignore[arg-type]  # as above
+        threading.Thread(target=password, daemon=True).start()
+        hanging.asked.wait()
+
+        def work() -> None:
+            assert password() == "token 1"
+
+        begun = time.monotonic()
+        pid = forked(work)
+        assert 1.5 < time.monotonic() - begun < 8
+        ended_well(pid)
+        hanging.may.set()
+        assert password() == "token 1"
+
+    program(main, forked, ended_well, Gate)
+
+
+def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: Emulator) -> None:
+    """A thread is about to ask when the process forks: the child has a lock of its own."""
+
+    def main() -> None:
+        import threading
+
+        import azpg
+
+        connect()
+        password = azpg.EntraPassword()
+        held, end = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with password._slot.lock:
+                held.set()
+                end.wait()
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        held.wait()
+        pid = forked(connect_in_both_ways)
+        end.set()
+        holding.join()
+        ended_well(pid)
+        connect_in_both_ways()
+
+    program(main, forked, ended_well, connect, connect_in_both_ways)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
+def test_a_running_loop_is_no_obstacle(program: Program, azure: Emulator, inside: bool) -> None:
+    """Forked inside a running event loop or beside one, the child connects in both ways."""
+
+    def main(*, inside: bool) -> None:
+        import asyncio
+
+        import azpg
+
+        async def fork() -> None:
+            asking = asyncio.create_task(azpg.connect_async())
+            await asyncio.sleep(0)
+            if inside:
+                ended_well(forked(connect_in_both_ways))
+            else:
+                pid = await asyncio.to_thread(forked, connect_in_both_ways)
+                await asyncio.to_thread(ended_well, pid)
+            async with await asking as conn:
+                assert conn.info.user == "myapp"
+
+        asyncio.run(fork())
+        connect_in_both_ways()
+
+    program(main, forked, ended_well, connect, connect_in_both_ways, inside=inside)
+
+
+def test_many_forks_under_load(program: Program, azure: Emulator) -> None:
+    """Threads ask for new tokens without end while the process forks: no child hangs."""
+
+    def main(*, forks: int) -> None:
+        import threading
+
+        import azpg
+
+        connect()
+        end = threading.Event()
+
+        def ask() -> None:
+            password = azpg.EntraPassword()
+            while not end.is_set():
+                password.invalidate()
+                assert password()
+
+        def work() -> None:
+            password = azpg.EntraPassword()
+            password.invalidate()
+            assert password.user() == "myapp"
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(forks):
+            ended_well(forked(work))
+        end.set()
+        for thread in threads:
+            thread.join()
+        connect_in_both_ways()
+
+    program(main, forked, ended_well, connect, connect_in_both_ways, forks=30)
+
+
+# Whose connection
+
+
+@pytest.mark.parametrize("given", ["default", "factory"])
+def test_a_child_opens_connections_of_its_own(
+    program: Program, authority: Authority, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Default credential and factory are made anew in the child, which shares no socket."""
+
+    def main(*, given: str) -> None:
+        import azure.identity
+
+        import azpg
+
+        factory = None if given == "default" else azure.identity.EnvironmentCredential
+
+        def ask() -> None:
+            password = azpg.EntraPassword(factory)
+            password.invalidate()
+            assert password.user() == "myapp"
+
+        ask()
+        ended_well(forked(ask))
+        ask()
+
+    authority.lifetime = 0  # azure-identity keeps no such token
+    monkeypatch.setenv("AZURE_TENANT_ID", "11111111-2222-4333-8444-555555555555")
+    monkeypatch.setenv("AZURE_CLIENT_ID", "app")
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "secret")
+    program(main, forked, ended_well, given=given)
+    before, child, after = (form["port"] for form in authority.forms)
+    assert before == after != child
+
+
+def test_a_ready_made_credential_serves_by_its_token(program: Program, azure: Emulator) -> None:
+    """What a credential object gave before the fork serves the child, which does not ask it."""
+
+    def main() -> None:
+        from azure.identity import ManagedIdentityCredential
+
+        import azpg
+
+        credential = ManagedIdentityCredential()
+
+        def work() -> None:
+            with azpg.connect(credential=credential) as conn:
+                assert conn.info.user == "myapp"
+
+        work()
+        ended_well(forked(work))
+        work()
+
+    before = azure.counts
+    program(main, forked, ended_well)
+    assert (azure.counts - before).token_requests == 1
+    assert (azure.counts - before).sign_ins == 3

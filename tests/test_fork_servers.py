@@ -1,0 +1,126 @@
+"""Fork as servers do it: prefork, and the three ways of multiprocessing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_program import Program
+
+    from azpg.emulator import Emulator
+
+# What the programs below are made of. Each function stands alone, with the imports it needs.
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Fork, do the work in the child, and return the child's id."""
+    import os
+    import traceback
+
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001  # whatever it is, the parent is told
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended_well(pid: int) -> None:
+    """Wait for a child, which must end without an error."""
+    import os
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def connect() -> None:
+    """Connect with the default credential."""
+    import azpg
+
+    with azpg.connect() as conn:
+        assert conn.execute("select current_user").fetchone() == ("myapp",)
+
+
+def connect_in_both_ways() -> None:
+    """Connect with the default credential and a new token, in both APIs."""
+    import asyncio
+
+    import azpg
+
+    async def main() -> None:
+        async with await azpg.connect_async() as conn:
+            assert conn.info.user == "myapp"
+
+    azpg.EntraPassword().invalidate()
+    connect()
+    azpg.EntraPassword().invalidate()
+    asyncio.run(main())
+
+
+def test_a_preforking_server(program: Program, azure: Emulator) -> None:
+    """As gunicorn does: the parent connects, each worker too, and every signal arrives."""
+
+    def main(*, workers: int) -> None:
+        import os
+        import signal
+
+        connect()
+        reading, writing = os.pipe()
+
+        def serve() -> None:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+            connect_in_both_ways()
+            os.write(writing, b"!")
+            while True:
+                signal.pause()
+
+        ended: list[int] = []
+        signal.signal(signal.SIGCHLD, lambda number, _frame: ended.append(number))
+        pids = [forked(serve) for _ in range(workers)]
+        ready = b""
+        while len(ready) < workers:
+            ready += os.read(reading, workers)
+        connect_in_both_ways()
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        for pid in pids:
+            ended_well(pid)
+        assert ended
+
+    before = azure.counts
+    program(main, forked, ended_well, connect, connect_in_both_ways, workers=4)
+    assert (azure.counts - before).sign_ins == 11
+
+
+def worker(_number: int) -> str:
+    """Return the user of a connection."""
+    import azpg
+
+    with azpg.connect() as conn:
+        return conn.info.user
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(program: Program, azure: Emulator, method: str) -> None:
+    """Workers of multiprocessing connect, whichever way they are started."""
+
+    def main(*, method: str) -> None:
+        import multiprocessing
+
+        assert worker(0) == "myapp"
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(worker, range(6), chunksize=1) == ["myapp"] * 6
+            pool.close()
+            pool.join()
+        assert worker(0) == "myapp"
+
+    before = azure.counts
+    program(main, worker, method=method)
+    assert (azure.counts - before).sign_ins == 8
