@@ -139,7 +139,7 @@ class EntraPassword:
         held = slot.held
         if held is None or not held.token.usable(now):
             return None
-        if held.due(now) and not _credentials.asks_a_person(slot.made or self._credential):
+        if held.due(now) and not slot.personal:
             if (flight := slot.flight) is None:
                 self._board(loop)
             elif flight.started < now.monotonic - self.timeout:
@@ -156,7 +156,9 @@ class EntraPassword:
             outcome = self._fetch(flight)
             if self._slot.stuck(outcome):
                 outcome = self._fetch(flight)
-            name = _credentials.spoke(self._made())
+            made = self._made()
+            name = _credentials.spoke(made)
+            self._slot.personal = _credentials.asks_a_person(made)
         except _LateError:
             outcome = self._late()
         except CancelledError as error:

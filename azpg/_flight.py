@@ -81,6 +81,8 @@ class Slot:
         self.held: _token.Held | None = None
         self.fetched = self.failed = 0
         self.dropped_at = -math.inf
+        self.personal = False
+        """the credential may ask a person, who is not to be disturbed in the background"""
         self.begin()
 
     def begin(self) -> None:
@@ -117,14 +119,14 @@ class Slot:
         """Take in what a flight brought, and tell all who wait."""
         now = clocks()
         with self.lock:
-            before = self.held
-            if self.flight is flight:
+            before, awaited = self.held, self.flight is flight
+            if awaited:
                 self.flight = None
             if isinstance(outcome, Failure):
-                self.failed += 1
                 if outcome.lost and self.loop is flight.loop:
                     self.loop = None
-                if before is not None and before.token.usable(now):
+                self.failed += awaited  # one that was given up has failed already
+                if awaited and before is not None and before.token.usable(now):
                     self.held = before.failed(now, random.uniform)
             elif (held := _token.answered(before, outcome, now, random.uniform)) is None:
                 self.failed += 1
@@ -132,7 +134,8 @@ class Slot:
             else:
                 self.fetched += held.token is outcome
                 self.held, outcome = held, held.token
-        _log(before, outcome, now, name)
+        if awaited or isinstance(outcome, _token.Token):
+            _log(before, outcome, now, name)
         with suppress(InvalidStateError):  # it was given up
             flight.set_result(outcome)
 
@@ -149,10 +152,11 @@ class Slot:
         return late
 
     def leave(self, flight: Flight) -> None:
-        """Give up a flight: the next caller starts one of its own."""
+        """Give up a flight: it has failed, and the next caller starts one of its own."""
         with self.lock:
             if self.flight is flight:
                 self.flight = None
+                self.failed += 1
 
     def drop(self, refused: str) -> None:
         """Forget a token that the server refused: once a minute at most."""

@@ -337,5 +337,6 @@ def test_a_hanging_endpoint_ends_in_time(
         ask(api, password)
     assert caught.value.kind == "credential-timeout"
     assert "within 0.3 s" in str(caught.value)
+    assert password.stats().failed == 1
     password.timeout = 30
     assert ask(api, password)

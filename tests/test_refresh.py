@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -379,3 +380,22 @@ def test_nobody_is_asked_in_the_background(
     clock.goes_on(10)
     assert ask(api, password) == "token 2"
     assert person.calls == 2
+
+
+def test_nobody_is_asked_in_the_background_of_a_child(
+    api: Api, clock: Clock, background: Background
+) -> None:
+    """A forked child has its parent's token, and makes what asks a person when that has died."""
+    person: Any = Browser()
+    person.clock = clock
+    made = itertools.count()
+    password = azpg.EntraPassword(lambda: (next(made), person)[1])
+    ask(api, password)
+    password._slot.begin()  # as in a child
+    clock.goes_on(HOUR - 25)
+    ask(api, password)
+    background.landed()
+    assert person.calls == 1
+    clock.goes_on(10)
+    ask(api, password)
+    assert (next(made), person.calls) == (2, 2)
