@@ -34,9 +34,12 @@ class DefaultCredential:
 
     def __call__(self) -> object:
         """Make it."""
-        from azure.identity import DefaultAzureCredential  # noqa: PLC0415
+        from azure.identity import AzureAuthorityHosts, DefaultAzureCredential  # noqa: PLC0415
 
-        return DefaultAzureCredential(**self.options)
+        # Microsoft, asked whether it knows the authority, would refuse a private cloud's.
+        authority = self.options.get("authority")
+        private = authority is not None and authority not in vars(AzureAuthorityHosts).values()
+        return DefaultAzureCredential(**self.options, disable_instance_discovery=private)
 
 
 def is_credential(value: object) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +17,7 @@ from azure.identity import aio
 import azpg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fix_authority import Authority, Cli
@@ -96,6 +98,15 @@ def test_a_chain_signs_in(az: Cli, caplog: pytest.LogCaptureFixture) -> None:
 # Loops
 
 
+@pytest.fixture
+def left_open() -> Iterator[None]:
+    """Collect what a credential leaves open when its loop has ended, and bear the warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
 def again(credential: Any, close: Callable[[], Any]) -> list[Any]:
     """Sign in on one event loop, and with another token on a second one."""
 
@@ -119,7 +130,7 @@ def test_a_credential_outlives_its_loop_where_it_can(azure: Emulator) -> None:
 
 
 def test_a_credential_of_a_closed_loop_says_what_to_do(
-    authority: Authority, tmp_path: Path
+    authority: Authority, tmp_path: Path, left_open: None
 ) -> None:
     """One whose connection ended with its loop is told so, with the two ways out."""
     authority.lifetime = 0  # azure-identity keeps no such token
@@ -129,8 +140,9 @@ def test_a_credential_of_a_closed_loop_says_what_to_do(
     assert "pass a function that makes the credential" in caught.value.hint
 
 
-@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
-def test_a_factory_makes_a_credential_for_each_loop(authority: Authority, tmp_path: Path) -> None:
+def test_a_factory_makes_a_credential_for_each_loop(
+    authority: Authority, tmp_path: Path, left_open: None
+) -> None:
     """What a function made is made anew when its loop has ended, and only then."""
     authority.lifetime = 0
     made: list[Any] = []

@@ -1,0 +1,132 @@
+"""Sovereign clouds: scope and authority follow the host, at servers that take no other token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import azpg
+from azpg.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_api import Api
+    from fix_authority import Authority
+    from fix_credentials import Credentials
+
+TENANT = "11111111-2222-4333-8444-555555555555"
+AUTHORITIES = {
+    "db.postgres.database.usgovcloudapi.net": "login.microsoftonline.us",
+    "db.postgres.database.chinacloudapi.cn": "login.chinacloudapi.cn",
+    "c-db.123.postgres.cosmos.azure.com": "login.microsoftonline.com",
+}
+
+
+@pytest.fixture(scope="module", params=AUTHORITIES)
+def abroad(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """Run a server of another cloud, which takes tokens for its own audience alone."""
+    with Emulator(host=request.param, pgbouncer=False) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def exported(abroad: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Export what leads to it."""
+    for name, value in abroad.env.items():
+        monkeypatch.setenv(name, value)
+    return abroad
+
+
+def test_a_host_is_signed_in_with_its_clouds_token(api: Api, exported: Emulator) -> None:
+    """The host's suffix alone decides which token is asked for, and the server takes it."""
+    with api.connect() as conn:
+        assert api.row(conn, "select current_user") == ("myapp",)
+
+
+def test_another_clouds_token_is_no_good_there(
+    api: Api, exported: Emulator, credentials: Credentials
+) -> None:
+    """The server does look at the audience: the public cloud's token is refused, with a hint."""
+    public = "https://ossrdbms-aad.database.windows.net"
+    credential = credentials.with_get_token(lambda: exported.token(resource=public))
+    with pytest.raises(azpg.LoginError, match="audience") as caught:
+        api.open(credential=credential)
+    assert caught.value.kind == "token-audience"
+
+
+def test_the_authority_is_the_clouds(
+    api: Api, authority: Authority, exported: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default credential of an application signs in at the cloud's own authority."""
+    for name in ("AZURE_TOKEN_CREDENTIALS", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_TENANT_ID", TENANT)
+    monkeypatch.setenv("AZURE_CLIENT_ID", "the-app")
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "secret")
+    authority.give = lambda form: exported.token(
+        resource=form["scope"].partition(" ")[0].removesuffix("/.default")
+    )
+    with api.connect() as conn:
+        assert api.row(conn, "select current_user") == ("myapp",)
+    assert [host for host, _scope in authority.asked()] == [AUTHORITIES[exported.host]]
+
+
+def test_an_old_cosmos_cluster_takes_its_own_token(
+    api: Api, azure: Emulator, credentials: Credentials
+) -> None:
+    """c.<cluster>.postgres.database.azure.com with cloud="cosmos" gets Cosmos DB's scope."""
+    credential = credentials.of(azure)
+    host = "c.cluster.postgres.database.azure.com"
+    assert f"host={host}" in azpg.conninfo(host=host, cloud="cosmos")
+    with pytest.raises(azpg.ConnectError):  # the stand-in's certificate covers one label
+        api.open(host=host, cloud="cosmos", credential=credential, user="x", retry_timeout=0)
+    assert credential.scopes == {azpg.COSMOS_POSTGRES.scope}
+
+
+# A cloud of one's own
+
+STACK = azpg.Cloud(
+    "stack", (".postgres.example.net",), "https://db.example.net/.default", "login.example.net"
+)
+
+
+def test_a_cloud_of_ones_own_has_its_scope(
+    api: Api, credentials: Credentials, free_port: int
+) -> None:
+    """A Cloud's host gets a token of its own scope, over verify-full."""
+    credential = credentials.with_get_token()
+    dsn = azpg.conninfo(server="db", cloud=STACK)
+    assert "host=db.postgres.example.net" in dsn
+    assert "sslmode=verify-full" in dsn
+    with pytest.raises(azpg.UnreachableError):
+        api.open(
+            server="db",
+            cloud=STACK,
+            user="me",
+            hostaddr="127.0.0.1",
+            port=free_port,
+            credential=credential,
+            retry_timeout=0,
+        )
+    assert credential.scopes == {STACK.scope}
+
+
+@pytest.mark.parametrize("member", ["EnvironmentCredential", "ManagedIdentityCredential"])
+def test_a_cloud_of_ones_own_has_its_authority(
+    api: Api, azure: Emulator, authority: Authority, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """Its default credential signs in at its authority, which Microsoft need not know."""
+    if member == "EnvironmentCredential":
+        monkeypatch.setenv("AZURE_TENANT_ID", TENANT)
+        monkeypatch.setenv("AZURE_CLIENT_ID", "the-app")
+        monkeypatch.setenv("AZURE_CLIENT_SECRET", "secret")
+    else:
+        for name, value in azure.env.items():
+            monkeypatch.setenv(name, value)
+    password = azpg.EntraPassword(cloud=STACK)
+    assert api.run(password.call_async()) if api.kind == "async" else password()
+    assert authority.asked() == (
+        [(STACK.authority, STACK.scope)] if member == "EnvironmentCredential" else []
+    )
