@@ -235,12 +235,11 @@ def test_a_running_query_can_be_cancelled(api: Api, azure: Emulator) -> None:
         before = azure.counts
         with ThreadPoolExecutor(1) as other:
             query = other.submit(lambda: api.row(conn, "select pg_sleep(60)"))
-            while conn.pgconn.transaction_status != psycopg.pq.TransactionStatus.ACTIVE:
-                pass
-            api.run(cancel())
+            while not query.done():  # a request that comes before the query does nothing
+                api.run(cancel())
             with pytest.raises(psycopg.errors.QueryCanceled):
                 query.result()
-        assert (azure.counts - before).cancel_requests == 1
+        assert (azure.counts - before).cancel_requests >= 1
 
 
 def test_a_connection_is_a_context(azure: Emulator) -> None:
