@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import random
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
 from . import _credentials, _diagnose, _token
 from ._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
@@ -74,6 +74,12 @@ class EntraPassword:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an azpg.EntraPassword is not pickled: make one in each process")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # frameworks copy their settings: there is still one token
 
     def __call__(self) -> str:
         """Return a valid token, waiting for one at most `timeout` seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import re
@@ -340,3 +341,10 @@ def test_a_hanging_endpoint_ends_in_time(
     assert password.stats().failed == 1
     password.timeout = 30
     assert ask(api, password)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_itself(copied: Callable[[Any], Any], credentials: Credentials) -> None:
+    """Frameworks copy their settings, and a password in them asks for no token of its own."""
+    password = azpg.EntraPassword(credentials.with_get_token())
+    assert copied({"password": password})["password"] is password
