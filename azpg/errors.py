@@ -1,16 +1,16 @@
 """The errors azpg raises. Every one is a psycopg error too, so existing `except` clauses hold.
 
-    psycopg.Error
-    ├─ OperationalError
-    │  └─ ConnectError            the connection could not be made
-    │     ├─ CredentialError      no password or token could be had
-    │     ├─ LoginError           the server refused the sign-in
-    │     ├─ TLSError             the server could not be verified
-    │     └─ UnreachableError     name, route, firewall, refused
-    │        └─ ConnectTimeoutError   (also psycopg.errors.ConnectionTimeout)
-    └─ ProgrammingError
-       └─ ConfigError             the call cannot be meant as it stands (also a ValueError)
-          └─ LibpqConfigError     libpq itself says so (also an OperationalError, as in psycopg)
+psycopg.Error
+├─ OperationalError
+│  └─ ConnectError            the connection could not be made
+│     ├─ CredentialError      no password or token could be had
+│     ├─ LoginError           the server refused the sign-in
+│     ├─ TLSError             the server could not be verified
+│     └─ UnreachableError     name, route, firewall, refused
+│        └─ ConnectTimeoutError   (also psycopg.errors.ConnectionTimeout)
+└─ ProgrammingError
+   └─ ConfigError             the call cannot be meant as it stands (also a ValueError)
+      └─ LibpqConfigError     libpq itself says so (also an OperationalError, as in psycopg)
 """
 
 from __future__ import annotations
