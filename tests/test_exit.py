@@ -143,6 +143,35 @@ def test_a_connection_made_at_exit(
     assert program(main, kind=kind, used=used) == ["myapp"] * (1 + used)
 
 
+def test_a_token_asked_for_in_the_last_moment(program: Program) -> None:
+    """When modules are torn down already, and no thread starts, the caller asks by itself."""
+
+    def main() -> None:
+        import sys
+
+        from azure.core.credentials import AccessToken
+
+        import azpg
+
+        class Ready:
+            token = AccessToken("token", 1 << 40)
+
+            def get_token(self, *_scopes: str, **_options: object) -> AccessToken:
+                return self.token
+
+        class Last:
+            def __init__(self) -> None:
+                self.password = azpg.EntraPassword(Ready())
+
+            def __del__(self) -> None:
+                assert sys.is_finalizing()
+                print(self.password(), flush=True)  # noqa: T201
+
+        sys.modules["last"] = Last()  # type: ignore[assignment]  # let go of at the very end
+
+    assert program(main) == ["token"]
+
+
 def test_gevent(program: Program, azure: Emulator) -> None:
     """Under gevent's patches many greenlets connect with one request, and the others go on."""
 
