@@ -67,7 +67,7 @@ def misfits(
         )
     if not is_async and _credentials.is_async(credential):
         yield (
-            f"{type(credential).__name__} is an async credential: use connect_async(), or the "
+            f"{_credentials.name(credential)} is an async credential: use connect_async(), or the "
             f"credential of the same name in azure.identity"
         )
     if not (password is None or isinstance(password, str) or callable(password)):
