@@ -7,10 +7,7 @@ import asyncio
 import gc
 import inspect
 import re
-import socket
-import threading
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +15,18 @@ import azpg
 from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     import pytest
+    from fix_tunnel import Tunnel
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_cheat_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cheat_sheet(monkeypatch: pytest.MonkeyPatch, dig: Callable[..., Tunnel]) -> None:
     """Each line of the cheat sheet does what it says, on a server that has what it names."""
-    with Emulator() as emulator, tunnel(15432, emulator.hostaddr, emulator.port):
+    with Emulator() as emulator:
+        dig((emulator.hostaddr, emulator.port), ("127.0.0.1", 15432))
         for name, value in emulator.env.items():
             monkeypatch.setenv(name, value)
         with azpg.connect(server="myserver", autocommit=True) as conn:
@@ -58,36 +57,3 @@ def block(language: str) -> str:
     """Return the README's one block of code in a language."""
     (found,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
     return str(found)
-
-
-@contextmanager
-def tunnel(port: int, host: str, host_port: int) -> Iterator[None]:
-    """Stand in for `ssh -L`: pass what comes to a port of localhost on to a host."""
-    with socket.create_server(("127.0.0.1", port)) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    near, _ = listener.accept()
-                except OSError:
-                    return
-                far = socket.create_connection((host, host_port))
-                for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=pump, args=(source, target), daemon=True).start()
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Copy one direction until it ends, then end the other side's."""
-    with source:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            target.close()
