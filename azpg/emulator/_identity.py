@@ -96,7 +96,12 @@ class IdentityEndpoint:
             answer, status = self._token(request), 200
         except _RefusalError as refusal:
             status = refusal.status
-            answer = {"error": "invalid_request", "error_description": refusal.description}
+            said = refusal.description
+            answer = (
+                {"error": "invalid_request", "error_description": said}
+                if request.path == _IMDS
+                else {"statusCode": status, "message": said}
+            )
         return status, json.dumps(answer).encode()
 
     def _token(self, request: _Request) -> dict[str, Any]:

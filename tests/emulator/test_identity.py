@@ -165,7 +165,8 @@ def test_bad_requests(
     """A request that App Service would refuse is refused."""
     code, answer = get(emulator, query, **options)
     assert code == status
-    assert words in answer["error_description"]
+    assert answer["statusCode"] == status
+    assert words in answer["message"]
 
 
 def test_imds_needs_its_header(emulator: Emulator) -> None:
