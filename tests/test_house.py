@@ -24,7 +24,7 @@ FLOORS = (
     {"_conninfo", "_roots", "_entra"},
     {"_options"},
     {"_call"},
-    {"connection"},
+    {"connection", "_environ"},
     {"_pool"},
     {"pool"},
     {"__init__"},
