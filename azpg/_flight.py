@@ -93,6 +93,8 @@ class Slot:
         """the loop that owns an async credential"""
         self.made: object = None
         """what the factory made, where one was given"""
+        self.thread: threading.Thread | None = None
+        """the latest flight's own"""
 
     def under_way(self, since: float) -> Flight | None:
         """Return the flight under way, unless it started before `since`: then it is given up."""
@@ -112,7 +114,7 @@ class Slot:
             if (flight := self.under_way(now - timeout)) is not None:
                 return flight
             self.flight = flight = Flight(self.loop, now)
-        _in_thread(lambda: fly(flight))
+        self.thread = _in_thread(lambda: fly(flight))
         return flight
 
     def land(self, flight: Flight, outcome: Outcome, name: str) -> None:
@@ -190,15 +192,16 @@ def _log(before: _token.Held | None, outcome: Outcome, now: _token.Clocks, name:
         logger.warning("no new token yet, the last is good for %.0f s: %s", left, outcome.text)
 
 
-def _in_thread(fly: Callable[[], None]) -> None:
+def _in_thread(fly: Callable[[], None]) -> threading.Thread | None:
     """Run it in a daemon thread of its own, or here when the interpreter is going down."""
-    if sys.is_finalizing():  # Thread.start() would wait for ever
-        return fly()
-    context = contextvars.copy_context()
-    try:
-        threading.Thread(target=context.run, args=(fly,), name="azpg-token", daemon=True).start()
-    except RuntimeError:
-        fly()
+    run = contextvars.copy_context().run
+    thread = threading.Thread(target=run, args=(fly,), name="azpg-token", daemon=True)
+    if not sys.is_finalizing():  # then start() would wait for ever
+        with suppress(RuntimeError):
+            thread.start()
+            return thread
+    fly()
+    return None
 
 
 class Slots:
@@ -257,6 +260,19 @@ def _before_fork() -> None:
         if flight is not None and not (flight.awaited and flight.loop is own):
             with suppress(TimeoutError):
                 flight.result(max(0.0, end - time.monotonic()))
+        if slot.flight is None and slot.thread is not None:
+            _see_off(slot.thread, end)
+
+
+def _see_off(thread: threading.Thread, end: float) -> None:
+    """Wait until a thread is wholly gone: OpenSSL's last word to it is said under a lock.
+
+    A child forked meanwhile would find that lock taken for ever.
+    """
+    thread.join(max(0.0, end - time.monotonic()))
+    # Before 3.13 the system's thread outlives join() a little.
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < end:
+        time.sleep(0.0001)
 
 
 def _after_fork_in_child() -> None:

@@ -138,6 +138,44 @@ def test_a_fork_on_a_loop_waits_for_no_task_of_it(program: Program) -> None:
     program(main, forked, ended_well)
 
 
+def test_a_fork_waits_for_the_end_of_a_flight(program: Program) -> None:
+    """The thread that brought a token is wholly gone before the fork, with all the locks it takes.
+
+    OpenSSL frees what it keeps for a thread under a lock, which a child would inherit locked.
+    """
+
+    def main() -> None:
+        import threading
+        import time
+
+        from azure.core.credentials import AccessToken
+
+        import azpg
+
+        ended = []
+
+        class Kept:
+            def __del__(self) -> None:
+                time.sleep(0.2)
+                ended.append(True)
+
+        class Keeping:
+            own = threading.local()
+
+            def get_token(self, *_scopes: str, **_options: object) -> AccessToken:
+                self.own.kept = Kept()
+                return AccessToken("token", 1 << 40)
+
+        def work() -> None:
+            assert ended
+
+        password = azpg.EntraPassword(Keeping())
+        password()
+        ended_well(forked(work))
+
+    program(main, forked, ended_well)
+
+
 def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
     """A fork waits about two seconds for a credential that never answers, and goes on."""
 
