@@ -82,6 +82,8 @@ class Call:
         asked = said["connect_timeout"].value if "connect_timeout" in said else None
         budget = _retry.budget(asked) if retry_timeout is None else retry_timeout
         self._retry = _retry.Retry(budget, time.monotonic())
+        self._hurry = retry_timeout is not None and retry_timeout > 0
+        """no try may take longer than what is left; the first may, where no budget was given"""
         # Then "no host is given" would be one problem too many
         unread = bool(problems and conninfo) and all(v.by != "conninfo" for v in said.values())
         by = said["password"].by if "password" in said and said["password"].value else None
@@ -164,6 +166,9 @@ class Call:
     def params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
         """Return exactly what libpq is handed."""
         params = self.shown_params(addresses) | self._secrets
+        if self._hurry:
+            asked = params["connect_timeout"]
+            params["connect_timeout"] = self._retry.timeout(asked, time.monotonic())
         if answer.secret is not None:
             params["password"] = answer.secret
         if answer.user is not None:
@@ -188,16 +193,17 @@ class Call:
         # Judged as it was said: a password may be one of the words that a failure is told by
         found = _diagnose.diagnose(str(error), self._context())
         text = self._shown(str(error))
-        if found.transient:
-            self.pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
-            if self.pause is not None:
-                logger.warning("connecting again in %.1f s: %s", self.pause, text)
-                return
         if found.kind == "config":
             self.error = LibpqConfigError(text)
             return
         pgconn = self._finished(error.pgconn)
         refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
+        if found.transient:
+            self.pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
+            if self.pause is not None:
+                self._hurry = True
+                logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
+                return
         if self._entra is None or self._refused or found.kind not in _diagnose.BAD_TOKEN:
             self.error = refusal
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import TYPE_CHECKING, Literal
 
 from . import _credentials, _entra, _sources, _spelling
@@ -43,6 +44,8 @@ def mistyped(
         yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
     if not isinstance(retry_timeout, int | float | None):
         yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
+    elif retry_timeout is not None and math.isnan(retry_timeout):
+        yield "retry_timeout is no number: pass a number of seconds, 0 for one try"
 
 
 def misfits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ FIRST, CAP = 0.25, 8.0
 
 BUSY = 1.0
 """Seconds that a server without free connections is left alone at least."""
+
+LEAST, MOST = 2, 130
+"""Seconds that libpq waits for an address at least, and psycopg where connect_timeout is 0."""
 
 
 def budget(connect_timeout: str | None) -> float:
@@ -37,10 +41,19 @@ class Retry:
 
     def pause(self, kind: str, now: float, chance: Callable[[float, float], float]) -> float | None:
         """Return the seconds to wait before the next try, or None when the budget is spent."""
-        left = self.started + self.budget - now
+        left = self._left(now)
         at_least = BUSY if kind == "too-many-connections" else 0.0
         if left <= at_least:
             return None
         most = min(CAP, FIRST * 2**self.tries)
         self.tries += 1
         return min(left, max(at_least, chance(0.0, most)))
+
+    def timeout(self, asked: str, now: float) -> str:
+        """Return the connect_timeout of the next try: what was asked, or what is left if less."""
+        seconds = float(asked)
+        left = max(LEAST, self._left(now))
+        return asked if (seconds if seconds > 0 else MOST) <= left else str(math.ceil(left))
+
+    def _left(self, now: float) -> float:
+        return self.started + self.budget - now

@@ -78,9 +78,13 @@ class Connection(psycopg.Connection[Row]):
         it the default one, for which `client_id` chooses the identity. `password` signs in as a
         PostgreSQL role instead: text, or a function asked for each new connection. `pgbouncer`
         goes to port 6432 without prepared statements. `cloud` is an `azpg.Cloud` or its name, by
-        default the host's. `retry_timeout` is how many seconds transient failures are retried: by
-        default 30, or the `connect_timeout` that was asked for, where that is less.
-        The rest is psycopg's own.
+        default the host's. The rest is psycopg's own.
+
+        `retry_timeout` is how many seconds transient failures (refused, starting, full, no answer)
+        are retried in all, each with one warning: by default 30, or the `connect_timeout` that was
+        asked for, where that is less; 0 tries once. Give a job 180: a failover of a server with
+        high availability takes 60 to 120 s
+        (learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability).
 
         Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
         or one of its kinds when no connection could be made.

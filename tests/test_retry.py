@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azpg._retry import BUDGET, BUSY, CAP, FIRST, Retry, budget
+from azpg._retry import BUDGET, BUSY, CAP, FIRST, LEAST, Retry, budget
 
 
 def most(_least: float, most: float) -> float:
@@ -68,6 +68,38 @@ def test_every_pause_lies_within_the_budget(
         assert 0 <= pause <= max(CAP, BUSY)
         assert now + pause <= budget + 1e-9
         now += pause + step
+
+
+@pytest.mark.parametrize(
+    ("asked", "left", "given"),
+    [
+        ("15", 30.0, "15"),
+        ("15", 15.0, "15"),
+        ("15", 6.3, "7"),
+        ("15", 2.0, "2"),
+        ("15", 0.1, "2"),
+        ("15", -5.0, "2"),
+        ("1", 0.1, "1"),
+        (" 3.5 ", 6.0, " 3.5 "),
+        ("0", 30.0, "30"),
+        ("-1", 30.0, "30"),
+        ("0", float("inf"), "0"),
+        ("15", float("inf"), "15"),
+    ],
+)
+def test_a_try_takes_no_longer_than_what_is_left(asked: str, left: float, given: str) -> None:
+    """It has its connect_timeout, shrunk to what is left of the budget, but to no less than 2 s."""
+    assert Retry(left, 100.0).timeout(asked, 100.0) == given
+
+
+@given(budget=st.floats(0, 1e6), now=st.floats(0, 1e6), asked=st.integers(-1, 1000))
+def test_no_try_outlives_the_budget_by_much(budget: float, now: float, asked: int) -> None:
+    """Whatever was asked, a try ends with the budget, or after libpq's least."""
+    given = int(Retry(budget, 0.0).timeout(str(asked), now))
+    # libpq, and psycopg with it, reads less than nothing as 130 and 1 as 2
+    takes = given if given > 0 else 130
+    assert takes <= max(LEAST, budget - now) + 1
+    assert asked <= 0 or given <= asked
 
 
 @pytest.mark.parametrize(

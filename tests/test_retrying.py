@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
+import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,12 @@ def test_without_a_budget_it_fails_at_once(
     assert "connecting again" not in caplog.text
 
 
+def test_a_budget_that_is_no_number_is_refused(api: Api) -> None:
+    """A retry_timeout of nan, which would neither end nor begin, is told."""
+    with pytest.raises(azpg.ConfigError, match="retry_timeout is no number"):
+        api.open(server="myserver", retry_timeout=float("nan"))
+
+
 def test_a_short_connect_timeout_is_short(api: Api, azure: Emulator, free_port: int) -> None:
     """Who gives a connection one second gets its failure then, and not after all tries."""
     started = time.monotonic()
@@ -74,8 +80,9 @@ def test_a_server_that_appears_is_reached(
         logger.removeHandler(handler)
     assert len(handler.said) == 2
     for warning in handler.said:
+        assert re.match(r"connecting again in \d\.\d s: ", warning)
         assert "refused" in warning
-        assert "connecting again in " in warning
+        assert warning.endswith(f"\nHINT: nothing listens on port {free_port} of {azure.host}")
 
 
 def test_a_spent_budget_raises_the_last_failure(
@@ -90,19 +97,88 @@ def test_a_spent_budget_raises_the_last_failure(
     assert "connecting again" in caplog.text
 
 
-def test_a_busy_server_is_tried_again(
+def test_a_try_has_no_more_time_than_the_budget(
     api: Api,
     hostile: Callable[[Script], Hostile],
     certificates: Certificates,
     credentials: Credentials,
 ) -> None:
-    """A server without free connections is transient; each try has the same, still valid token."""
+    """A server that says nothing is given up with the budget, not with connect_timeout's 15 s."""
+    server = hostile(lambda peer: peer.read_all())
+    started = time.monotonic()
+    with pytest.raises(azpg.ConnectTimeoutError):
+        api.open(
+            **server.address() | {"retry_timeout": 1},
+            user="me",
+            sslrootcert=certificates.root,
+            credential=credentials.with_get_token(),
+        )
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [
+        ({"connect_timeout": 300}, 300),
+        ({"connect_timeout": 300, "retry_timeout": 20}, 20),
+        ({"retry_timeout": 20}, 15),
+    ],
+    ids=["connect_timeout", "both", "retry_timeout"],
+)
+def test_what_was_asked_for_one_try_holds_within_the_budget(
+    api: Api, azure: Emulator, free_port: int, said: dict[str, Any], first: int
+) -> None:
+    """A try's timeout is shrunk to what is left; not the first's, where no budget was given."""
+    timeouts: list[int] = []
+
+    class Watched(azpg.Connection[Any]):
+        @classmethod
+        def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> Any:
+            timeouts.append(int(kwargs["connect_timeout"]))
+            return super()._get_connection_params(conninfo, **kwargs)
+
+    class WatchedAsync(azpg.AsyncConnection[Any]):
+        @classmethod
+        async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> Any:
+            timeouts.append(int(kwargs["connect_timeout"]))
+            return await super()._get_connection_params(conninfo, **kwargs)
+
+    def ask() -> str:
+        if len(timeouts) == 2:
+            raise LookupError("enough")
+        return "x"
+
+    watched: Any = Watched if api.kind == "sync" else WatchedAsync
+    way = {"hostaddr": "127.0.0.1", "port": free_port, "user": "me"}
+    with pytest.raises(azpg.CredentialError, match="enough"):
+        api.run(watched.connect(**way, **said, password=api.callback(ask)))
+    assert timeouts[0] == first
+    assert timeouts[1] <= min(first, 30)
+
+
+BUSY = [("the database system is starting up", "57P03", 0.0)]
+BUSY += [("sorry, too many clients already", "53300", 1.0)]
+
+
+@pytest.mark.parametrize(("text", "sqlstate", "pause"), BUSY, ids=["starting", "full"])
+def test_a_busy_server_is_tried_again(
+    api: Api,
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    text: str,
+    sqlstate: str,
+    pause: float,
+) -> None:
+    """Each try has the same, still valid token; a server without a free connection has a second."""
+    tries: list[float] = []
 
     def busy(peer: Peer) -> None:
         peer.start_tls(certificates.right)
         peer.packet()
-        if server.connections == 1:
-            peer.refuse("the database system is starting up", "57P03")
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            peer.refuse(text, sqlstate)
         peer.refuse('password authentication failed for user "me"')
 
     server = hostile(busy)
@@ -110,7 +186,8 @@ def test_a_busy_server_is_tried_again(
     address = server.address() | {"retry_timeout": 30, "sslrootcert": certificates.root}
     with pytest.raises(azpg.LoginError):
         api.open(**address, user="me", credential=credential)
-    assert server.connections == 2
+    assert len(tries) == 2
+    assert tries[1] - tries[0] >= pause
     assert credential.calls == 1
 
 
@@ -176,45 +253,26 @@ def test_a_callback_is_asked_for_each_try(api: Api, azure: Emulator, free_port: 
     assert len(asked) == 3
 
 
-def test_names_are_looked_up_for_each_try(
-    api: Api, azure: Emulator, free_port: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", [{}, {"host": "db.internal"}], ids=["name", "way-there"])
+def test_a_name_that_moves_is_followed(
+    api: Api,
+    azure: Emulator,
+    free_port: int,
+    dig: Callable[..., Tunnel],
+    monkeypatch: pytest.MonkeyPatch,
+    way: dict[str, str],
 ) -> None:
-    """The way there beside a server is resolved anew on every try."""
-    import socket
-
-    looked_up: list[str] = []
-    real = socket.getaddrinfo
+    """Each try looks the name up anew: a failover may have given it another address."""
+    dig((azure.hostaddr, azure.port), ("127.0.0.3", free_port))
+    name = way.get("host", azure.host)
+    addresses = ["127.0.0.2", "127.0.0.2", "127.0.0.3"]
+    getaddrinfo = socket.getaddrinfo
 
     def look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
-        if host == "localhost":
-            looked_up.append(host)
-        return real(host, *args, **kwargs)
+        return getaddrinfo(addresses.pop(0) if host == name else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.delenv("PGHOSTADDR")
-    with pytest.raises(azpg.UnreachableError):
-        api.open(server="myserver", host="localhost", port=free_port, retry_timeout=0.3)
-    assert len(looked_up) >= 2
-
-
-def test_a_retrying_connect_can_be_cancelled(azure: Emulator, free_port: int) -> None:
-    """A task that waits for its next try ends at once when it is cancelled, and leaves nothing."""
-    waiting = threading.Event()
-    handler = Opening(3, waiting.set)
-
-    async def main() -> float:
-        task = asyncio.create_task(azpg.connect_async(hostaddr="127.0.0.1", port=free_port))
-        await asyncio.to_thread(waiting.wait, 20)
-        started = time.monotonic()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        return time.monotonic() - started
-
-    logger = logging.getLogger("azpg")
-    logger.addHandler(handler)
-    try:
-        assert asyncio.run(main()) < 0.5
-    finally:
-        logger.removeHandler(handler)
+    with api.connect(server=azure.host, port=free_port, **way) as conn:
+        assert api.row(conn, "select current_user") == ("myapp",)
+    assert not addresses
