@@ -7,6 +7,7 @@ from collections.abc import Sequence
 # Linux answers on all of 127.0.0.0/8; elsewhere usually on 127.0.0.1 alone.
 _OWN = tuple(f"127.0.0.{last}" for last in range(77, 255))
 _SHARED = "127.0.0.1"
+_BACKLOG = 512
 
 
 def listen(ports: Sequence[int]) -> list[socket.socket]:
@@ -20,6 +21,26 @@ def listen(ports: Sequence[int]) -> list[socket.socket]:
     raise OSError(errno.EADDRNOTAVAIL, "no loopback address to listen on")
 
 
+def refuse(listener: socket.socket) -> socket.socket:
+    """Close a listener and return a socket that keeps its port: clients find it refused."""
+    place = listener.getsockname()
+    listener.close()
+    kept = socket.socket()
+    # Connections through the port may still be open, so it has to be shared with them ...
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.setblocking(False)
+    kept.bind(place)
+    # ... but not with another emulator, which looks for a port where nobody listens.
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return kept
+
+
+def listen_again(kept: socket.socket) -> None:
+    """Listen on a port that was kept by `refuse`."""
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.listen(_BACKLOG)
+
+
 def _try(address: str, ports: Sequence[int]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
@@ -29,7 +50,7 @@ def _try(address: str, ports: Sequence[int]) -> list[socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setblocking(False)
             sock.bind((address, port))
-            sock.listen(512)
+            sock.listen(_BACKLOG)
     except OSError:
         for sock in sockets:
             sock.close()

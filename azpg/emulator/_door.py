@@ -1,217 +1,83 @@
-"""The front door: TLS, the token check in Azure's place, then a plain pipe to the real server."""
+"""The front door: one port that listens or refuses, and the connections that came through it."""
 
 import asyncio
-import contextlib
-import logging
 import socket
-from functools import partial
 from pathlib import Path
 
-from . import _azure
-from ._certificates import Certificates
-from ._counts import Tally
-from ._protocol import (
-    ASK_CLEARTEXT_PASSWORD,
-    CANCEL_REQUEST,
-    GSSENC_REQUEST,
-    MAX_PASSWORD,
-    SSL_REQUEST,
-    Startup,
-    code_of,
-    fatal,
-    message,
-    parse_startup,
-    read_message,
-    read_packet,
-    sqlstate_of,
-)
-from ._tenant import Tenant
-from ._tls import TLSConnection
+from . import _addresses
+from ._faults import Faults, Place, join
+from ._session import House, Session
 
-_log = logging.getLogger("azpg.emulator")
-
-_TLS_RECORD = b"\x16"
-_AUTHENTICATION_OK = b"\0\0\0\0"
-# PostgreSQL's own authentication_timeout.
-_SIGN_IN_TIMEOUT = 60
 _ACCEPT_PAUSE = 0.1
-_CHUNK = 1 << 16
-
-# A client that goes away in the middle is nothing to report.
-_GONE = (OSError, EOFError)
-
-_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class FrontDoor:
-    """Stand on one port before one private Unix socket."""
+    """Stand on one port before one private Unix socket and accept connections until `stop`."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        backend: Path,
-        *,
-        tenant: Tenant,
-        certificates: Certificates,
-        tally: Tally,
-        reserved: str,
-    ) -> None:
-        self._listener = listener
-        self._backend = backend
-        self._tenant = tenant
-        self._certificates = certificates
-        self._tally = tally
-        self._reserved = reserved
+    def __init__(self, place: Place, listener: socket.socket, backend: Path, house: House) -> None:
+        self.place = place
+        self.backend = backend
+        self._socket = listener
+        self._house = house
+        self._faults = Faults()
+        self._asked: list[Faults] = []
+        self._condition = Faults()
+        self._sessions: dict[asyncio.Task[None], Session] = {}
+        self._accepting: asyncio.Task[None] | None = asyncio.create_task(self._accept())
 
-    async def serve(self) -> None:
-        """Accept connections until cancelled; then every open one is cut."""
+    async def set_faults(self, asked: list[Faults]) -> None:
+        """Break what the owner asks for."""
+        self._asked = asked
+        await self._follow()
+
+    async def set_condition(self, condition: Faults) -> None:
+        """Break what follows from the state of the server behind, whatever the owner asks for."""
+        self._condition = condition
+        await self._follow()
+
+    async def cut(self, *, reset: bool) -> int:
+        """End every connection without a goodbye and return how many there were."""
+        ending = dict(self._sessions)
+        for session in ending.values():
+            session.end_as_a_dead_machine(reset=reset)
+        await _cancelled(*ending)
+        return len(ending)
+
+    async def stop(self) -> None:
+        """End every connection in good order and listen no more."""
+        if self._accepting is not None:
+            await _cancelled(self._accepting)
+        await _cancelled(*self._sessions)
+        self._socket.close()
+
+    async def _follow(self) -> None:
+        """Listen or refuse as the faults in force say."""
+        self._faults = join([*self._asked, self._condition], place=self.place)
+        if self._faults.connect == "refuse":
+            if self._accepting is not None:
+                await _cancelled(self._accepting)
+                self._accepting = None
+                self._socket = _addresses.refuse(self._socket)
+        elif self._accepting is None:
+            _addresses.listen_again(self._socket)
+            self._accepting = asyncio.create_task(self._accept())
+
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as connections:
-            while True:
-                try:
-                    sock, _ = await loop.sock_accept(self._listener)
-                except OSError:
-                    # Out of descriptors: those who wait are served when others have left.
-                    await asyncio.sleep(_ACCEPT_PAUSE)
-                else:
-                    connections.create_task(self._connection(sock))
-
-    async def _connection(self, sock: socket.socket) -> None:
-        """Serve one connection to its end; none of them may take the door down with it."""
-        self._tally["connections"] += 1
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.closing(sock):
-            try:
-                async with asyncio.timeout(_SIGN_IN_TIMEOUT) as limit:
-                    client = await self._encrypted(sock)
-                    if client is not None:
-                        with contextlib.closing(client):
-                            if (server := await self._signed_in(client)) is not None:
-                                limit.reschedule(None)
-                                await self._splice(client, *server)
-            except _GONE:
-                pass
-            except Exception:  # noqa: BLE001  # said on stderr; the others go on
-                _log.exception("the front door failed a connection")
-
-    async def _encrypted(self, sock: socket.socket) -> TLSConnection | None:
-        """Bring the connection to TLS, or deal with what needs none and return None."""
-        loop = asyncio.get_running_loop()
-        stripped = self._tenant.faults.tls == "stripped"
         while True:
-            # A client that speaks TLS at once is told by its first byte, left for the handshake.
-            await _readable(sock)
-            if sock.recv(1, socket.MSG_PEEK) == _TLS_RECORD:
-                return None if stripped else await self._handshake(sock, direct=True)
-            packet = await read_packet(partial(loop.sock_recv, sock))
-            code = code_of(packet)
-            if code == SSL_REQUEST and not stripped:
-                await loop.sock_sendall(sock, b"S")
-                return await self._handshake(sock, direct=False)
-            if code in {SSL_REQUEST, GSSENC_REQUEST}:
-                await loop.sock_sendall(sock, b"N")
-            elif code == CANCEL_REQUEST:
-                await self._cancel(packet)
-                return None
+            try:
+                sock, _ = await loop.sock_accept(self._socket)
+            except OSError:
+                # Out of descriptors: those who wait are served when others have left.
+                await asyncio.sleep(_ACCEPT_PAUSE)
             else:
-                asked = parse_startup(packet)
-                address = sock.getpeername()[0]
-                refusal = _azure.no_encryption(address, asked.user, asked.database)
-                self._tally["refused_sign_ins"] += 1
-                await loop.sock_sendall(sock, fatal(refusal.sqlstate, refusal.message))
-                return None
-
-    async def _handshake(self, sock: socket.socket, *, direct: bool) -> TLSConnection | None:
-        client = TLSConnection(sock, self._certificates.context(self._tenant.faults.certificate))
-        protocol = await client.handshake()
-        self._tally["tls_handshakes"] += 1
-        if direct and protocol != "postgresql":
-            # As PostgreSQL: without ALPN it could be some other protocol's client.
-            client.close()
-            return None
-        return client
-
-    async def _signed_in(self, client: TLSConnection) -> _Streams | None:
-        """Judge the sign-in and return the way to the server behind, or refuse."""
-        packet = await read_packet(client.read)
-        if code_of(packet) == CANCEL_REQUEST:
-            await self._cancel(packet)
-            return None
-        try:
-            await self._judge(parse_startup(packet), client)
-        except _azure.RefusalError as refusal:
-            self._tally["refused_sign_ins"] += 1
-            await client.write(fatal(refusal.sqlstate, refusal.message))
-            return None
-        reader, writer = await asyncio.open_unix_connection(self._backend)
-        writer.write(packet)
-        return reader, writer
-
-    async def _judge(self, asked: Startup, client: TLSConnection) -> None:
-        """Check an Entra role's token; any other role is for the server behind to judge."""
-        if asked.user == self._reserved:
-            raise _azure.wrong_password(asked.user)
-        role = self._tenant.role(asked.user)
-        if role is None:
-            return
-        await client.write(ASK_CLEARTEXT_PASSWORD)
-        kind, body = await read_message(client.read, MAX_PASSWORD)
-        if kind != b"p":
-            raise _azure.malformed()
-        self._tenant.admit(body.removesuffix(b"\0").decode(errors="replace"), role)
-
-    async def _cancel(self, packet: bytes) -> None:
-        """Pass a cancel request on; the server answers it by closing."""
-        self._tally["cancel_requests"] += 1
-        reader, writer = await asyncio.open_unix_connection(self._backend)
-        with contextlib.closing(writer):
-            writer.write(packet)
-            await reader.read()
-
-    async def _splice(
-        self, client: TLSConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """Carry bytes both ways until either side ends."""
-        directions = (
-            asyncio.create_task(_carry_in(client, writer)),
-            asyncio.create_task(self._carry_out(reader, client)),
-        )
-        try:
-            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for direction in directions:
-                direction.cancel()
-            await asyncio.gather(*directions, return_exceptions=True)
-            writer.close()
-
-    async def _carry_out(self, reader: asyncio.StreamReader, client: TLSConnection) -> None:
-        """Carry the server's bytes, reading along until it has decided on the sign-in."""
-        decided = False
-        while not decided:
-            kind, body = await read_message(reader.read, _CHUNK)
-            if kind == b"R" and body == _AUTHENTICATION_OK:
-                self._tally["sign_ins"] += 1
-                decided = True
-            elif kind == b"E":
-                self._tally["refused_sign_ins"] += sqlstate_of(body)[:2] in {"08", "28"}
-                decided = True
-            await client.write(message(kind, body))
-        while data := await reader.read(_CHUNK):
-            await client.write(data)
+                session = Session(sock, self.backend, self._house, self._faults)
+                task = asyncio.create_task(session.serve())
+                self._sessions[task] = session
+                task.add_done_callback(self._sessions.pop)
 
 
-async def _carry_in(client: TLSConnection, writer: asyncio.StreamWriter) -> None:
-    while data := await client.read(_CHUNK):
-        writer.write(data)
-        await writer.drain()
-
-
-async def _readable(sock: socket.socket) -> None:
-    ready = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

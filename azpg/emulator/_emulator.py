@@ -1,19 +1,18 @@
 """The emulator as a program sees it: a handle on the process that does the work."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ._breakable import Breakable
 from ._child import Child
 from ._counts import Counts
 from ._errors import EmulatorError
-from ._faults import CertificateFault, Faults, IdentityFault, TLSFault, TokenFault
 from ._principals import USUAL_TOKEN_SIZE, Kind, Principal
 
 _REAL_PORT = 5432
@@ -25,7 +24,7 @@ _INSTALL_PGBOUNCER = (
 )
 
 
-class Emulator:
+class Emulator(Breakable):
     """Run an Azure-like PostgreSQL server on this machine for as long as the context lasts.
 
     It is a real PostgreSQL and a real PgBouncer behind verified TLS, with Entra sign-in and a
@@ -53,6 +52,7 @@ class Emulator:
         token_lifetime: float = 3600.0,
         clock_skew: float = 0.0,
     ) -> None:
+        super().__init__()
         self._options = {
             "host": host,
             "postgres": None if postgres is None else str(Path(postgres).absolute()),
@@ -60,7 +60,6 @@ class Emulator:
         }
         self._token_lifetime = token_lifetime
         self._clock_skew = clock_skew
-        self._faults = Faults()
         self._child: Child | None = None
         self._facts: dict[str, Any] = {}
 
@@ -90,7 +89,7 @@ class Emulator:
             shutil.rmtree(Path(self.root_certificate).parent, ignore_errors=True)
             self._child = None
             self._facts = {}
-            self._faults = Faults()
+            self._faults = []
 
     def __enter__(self) -> Self:
         return self.start()
@@ -270,36 +269,6 @@ class Emulator:
         bearer = dataclasses.asdict(principal or self.principal)
         return str(self._ask("token", principal=bearer, resource=resource, lifetime=lifetime))
 
-    def expire_tokens(self) -> None:
-        """Treat every token handed out until now as expired."""
-        self._ask("expire_tokens")
-
-    @contextlib.contextmanager
-    def fault(
-        self,
-        *,
-        certificate: CertificateFault | None = None,
-        tls: TLSFault | None = None,
-        identity: IdentityFault | int | None = None,
-        token: TokenFault | None = None,
-    ) -> Iterator[None]:
-        """Break something for as long as the context lasts.
-
-        `certificate` is a wrong one for the server to show, `tls="stripped"` a server that
-        refuses TLS. `identity` is what the identity endpoint does: an HTTP status to answer,
-        "down", "garbage" or "hang". `token` is what is wrong with the tokens handed out.
-
-            with emulator.fault(certificate="expired"):
-                ...
-        """
-        asked = Faults(certificate=certificate, tls=tls, identity=identity, token=token)
-        before = self._faults
-        self._set_faults(before.joined_by(asked))
-        try:
-            yield
-        finally:
-            self._set_faults(before)
-
     def _env_of_server(self) -> dict[str, str]:
         env = {
             "PGHOST": self.host,
@@ -315,10 +284,6 @@ class Emulator:
     def _set_time(self) -> None:
         if self._facts:
             self._ask("set_time", token_lifetime=self._token_lifetime, clock_skew=self._clock_skew)
-
-    def _set_faults(self, faults: Faults) -> None:
-        self._ask("set_faults", **dataclasses.asdict(faults))
-        self._faults = faults
 
     def _fact(self, name: str) -> Any:
         if not self._facts:

@@ -10,9 +10,10 @@ from ._account import Account
 from ._certificates import Certificates
 from ._counts import Tally
 from ._door import FrontDoor
-from ._faults import Faults
+from ._faults import Faults, Place, join
 from ._identity import IdentityEndpoint
 from ._principals import Kind, Principal, principal
+from ._session import House
 from ._tenant import Tenant
 
 _POSTGRES_PORT = 5432
@@ -27,7 +28,7 @@ class Server:
         self._folder = folder
         self._account = account
         self._tally = Tally()
-        self._doors: list[asyncio.Task[None]] = []
+        self._doors: list[FrontDoor] = []
         self._cluster: _postgres.Cluster | None = None
         self._pgbouncer: _pgbouncer.PgBouncer | None = None
         self._identity: IdentityEndpoint | None = None
@@ -94,9 +95,7 @@ class Server:
 
     async def stop(self) -> None:
         """End every part; one that was never started is passed over."""
-        for door in self._doors:
-            door.cancel()
-        await asyncio.gather(*self._doors, return_exceptions=True)
+        await asyncio.gather(*(door.stop() for door in self._doors))
         if self._identity is not None:
             self._identity.close()
         if self._pgbouncer is not None:
@@ -149,16 +148,27 @@ class Server:
     async def expire_tokens(self) -> None:
         self._entra.expire_tokens()
 
+    async def revoke_tokens(self) -> None:
+        self._entra.revoke_tokens()
+
     async def counts(self) -> dict[str, int]:
         return dict(self._tally)
 
-    async def set_faults(self, **faults: Any) -> None:
-        self._entra.faults = Faults(**faults)
+    async def set_faults(self, *, faults: list[dict[str, Any]]) -> None:
+        asked = [Faults(**fault) for fault in faults]
+        for door in self._doors:
+            await door.set_faults(asked)
+        self._entra.faults = join(asked)
         if self._identity is not None:
             if self._entra.faults.identity == "down":
                 self._identity.close()
             else:
                 await self._identity.open()
+
+    async def cut(self, *, at: Place | None, reset: bool) -> int:
+        """End the open connections of one door, or of all, and return how many there were."""
+        doors = (door for door in self._doors if at in {None, door.place})
+        return sum(await asyncio.gather(*(door.cut(reset=reset) for door in doors)))
 
     @property
     def _database(self) -> _postgres.Cluster:
@@ -172,19 +182,12 @@ class Server:
 
     def _open_doors(self, certificates: Certificates) -> tuple[str, list[int]]:
         """Open a door before each server, all at one address."""
-        rooms = {_POSTGRES_PORT: self._database.socket}
+        house = House(self._entra, certificates, self._tally, reserved=_postgres.SUPERUSER)
+        rooms: list[tuple[Place, int, Path]] = [("postgres", _POSTGRES_PORT, self._database.socket)]
         if self._pgbouncer is not None:
-            rooms[_PGBOUNCER_PORT] = self._pgbouncer.socket
-        listeners = _addresses.listen(list(rooms))
-        for listener, room in zip(listeners, rooms.values(), strict=True):
-            door = FrontDoor(
-                listener,
-                room,
-                tenant=self._entra,
-                certificates=certificates,
-                tally=self._tally,
-                reserved=_postgres.SUPERUSER,
-            )
-            self._doors.append(asyncio.create_task(door.serve()))
+            rooms.append(("pgbouncer", _PGBOUNCER_PORT, self._pgbouncer.socket))
+        listeners = _addresses.listen([port for _, port, _ in rooms])
         names: list[tuple[str, int]] = [listener.getsockname() for listener in listeners]
+        for (place, _, room), listener in zip(rooms, listeners, strict=True):
+            self._doors.append(FrontDoor(place, listener, room, house))
         return names[0][0], [port for _, port in names]

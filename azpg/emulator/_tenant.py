@@ -33,6 +33,7 @@ class Tenant:
         self._key_id = secrets.token_urlsafe(20)
         self._issued = 0
         self._expired_up_to = 0
+        self._revoked_up_to = 0
 
     def now(self) -> float:
         """Return the time by Azure's clock, which may differ from this machine's."""
@@ -70,6 +71,10 @@ class Tenant:
     def expire_tokens(self) -> None:
         """Treat every token handed out until now as expired."""
         self._expired_up_to = self._issued
+
+    def revoke_tokens(self) -> None:
+        """Find every token handed out until now invalid, though its time has not run out."""
+        self._revoked_up_to = self._issued
 
     def token(
         self, bearer: Principal, resource: str | None = None, lifetime: float | None = None
@@ -129,6 +134,8 @@ class Tenant:
             raise _azure.unverifiable() from None
         if said["exp"] <= self.now() or int(said["uti"]) <= self._expired_up_to:
             raise _azure.expired()
+        if int(said["uti"]) <= self._revoked_up_to:
+            raise _azure.unverifiable()
         if said["aud"].rstrip("/") != self._site.resource:
             raise _azure.wrong_audience(self._site.resource)
         if not (oid := said.get("oid")):

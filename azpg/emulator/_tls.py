@@ -35,6 +35,15 @@ class TLSConnection:
                 await self._flush()
                 return self._tls.selected_alpn_protocol()
 
+    async def half_a_handshake(self) -> None:
+        """Answer the client's hello with the first half of what belongs there, and no more."""
+        while not self._outgoing.pending:
+            await self._receive()
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+        answer = self._outgoing.read()
+        await self._loop.sock_sendall(self._sock, answer[: len(answer) // 2])
+
     async def read(self, limit: int) -> bytes:
         """Return up to `limit` bytes, none at the end of the stream."""
         while True:
