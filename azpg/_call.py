@@ -116,17 +116,18 @@ class Call:
         except ConfigError as error:
             self.error = clean(error)
             return
-        self._entra: _entra.EntraPassword | None = None
+        self.entra: _entra.EntraPassword | None = None
+        """what gives the tokens, where one signs in with them"""
         if self.plan.sign_in == "entra":
             self._secrets.pop("password", None)
-            self._entra = _password_of(credential, self.plan.cloud, client_id)
+            self.entra = _password_of(credential, self.plan.cloud, client_id)
 
     # The secret
 
     def answer(self) -> Answer:
         """Ask for the secret: once for each physical connection."""
-        if self._entra is not None:
-            self._answer = self._of(self._entra.token())
+        if self.entra is not None:
+            self._answer = self._of(self.entra.token())
         elif self._callback is not None:
             try:
                 given = self._callback()
@@ -137,8 +138,8 @@ class Call:
 
     async def answer_async(self) -> Answer:
         """Ask for the secret without blocking the loop: a sync callback runs in a thread."""
-        if self._entra is not None:
-            self._answer = self._of(await self._entra.token_async())
+        if self.entra is not None:
+            self._answer = self._of(await self.entra.token_async())
         elif self._callback is not None:
             try:
                 given = await _await(self._callback)
@@ -204,13 +205,13 @@ class Call:
                 self._hurry = True
                 logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
                 return
-        if self._entra is None or self._refused or found.kind not in _diagnose.BAD_TOKEN:
+        if self.entra is None or self._refused or found.kind not in _diagnose.BAD_TOKEN:
             self.error = refusal
             return
         # Said over verified TLS, as to every token: another one is asked for, once.
         token = cast("str", self._answer.secret)
         self._refused = token, refusal
-        self._entra.drop(token)
+        self.entra.drop(token)
 
     def _shown(self, text: str) -> str:
         return _diagnose.shown(text, self._answer.secret, *self._secrets.values())
@@ -231,7 +232,7 @@ class Call:
             host=params.get("host") or params.get("hostaddr", "the server"),
             port=params["port"],
             user=params.get("user") or self._answer.user or "",
-            entra=self._entra is not None,
+            entra=self.entra is not None,
             scope=self.plan.cloud.scope,
             secret_length=len(self._answer.secret or ""),
             root_file=params.get("sslrootcert", ""),
