@@ -26,6 +26,7 @@ pytest_plugins = (
     "fix_roots",
     "fix_servers",
     "fix_sources",
+    "fix_sqlalchemy",
     "fix_tunnel",
 )
 

@@ -28,6 +28,7 @@ FLOORS = (
     {"_pool"},
     {"pool"},
     {"__init__"},
+    {"sqlalchemy"},
     {"_demo"},
     {"__main__"},
 )
@@ -101,13 +102,14 @@ def test_all_is_what_is_there() -> None:
 
 
 def test_importing_azpg_loads_psycopg_and_nothing_slower() -> None:
-    """`import azpg` loads neither azure.identity nor psycopg_pool, asyncio's ssl nor certifi."""
+    """`import azpg` loads no azure.identity, psycopg_pool, ssl nor certifi, and no integration."""
     code = (
         "import psycopg, sys; before = set(sys.modules); import azpg; "
         "print(sorted(n for n in set(sys.modules) - before if not n.startswith('azpg')))"
     )
     loaded = set(ast.literal_eval(python(code)))
-    assert not {n for n in loaded if n.startswith(("azure", "psycopg_pool", "certifi", "ssl"))}
+    slow = ("azure", "psycopg_pool", "certifi", "ssl", "sqlalchemy", "django", "asyncpg")
+    assert not {n for n in loaded if n.startswith(slow)}
 
 
 def test_a_password_sign_in_never_loads_azure_identity() -> None:

@@ -1,0 +1,139 @@
+"""SQLAlchemy's dialect `postgresql+azpg://`, sync and async: its psycopg dialect on azpg."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+
+from . import _diagnose
+from .connection import AsyncConnection, Connection
+from .errors import ConfigError, ConnectError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.engine import URL
+    from sqlalchemy.engine.interfaces import ConnectArgsType
+
+__all__ = ["AsyncDialect", "Dialect"]
+
+
+class _OnAzpg(PGDialect_psycopg):
+    """What both dialects are: a URL read as azpg's options, and azpg's errors told apart."""
+
+    supports_statement_cache = True
+
+    @classmethod
+    def get_async_dialect_cls(cls, url: URL) -> type[AsyncDialect]:  # noqa: ARG003  # SQLAlchemy's
+        return AsyncDialect
+
+    def create_connect_args(self, url: URL) -> ConnectArgsType:
+        _, options = super().create_connect_args(url)  # type: ignore[no-untyped-call]
+        return [], _read(options, url.query)
+
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        # A connect that may yet succeed is told by `error.connection_invalidated`.
+        passes = isinstance(e, ConnectError) and e.kind in _diagnose.TRANSIENT
+        return passes or super().is_disconnect(e, connection, cursor)  # type: ignore[no-untyped-call]
+
+
+class Dialect(_OnAzpg):
+    """Connect SQLAlchemy's engines as `azpg.connect` connects.
+
+    The URL names what its options take as text; an object, such as `credential`, goes into
+    `connect_args`, which win. A URL needs no host where `server`, or PGHOST, says where to.
+
+    Raise `ConfigError`, from `create_engine`, where the URL cannot be meant.
+
+    >>> engine = create_engine("postgresql+azpg:///mydb?server=myserver")
+    >>> with engine.connect() as conn:
+    ...     conn.exec_driver_sql("select 1").scalar_one()
+    1
+    """
+
+    supports_statement_cache = True
+
+    # The classmethod itself, so that no frame of ours holds a password when it raises
+    connect = staticmethod(Connection.connect)  # type: ignore[assignment]
+
+
+class AsyncDialect(PGDialectAsync_psycopg, _OnAzpg):
+    """Connect SQLAlchemy's async engines as `azpg.connect_async` connects.
+
+    >>> engine = create_async_engine("postgresql+azpg:///mydb?server=myserver")
+    >>> async with engine.connect() as conn:
+    ...     (await conn.exec_driver_sql("select 1")).scalar_one()
+    1
+    """
+
+    supports_statement_cache = True
+
+    def create_connect_args(self, url: URL) -> ConnectArgsType:
+        """Return what `azpg.connect_async` takes, read from a URL."""
+        args, options = super().create_connect_args(url)
+        # Called by SQLAlchemy's adapter in place of psycopg's own
+        return args, {"async_creator_fn": AsyncConnection.connect, **options}
+
+
+# What a URL says
+
+
+def _read(options: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the types that azpg takes; a URL has text only."""
+    read = dict(options)
+    problems = []
+    for name, value in query.items():
+        if name in _OBJECTS:
+            problems.append(f"{name} in a URL is text: pass connect_args={{{name!r}: …}}")
+        elif not isinstance(value, str) and read[name] == value:
+            problems.append(f"{name} stands {len(value)} times in the URL: write it once")
+        elif name in _READERS:
+            try:
+                read[name] = _READERS[name](value)
+            except ValueError as error:
+                problems.append(f"{name}={value!r} in the URL is no {error}")
+    if problems:
+        raise ConfigError(problems)
+    return read
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True} | {
+    "false": False, "no": False, "off": False, "0": False
+}  # fmt: skip
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError("number of seconds")
+    return seconds
+
+
+def _count(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    if not text.isdecimal():
+        raise ValueError("whole number or None")
+    return int(text)
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "autocommit": _boolean,
+    "pgbouncer": _boolean,
+    "prepare_threshold": _count,
+    "retry_timeout": _seconds,
+}
+
+_OBJECTS = frozenset({"context", "credential", "cursor_factory", "row_factory"})

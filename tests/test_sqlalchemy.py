@@ -1,0 +1,297 @@
+"""The SQLAlchemy dialect: engines that sign in, outlive tokens and servers, and fail clearly."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import exc, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import azpg
+import azpg.sqlalchemy
+
+if TYPE_CHECKING:
+    from fix_api import Api
+    from fix_clock import Clock
+    from fix_credentials import Credentials
+    from fix_leaks import Leaks, Tokens
+    from fix_servers import Postgres
+    from fix_sqlalchemy import Engines
+
+    from azpg.emulator import Emulator
+
+WHO = "select current_user"
+PID = "select pg_backend_pid()"
+
+
+# Signing in
+
+
+def test_an_engine_signs_in_with_a_token(engines: Engines, azure: Emulator) -> None:
+    """A URL that names a server is all that an engine needs; below it is azpg's connection."""
+    before = azure.counts.sign_ins
+    conn = engines.open(engines.make("postgresql+azpg:///postgres?server=myserver"))
+    assert engines.ask(conn, WHO) == "myapp"
+    assert type(engines.driver(conn)) is engines.api.connection_class
+    assert engines.driver(conn).info.parameter_status("application_name") == "azpg"
+    assert azure.counts.sign_ins == before + 1
+
+
+def test_the_environment_names_the_server(engines: Engines, azure: Emulator) -> None:
+    """An empty URL goes where PGHOST leads."""
+    assert engines.scalar(engines.make("postgresql+azpg://"), WHO) == "myapp"
+
+
+def test_a_url_with_user_and_host(engines: Engines, azure: Emulator) -> None:
+    """Host, port, database and user stand in a URL where SQLAlchemy has them, escaped."""
+    azure.sign_in_as(alice := azure.add_role(f"{engines.api.kind}@contoso.com"))
+    try:
+        url = (
+            f"postgresql+azpg://{alice.name.replace('@', '%40')}@{azure.host}:{azure.port}/postgres"
+        )
+        assert engines.scalar(engines.make(url), WHO) == alice.name
+    finally:
+        azure.sign_in_as(azure.principal)
+
+
+def test_a_credential_goes_into_connect_args(
+    engines: Engines, azure: Emulator, credentials: Credentials
+) -> None:
+    """connect_args take the objects that a URL cannot name, and one token serves all."""
+    credential = credentials.of(azure)
+    engine = engines.make(connect_args={"credential": credential})
+    conns = [engines.open(engine) for _ in range(3)]
+    assert {engines.ask(conn, WHO) for conn in conns} == {"myapp"}
+    assert credential.calls == 1
+
+
+def test_connect_args_win(engines: Engines, azure: Emulator) -> None:
+    """What connect_args say beats the URL, as keywords beat a DSN."""
+    engine = engines.make(connect_args={"application_name": "args"})
+    assert engines.scalar(engine, "show application_name") == "args"
+
+
+def test_through_pgbouncer(engines: Engines, azure: Emulator) -> None:
+    """pgbouncer=true in the URL means port 6432 and no prepared statements."""
+    conn = engines.open(engines.make("postgresql+azpg://?server=myserver&pgbouncer=true"))
+    assert engines.driver(conn).info.port == 6432
+    assert engines.driver(conn).prepare_threshold is None
+    assert {engines.ask(conn, "select 7") for _ in range(10)} == {7}
+
+
+def test_a_password_in_the_url(engines: Engines, postgres: Postgres) -> None:
+    """A PostgreSQL role's password, escaped, signs in where the URL says, without Entra."""
+    rest = postgres.conninfo(user="app")
+    url = (
+        f"postgresql+azpg://app:p%27ass%20w%C3%B6rd@{postgres.host}:{postgres.port}/postgres"
+        f"?hostaddr={postgres.hostaddr}&sslrootcert={rest['sslrootcert']}"
+    )
+    engine = engines.make(url)
+    assert engines.scalar(engine, WHO) == "app"
+    assert "ass" not in repr(engine.url)
+    assert "ass" not in repr(engine)
+
+
+@pytest.mark.parametrize("name", ["azpg", "azpg_async"])
+def test_the_async_dialect_has_a_name_of_its_own(api: Api, azure: Emulator, name: str) -> None:
+    """create_async_engine finds the async dialect by both names, as SQLAlchemy does psycopg's."""
+    engine = create_async_engine(f"postgresql+{name}://?server=myserver")
+    assert type(engine.dialect) is azpg.sqlalchemy.AsyncDialect
+    assert engine.dialect.driver == "psycopg"
+
+
+def test_the_dialect_is_found_without_an_import() -> None:
+    """A program that only names it in a URL gets it, by entry point."""
+    code = (
+        "from sqlalchemy import create_engine; "
+        "print(type(create_engine('postgresql+azpg://').dialect).__module__)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert shown.strip() == "azpg.sqlalchemy"
+
+
+# Pools and the life of a token
+
+
+@pytest.mark.parametrize("kind", ["NullPool", "QueuePool", "StaticPool"])
+def test_pools_of_sqlalchemys_own(engines: Engines, azure: Emulator, kind: str) -> None:
+    """Any of SQLAlchemy's pools makes its connections by azpg."""
+    if engines.api.kind == "async" and kind == "QueuePool":
+        kind = "AsyncAdaptedQueuePool"
+    engine = engines.make(poolclass=getattr(pool, kind))
+    pids = [engines.scalar(engine, PID) for _ in range(2)]
+    assert (pids[0] == pids[1]) is (kind != "NullPool")
+    assert type(engine.pool).__name__ == kind
+
+
+def test_an_engine_outlives_its_tokens(
+    engines: Engines, azure: Emulator, clock: Clock, credentials: Credentials
+) -> None:
+    """Each new connection has a token that is good, hours and days after the engine was made."""
+    clock.of(azure)
+    credential = credentials.of(azure)
+    engine = engines.make(connect_args={"credential": credential}, poolclass=pool.NullPool)
+    for hours in range(4):
+        assert engines.scalar(engine, WHO) == "myapp"
+        assert credential.calls == hours + 1
+        clock.goes_on(2 * 3600)
+
+
+def test_a_token_is_in_nothing_an_engine_shows(
+    engines: Engines, tokens: Tokens, leaks: Leaks
+) -> None:
+    """Neither the URL, the engine nor the logs show a token that signed in."""
+    engine = engines.make(connect_args={"credential": tokens.credential}, echo="debug")
+    assert engines.scalar(engine, WHO) == "myapp"
+    (token,) = tokens.given
+    shown = [
+        engine.url.render_as_string(hide_password=False),
+        repr(engine),
+        repr(vars(engine.pool)),
+    ]
+    assert not [each for each in shown if token in each]
+    leaks.none_in_logs(token)
+
+
+# Servers that go away
+
+
+@pytest.mark.parametrize("pre_ping", [True, False], ids=["ping", "no-ping"])
+def test_connections_that_died_are_replaced(
+    engines: Engines, azure: Emulator, pre_ping: bool
+) -> None:
+    """With pool_pre_ping nobody meets a dead connection; without it one error clears the pool."""
+    engine = engines.make(pool_pre_ping=pre_ping)
+    conns = [engines.open(engine) for _ in range(3)]
+    pids = [engines.ask(conn, PID) for conn in conns]
+    for conn in conns:
+        engines.close(conn)
+    with azpg.connect(server="myserver", autocommit=True) as other:
+        for pid in pids:
+            other.execute("select pg_terminate_backend(%s, 10000)", (pid,))
+    if not pre_ping:
+        with pytest.raises(exc.OperationalError) as caught:
+            engines.scalar(engine, WHO)
+        assert caught.value.connection_invalidated
+    new = [engines.open(engine) for _ in range(3)]
+    assert [engines.ask(conn, WHO) for conn in new] == ["myapp"] * 3
+
+
+def test_a_connect_waits_for_a_server_that_comes_back(
+    engines: Engines, azure: Emulator, dig: Any, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine's connect is tried again, as azpg.connect is, until the server is there."""
+    opened: list[Any] = []
+
+    def coming_back(message: str, *_args: object) -> None:
+        if not opened and message.startswith("connecting again"):
+            opened.append(dig((azure.hostaddr, azure.port), ("127.0.0.1", free_port)))
+
+    monkeypatch.setattr("azpg._call.logger.warning", coming_back)
+    url = f"postgresql+azpg://:{free_port}/?server=myserver&hostaddr=127.0.0.1"
+    assert engines.scalar(engines.make(url), WHO) == "myapp"
+    assert opened
+
+
+# Errors
+
+
+def test_a_failure_that_may_pass_is_told_as_a_disconnect(
+    engines: Engines, azure: Emulator, free_port: int
+) -> None:
+    """Who retries on connection_invalidated retries where no server answers, and only there."""
+    away = engines.make(connect_args={"port": free_port, "retry_timeout": 0})
+    with pytest.raises(exc.OperationalError) as caught:
+        engines.scalar(away, WHO)
+    assert isinstance(caught.value.orig, azpg.UnreachableError)
+    assert caught.value.connection_invalidated
+    with pytest.raises(exc.OperationalError) as caught:
+        engines.scalar(engines.make(connect_args={"user": "stranger"}), WHO)
+    assert isinstance(caught.value.orig, azpg.LoginError)
+    assert not caught.value.connection_invalidated
+
+
+def test_a_failed_sign_in_shows_no_token(engines: Engines, tokens: Tokens, leaks: Leaks) -> None:
+    """The error has azpg's words and hint, and no token in it or in its frames."""
+    options = {"credential": tokens.credential, "user": "stranger"}
+    with pytest.raises(exc.OperationalError, match="HINT: ") as caught:
+        engines.scalar(engines.make(connect_args=options), WHO)
+    (token,) = tokens.given
+    assert isinstance(caught.value.orig, azpg.LoginError)
+    leaks.none_held(caught.value.orig, token, tokens.credential)
+
+
+def test_a_password_is_in_no_frame_of_ours(
+    engines: Engines, postgres: Postgres, leaks: Leaks
+) -> None:
+    """A wrong password of the URL is in neither the error nor a frame of azpg's."""
+    rest = postgres.conninfo(password="not-the-right-one")
+    with pytest.raises(exc.OperationalError, match="password authentication failed") as caught:
+        engines.scalar(engines.make("postgresql+azpg://", connect_args=rest), WHO)
+    assert caught.value.orig is not None
+    leaks.none_shown(caught.value.orig, "not-the-right-one")
+
+
+def test_a_wrong_certificate(engines: Engines, azure: Emulator) -> None:
+    """An engine verifies its server as azpg.connect does."""
+    with azure.fault(certificate="other-name"), pytest.raises(exc.OperationalError) as caught:
+        engines.scalar(engines.make(), WHO)
+    assert isinstance(caught.value.orig, azpg.TLSError)
+
+
+def test_a_call_that_cannot_be_meant(engines: Engines) -> None:
+    """What azpg refuses is a ProgrammingError of SQLAlchemy's, with all the problems."""
+    engine = engines.make("postgresql+azpg://localhost/?sslmode=disable&pgbuncer=1")
+    with pytest.raises(exc.ProgrammingError) as caught:
+        engines.scalar(engine, WHO)
+    assert isinstance(caught.value.orig, azpg.ConfigError)
+    assert len(caught.value.orig.problems) == 3
+
+
+# Async
+
+
+def test_a_slow_credential_does_not_block_the_loop(
+    azure: Emulator, credentials: Credentials
+) -> None:
+    """While a sync credential is asked, the loop goes on: here it is the loop that lets it end."""
+    gate = threading.Event()
+
+    def answer() -> str:
+        assert gate.wait(30)
+        return azure.token()
+
+    async def main() -> None:
+        args = {"credential": credentials.with_get_token(answer)}
+        engine = create_async_engine("postgresql+azpg://?server=myserver", connect_args=args)
+
+        async def ask() -> Any:
+            async with engine.connect() as conn:
+                return (await conn.execute(text(WHO))).scalar_one()
+
+        asked = asyncio.gather(ask(), ask())
+        await asyncio.sleep(0)
+        gate.set()
+        assert await asked == ["myapp", "myapp"]
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_an_async_credential(azure: Emulator, credentials: Credentials) -> None:
+    """An async engine awaits a credential of azure.identity.aio's kind."""
+
+    async def main() -> None:
+        args = {"credential": credentials.async_with_get_token(azure.token)}
+        engine = create_async_engine("postgresql+azpg://?server=myserver", connect_args=args)
+        async with engine.connect() as conn:
+            assert (await conn.execute(text(WHO))).scalar_one() == "myapp"
+        await engine.dispose()
+
+    asyncio.run(main())
