@@ -1,29 +1,250 @@
-"""The command `azpg`: demo and emulator."""
+"""The command `azpg`: doctor, psql, exec, conninfo, roots, demo, emulator."""
+
+# ruff: noqa: T201, PLC0415  # a command prints; what a subcommand needs is imported by it alone
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+import azpg
+
+from . import _spelling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DESCRIPTION = "The correct connection from Python to Azure Database for PostgreSQL."
+
+EXAMPLES = """\
+examples:
+  azpg doctor --server myserver
+  azpg psql --server myserver --dbname mydb -c "select now()"
+  azpg exec --server myserver -- pg_dump --file mydb.sql mydb
+
+azpg COMMAND --help tells more of each."""
+
+COMMANDS = {
+    "doctor": "say what is wrong with a connection, step by step",
+    "psql": "run psql, signed in",
+    "exec": "run pg_dump, pgbench or any program that uses libpq, signed in",
+    "conninfo": "show what libpq would be handed, without any secret",
+    "roots": "show the pinned root certificates, or write them as PEM",
+    "demo": "show the main job against an emulator of Azure",
+    "emulator": "run an emulator of Azure, or a command inside one",
+}
+
+OF_EACH = {
+    "doctor": """\
+Walk the way of a connection: configuration, name, TCP, TLS, identity, sign-in,
+PgBouncer, speed. It prints no secret, so its output can be shown to others.
+
+The exit status is 0, 1 where a step fails, 2 where the command cannot be read.
+
+examples:
+  azpg doctor --server myserver
+  azpg doctor "host=myserver.postgres.database.azure.com dbname=mydb"
+  azpg doctor --server myserver --pgbouncer --json""",
+    "psql": """\
+Run psql with a fresh token in its environment, over verified TLS.
+
+Say where to and as whom first; what follows is psql's own. Its -h, its -p and a
+conninfo are refused there: the token would go to the server that they name.
+
+examples:
+  azpg psql --server myserver --dbname mydb
+  azpg psql --server myserver --user team -At -c "select current_user\"""",
+    "exec": """\
+Run a command with a fresh token in its environment, for all that uses libpq.
+
+The command sees none of your own PG* variables. Name no server in it: the token
+would go there too.
+
+examples:
+  azpg exec --server myserver -- pg_dump --file mydb.sql mydb
+  azpg exec --server myserver --dbname mydb -- pgbench --client 4 --time 10""",
+    "conninfo": """\
+Show what azpg.connect would hand to libpq, without any secret. It connects to
+nothing.
+
+example:
+  azpg conninfo --server myserver --dbname mydb""",
+    "roots": """\
+Show the root certificates that Azure's servers are verified by: the SHA-256 that
+they are pinned by, their end, and where their bytes come from.
+
+examples:
+  azpg roots
+  azpg roots --pem > azure.pem
+  psql "host=myserver.postgres.database.azure.com sslmode=verify-full sslrootcert=azure.pem\"""",
+    "demo": """\
+Show the main job against an emulator of Azure on this machine. It needs azpg[emulator].
+
+example:
+  azpg demo""",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="azpg",
-        description="The correct connection from Python to Azure Database for PostgreSQL.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="show the main job against an emulator of Azure")
-    commands.add_parser("emulator", help="run an emulator of Azure, or a command inside one")
-    given, rest = parser.parse_known_args(argv)
-    if given.command == "emulator":
-        from .emulator import _command  # noqa: PLC0415  # only who asks for it needs its extra
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(words)
+    except azpg.ConfigError as error:
+        for problem in error.problems:
+            print(f"azpg: {_spelling.on_command_line(problem)}", file=sys.stderr)
+        return 2
+    except azpg.ConnectError as error:
+        print(f"azpg: {_spelling.on_command_line(str(error))}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Its reader has gone; Python would say so once more on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    name, rest = words[:1], words[1:]
+    if name == ["emulator"]:
+        from .emulator import _command
 
         return _command.main(rest)
-    parser.parse_args(argv)  # refuses what demo does not know
-    from . import _demo  # noqa: PLC0415  # as above
+    command: list[str] = []
+    if name == ["psql"]:
+        rest, command = _split_psql(rest)
+    elif name == ["exec"] and "--" in rest:
+        at = rest.index("--")
+        rest, command = rest[:at], rest[at + 1 :]
+    parser, parsers = _parsers()
+    given = vars(parser.parse_args([*name, *rest]))
+    run: Callable[..., int] = given.pop("run")
+    if name in (["psql"], ["exec"]):
+        given["command"] = command
+    if name == ["exec"] and not command:
+        parsers["exec"].error("no command is given: azpg exec --server myserver -- pg_dump mydb")
+    word = given.get("conninfo")
+    if word and "=" not in word and "://" not in word:
+        parsers[name[0]].error(f"{word!r} is no conninfo; a server's name is --server {word}")
+    return run(**{key: value for key, value in given.items() if value is not None})
+
+
+def _doctor(*, json: bool, **options: Any) -> int:
+    from . import _report
+
+    return _report.main(options, as_json=json)
+
+
+def _psql(*, command: list[str], **options: Any) -> int:
+    from . import _environ
+
+    _environ.check_psql(command)
+    return _exec(command=["psql", *command], **options)
+
+
+def _exec(*, command: list[str], **options: Any) -> int:
+    from . import _environ
+
+    return _environ.become(command, _environ.environment(**options))
+
+
+def _conninfo(**options: Any) -> int:
+    print(azpg.conninfo(**options))
+    return 0
+
+
+def _roots(*, pem: bool) -> int:
+    from . import _report
+
+    return _report.roots(as_pem=pem)
+
+
+def _demo() -> int:
+    from . import _demo
 
     return _demo.main()
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="azpg", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=form
+    )
+    parser.add_argument("--version", action="version", version=f"azpg {azpg.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parsers = {}
+    for name, purpose in COMMANDS.items():
+        parsers[name] = each = commands.add_parser(
+            name,
+            help=purpose,
+            description=OF_EACH.get(name),
+            formatter_class=form,
+            allow_abbrev=False,
+            usage=_USAGES.get(name),
+        )
+        each.set_defaults(run=globals()[f"_{name}"] if name != "emulator" else None)
+        if name in ("doctor", "psql", "exec", "conninfo"):
+            _connection(each)
+    parsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
+    parsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
+    return parser, parsers
+
+
+_USAGES = {
+    "doctor": "azpg doctor [CONNECTION] [--json]",
+    "conninfo": "azpg conninfo [CONNECTION]",
+    "psql": "azpg psql [CONNECTION] [PSQL'S ARGUMENTS]",
+    "exec": "azpg exec [CONNECTION] -- COMMAND [ARGUMENTS]",
+}
+
+_VALUED = {
+    "server": ("NAME", "the server's short name, or its full one"),
+    "host": ("NAME", "a full host name; beside --server the way there, such as a tunnel"),
+    "hostaddr": ("ADDRESS", "the address to go to; the name is verified all the same"),
+    "port": ("PORT", "5432 where nothing else is said"),
+    "dbname": ("NAME", "postgres where nothing else is said"),
+    "user": ("ROLE", "the token's own name where nothing else is said"),
+    "client-id": ("ID", "which user-assigned or workload identity signs in"),
+    "cloud": ("NAME", "public, usgov, china or cosmos: by default the host's"),
+}
+
+
+def _connection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "connection", "as azpg.connect takes it; PG* variables and service files count as well"
+    )
+    group.add_argument(
+        "conninfo", nargs="?", metavar="CONNINFO", help="a key=value string or postgresql:// URI"
+    )
+    for name, (metavar, text) in _VALUED.items():
+        group.add_argument(f"--{name}", metavar=metavar, help=text)
+    group.add_argument(
+        "--pgbouncer",
+        action=argparse.BooleanOptionalAction,
+        help="go to PgBouncer's port 6432",
+    )
+
+
+def _split_psql(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return what comes first and is azpg's, and what follows and is psql's."""
+    from ._environ import is_conninfo
+
+    at = 0
+    while at < len(words):
+        option, equals, _ = words[at].partition("=")
+        if option.removeprefix("--") in _VALUED and option.startswith("--"):
+            at += 1 if equals else 2
+        elif option in ("--pgbouncer", "--no-pgbouncer", "--help") or (
+            is_conninfo(words[at]) and not option.startswith("-")
+        ):
+            at += 1
+        else:
+            break
+    rest = words[at:]
+    return words[:at], rest[1:] if rest[:1] == ["--"] else rest
 
 
 if __name__ == "__main__":

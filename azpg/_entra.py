@@ -106,7 +106,11 @@ class EntraPassword:
         left = None if slot.held is None else max(0.0, slot.held.token.left(clocks()))
         return TokenStats(slot.fetched, slot.failed, left)
 
-    # Below: what azpg's own connections call.
+    # Below: what azpg itself calls.
+
+    def answered_by(self) -> str:
+        """Return the name of the credential, and of a chain the one that answered."""
+        return _credentials.spoke(self._made())
 
     def token(self) -> _token.Token:
         """Return a valid token with what is known of it."""

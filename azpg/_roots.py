@@ -31,26 +31,42 @@ def bundle(roots: frozenset[str]) -> Bundle:
     return Bundle(pem(roots))
 
 
+class Root(NamedTuple):
+    """One root certificate, and whose copy of it this is."""
+
+    der: bytes
+    source: str
+
+
 def pem(roots: frozenset[str]) -> bytes:
     """Return the certificates with these fingerprints, from certifi and else from azpg's own."""
-    found = {name: der for name, der in _certificates() if name in roots}
+    found = certificates(roots)
+    return b"".join(_to_pem(found[name].der) for name in sorted(found))
+
+
+def certificates(roots: frozenset[str]) -> dict[str, Root]:
+    """Return the certificates with these fingerprints by fingerprint.
+
+    Raise `ConfigError` where there is none.
+    """
+    found = {name: root for name, root in _known() if name in roots}
     if missing := sorted(roots - found.keys()):
         raise ConfigError(
             [f"no certificate with the SHA-256 {name} is in certifi or azpg" for name in missing]
         )
-    return b"".join(_to_pem(found[name]) for name in sorted(found))
+    return found
 
 
-def _certificates() -> Iterator[tuple[str, bytes]]:
+def _known() -> Iterator[tuple[str, Root]]:
     # Late: a process whose bundle is the caller's own never pays for them.
     from hashlib import sha256  # noqa: PLC0415
 
-    paths = [OWN]
+    paths = {"azpg": OWN}
     with suppress(ImportError):
         import certifi  # noqa: PLC0415
 
-        paths.append(Path(certifi.where()))
-    for path in paths:
+        paths["certifi"] = Path(certifi.where())
+    for source, path in paths.items():
         try:
             text = path.read_text(encoding="ascii", errors="replace")
         except OSError:
@@ -58,7 +74,7 @@ def _certificates() -> Iterator[tuple[str, bytes]]:
         for part in text.split(_BEGIN)[1:]:
             with suppress(ValueError):  # no base64: another file's trouble
                 der = a2b_base64(part.partition(_END)[0])
-                yield sha256(der).hexdigest(), der
+                yield sha256(der).hexdigest(), Root(der, source)
 
 
 def _to_pem(der: bytes) -> bytes:

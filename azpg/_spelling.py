@@ -1,4 +1,4 @@
-"""Other spellings of a connection, shown in libpq's: ADO.NET, JDBC, misspelt keywords. Pure."""
+"""Spellings of a connection: ADO.NET, JDBC, misspelt keywords, the command line. Pure."""
 
 from __future__ import annotations
 
@@ -139,3 +139,14 @@ def placeholder(value: str) -> str | None:
     """Return the portal's placeholder that was left in a value: `{your_password}`, `<your-db>`."""
     found = _PLACEHOLDER.search(value)
     return found[0] if found else None
+
+
+def on_command_line(text: str) -> str:
+    """Return a sentence with Python's keywords (`server="a"`) as they are typed there."""
+    text = text.replace("pgbouncer=True", "--pgbouncer").replace(
+        "pgbouncer=False", "--no-pgbouncer"
+    )
+    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
+
+
+_KEYWORD = re.compile(r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=([\"'])(.*?)\2")

@@ -1,0 +1,92 @@
+"""What an open connection tells of itself: who and where, how it is pooled, how fast it is."""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import psycopg
+from psycopg.rows import tuple_row
+
+if TYPE_CHECKING:
+    from ._finding import Fact
+
+ROUND_TRIPS = 9
+
+_SESSION = """
+select session_user, current_user, current_database(), current_setting('server_version'),
+    pg_is_in_recovery() or current_setting('transaction_read_only')::bool,
+    array(select roleid::regrole::text from pg_auth_members where member = current_user::regrole),
+    (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+    current_setting('max_connections')::int, extract(epoch from clock_timestamp())::float8
+"""
+
+
+def session(conn: psycopg.Connection[Any]) -> dict[str, Fact]:
+    """Return who is signed in, and to what."""
+    before = time.time()
+    row = _row(conn, _SESSION)
+    clock = (before + time.time()) / 2
+    session_user, user, database, version, read_only, roles, count, most, server_clock = row
+    return {
+        "user": user if user == session_user else f"{user}, signed in as {session_user}",
+        "member_of": roles,
+        "database": database,
+        "server_version": version,
+        "read_only": read_only,
+        "connections": f"{count} of {most}",
+        "clock_ahead_seconds": round(server_clock - clock, 1),
+        "tls": conn.pgconn.ssl_in_use,
+        "tls_at_the_server": _own_tls(conn),
+    }
+
+
+def _row(conn: psycopg.Connection[Any], query: LiteralString) -> tuple[Any, ...]:
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(query).fetchone()
+    return row or ()
+
+
+def _own_tls(conn: psycopg.Connection[Any]) -> str:
+    # Behind a gateway or PgBouncer the server does not see the client's TLS.
+    row = conn.execute(
+        "select version || ' ' || cipher from pg_stat_ssl where pid = pg_backend_pid() and ssl"
+    ).fetchone()
+    return str(row[0]) if row else "none: TLS ends before it"
+
+
+def pool_mode(one: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> str:
+    """Return how PgBouncer pools, as far as two idle connections show it; both in autocommit."""
+    try:
+        with one.transaction():
+            one.execute("select 1")
+    except psycopg.OperationalError:
+        return "statement"
+    pids = {_row(conn, "select pg_backend_pid()")[0] for conn in (one, other, one)}
+    return "transaction" if len(pids) == 1 else "session, or too busy to tell"
+
+
+def takes_prepared(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether PgBouncer keeps track of prepared statements (max_prepared_statements)."""
+    name = f"azpg_{secrets.token_hex(8)}"
+    with conn.transaction():
+        conn.pgconn.prepare(name.encode(), b"select 1")
+        row = conn.execute(
+            "select 1 from pg_prepared_statements where name = %s", [name], prepare=False
+        ).fetchone()
+        if row is None:
+            return True  # under a name of PgBouncer's own
+        conn.execute(f"deallocate {name}")
+    return False
+
+
+def round_trip_ms(conn: psycopg.Connection[Any]) -> float:
+    """Return what one question and its answer take, in milliseconds: the median of some."""
+    times = []
+    for _ in range(ROUND_TRIPS):
+        started = time.perf_counter()
+        conn.execute("select 1")
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
