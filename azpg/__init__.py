@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ._clouds import AZURE_CHINA, AZURE_PUBLIC, AZURE_US_GOV, COSMOS_POSTGRES, Cloud
 from ._entra import EntraPassword
+from ._explain import Explanation, explain
 from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
 from .errors import (
     ConfigError,
@@ -16,7 +17,14 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .pool import AsyncConnectionPool, ConnectionPool, create_pool, create_pool_async
+    from .pool import (
+        AsyncConnectionPool,
+        AsyncNullConnectionPool,
+        ConnectionPool,
+        NullConnectionPool,
+        create_pool,
+        create_pool_async,
+    )
 
 __version__ = "0.1.0"
 
@@ -27,6 +35,7 @@ __all__ = [
     "COSMOS_POSTGRES",
     "AsyncConnection",
     "AsyncConnectionPool",
+    "AsyncNullConnectionPool",
     "Cloud",
     "ConfigError",
     "ConnectError",
@@ -35,7 +44,9 @@ __all__ = [
     "ConnectionPool",
     "CredentialError",
     "EntraPassword",
+    "Explanation",
     "LoginError",
+    "NullConnectionPool",
     "TLSError",
     "UnreachableError",
     "connect",
@@ -43,12 +54,13 @@ __all__ = [
     "conninfo",
     "create_pool",
     "create_pool_async",
+    "explain",
 ]
 
 
 def __getattr__(name: str) -> object:
     # psycopg_pool is imported by who uses a pool
-    if name in {"AsyncConnectionPool", "ConnectionPool", "create_pool", "create_pool_async"}:
+    if "pool" in name.lower() and name in __all__:
         from . import pool  # noqa: PLC0415
 
         return getattr(pool, name)

@@ -96,3 +96,14 @@ def is_async_function(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(type(function), "__call__", None)  # noqa: B004  # its kind matters, not its presence
     )
+
+
+def loop_misfit(kind: type) -> str | None:
+    """Return what keeps psycopg from running on an event loop of this class, and what to type."""
+    if all(each.__name__ != "ProactorEventLoop" for each in kind.__mro__):
+        return None
+    return (
+        "psycopg cannot wait for sockets on the ProactorEventLoop, Windows' default: run the "
+        "program with asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop), on Python 3.11 "
+        "after asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())"
+    )

@@ -1,121 +1,340 @@
-"""What the sync and the async pool share: hidden passwords, remembered failures, keywords."""
+"""The pool classes: psycopg_pool's own, that say why they could not connect, and look first."""
 
 from __future__ import annotations
 
-import copy
-import functools
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
+import psycopg_pool
+from psycopg_pool import PoolTimeout
+from psycopg_pool.pool import AddConnection
+from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 
-from . import _diagnose, _sources
+from ._liveness import alive
+from ._options import loop_misfit
+from ._pool_base import BasePool
+from ._pool_options import guarded, guarded_async, hide_conninfo, hide_kwargs, without_retry
 from .connection import AsyncConnection, Connection
-from .errors import ConfigError, ConnectError, clean
+from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Generator
+    from typing import Self
 
-    from psycopg_pool import PoolTimeout
+    from psycopg.rows import TupleRow
+    from psycopg_pool.abc import (
+        AsyncConnectFailedCB,
+        AsyncConnectionCB,
+        AsyncConninfoParam,
+        AsyncKwargsParam,
+        ConnectFailedCB,
+        ConnectionCB,
+        ConninfoParam,
+        KwargsParam,
+    )
+    from psycopg_pool.base import AttemptWithBackoff
+    from typing_extensions import TypeVar
 
-C = TypeVar("C")
-
-
-class Hidden:
-    """Give a value that holds a password when called, and show it in no repr."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __call__(self) -> Any:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "<hidden, as it holds a password>"
-
-
-def hide_conninfo(conninfo: object) -> Any:
-    if not isinstance(conninfo, str):
-        return conninfo
-    secrets = {name.encode() for name in _sources.libpq().secrets}
-    try:
-        secret = any(o.val and o.keyword in secrets for o in _sources.parse(conninfo))
-    except (psycopg.Error, UnicodeError):
-        secret = True
-    return Hidden(conninfo) if secret else conninfo
+    CT = TypeVar("CT", bound=psycopg.Connection[Any], default=Connection[TupleRow])
+    ACT = TypeVar("ACT", bound=psycopg.AsyncConnection[Any], default=AsyncConnection[TupleRow])
+else:
+    from psycopg_pool.abc import ACT, CT
 
 
-def hide_kwargs(kwargs: object) -> Any:
-    if not isinstance(kwargs, dict):
-        return kwargs
-    secret = any(isinstance(kwargs.get(name), str) for name in _sources.libpq().secrets)
-    return Hidden(kwargs) if secret else kwargs
+class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
+    """A psycopg_pool pool of azpg's connections: each new one signs in freshly.
+
+    It takes what its parent takes, in the same way. `getconn()`, `wait()` and `open(wait=True)`
+    raise what keeps the connections from being made, and no connection is handed out that the
+    server has closed.
+    """
+
+    __module__ = "azpg"
+
+    _is_async = False
+
+    def __init__(
+        self,
+        conninfo: ConninfoParam = "",
+        *,
+        connection_class: type[CT] = cast("type[CT]", Connection),  # noqa: B008
+        kwargs: KwargsParam | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        open: bool | None = None,  # noqa: A002  # the parent's name
+        configure: ConnectionCB[CT] | None = None,
+        check: ConnectionCB[CT] | None = None,
+        reset: ConnectionCB[CT] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = 30.0,
+        max_waiting: int = 0,
+        max_lifetime: float = 3600.0,
+        max_idle: float = 600.0,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: ConnectFailedCB | None = None,
+        num_workers: int = 3,
+    ) -> None:
+        super().__init__(
+            hide_conninfo(conninfo),
+            connection_class=connection_class,
+            kwargs=hide_kwargs(kwargs),
+            min_size=min_size,
+            max_size=max_size,
+            open=open,
+            configure=guarded(configure),
+            check=check,
+            reset=reset,
+            name=name,
+            close_returns=close_returns,
+            timeout=timeout,
+            max_waiting=max_waiting,
+            max_lifetime=max_lifetime,
+            max_idle=max_idle,
+            reconnect_timeout=reconnect_timeout,
+            reconnect_failed=reconnect_failed,
+            num_workers=num_workers,
+        )
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait at most `timeout` seconds for `min_size` connections, or raise the cause.
+
+        Raise at once what no further try can mend (`ConfigError`, `LoginError`, `TLSError`, ...),
+        and psycopg_pool's `PoolTimeout`, with the last failure as its cause, for the rest. Either
+        closes a pool that has never connected.
+        """
+        error: psycopg.Error | None
+        with self._lock:
+            self._try_again()
+        try:
+            super().wait(timeout)
+            error = self._hopeless()
+        except PoolTimeout as ex:
+            error = self._causes.explained(ex)
+        if error is not None:
+            if not self._causes.connected:
+                self.close()
+            raise error
+
+    def getconn(self, timeout: float | None = None) -> CT:
+        """Return a connection, after at most `timeout` seconds: a live one, as far as one can see.
+
+        Raise at once what no further try can mend, where there is no connection to wait for, and
+        psycopg_pool's `PoolTimeout`, with the last failure as its cause if there is one.
+        """
+        try:
+            return super().getconn(timeout)
+        except PoolTimeout as ex:
+            error = self._causes.explained(ex)
+        raise error
+
+    def _connect(self, timeout: float | None = None) -> CT:
+        try:
+            conn = super()._connect(timeout)
+        except Exception as ex:
+            self._causes.failed(ex)
+            raise
+        self._took(conn)
+        return conn
+
+    def _add_connection(self, attempt: AttemptWithBackoff | None, growing: bool = False) -> None:
+        super()._add_connection(self._attempt(attempt), growing)
+        with self._lock:
+            clients = self._give_up()
+        for client in clients:
+            client.fail(self._causes.final())
+
+    def _get_ready_connection(self, timeout: float | None) -> CT | None:
+        self._grow_again()
+        while (conn := super()._get_ready_connection(timeout)) is not None and not alive(conn):
+            dead = [conn, *(other for other in self._pool if not alive(other))]
+            for each in dead:
+                self._stats[self._CONNECTIONS_LOST] += 1
+                if each is not conn:
+                    self._pool.remove(each)
+                self._close_connection(each)
+                self.run_task(AddConnection(self))
+        return conn
+
+    def _reset_connection(self, conn: CT) -> None:
+        super()._reset_connection(conn)
+        if not alive(conn):
+            self._close_connection(conn)  # so that it is replaced instead of handed on
+
+    def _resolve_kwargs(self) -> dict[str, Any]:
+        return without_retry(self.connection_class, super()._resolve_kwargs())
 
 
-class Causes:
-    """What a pool remembers of its failed connects. It waits for nothing and locks nothing."""
+class NullConnectionPool(ConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
+    """psycopg_pool's pool that keeps none: it only limits how many connections there are.
 
-    _failure: Exception | None = None
+    For use behind PgBouncer, say, which keeps connections itself.
+    """
 
-    def _remember(self, failure: Exception | None) -> None:
-        # Its frames hold the pool's own options: they do not live as long as the pool.
-        self._failure = None if failure is None else failure.with_traceback(None)
+    __module__ = "azpg"
 
-    def _final(self) -> psycopg.Error | None:
-        """Return the failure that no further try can mend, as an exception of its own."""
-        failure = self._failure
-        if isinstance(failure, ConfigError) or (
-            isinstance(failure, ConnectError) and failure.kind not in _diagnose.TRANSIENT
+    _MIN_SIZE = 0
+
+
+class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
+    """A psycopg_pool pool of azpg's async connections: each new one signs in freshly.
+
+    It takes what its parent takes, in the same way. `getconn()`, `wait()` and `open(wait=True)`
+    raise what keeps the connections from being made, and no connection is handed out that the
+    server has closed.
+    """
+
+    __module__ = "azpg"
+
+    _is_async = True
+    _awaits_connections = False
+    """made by `create_pool_async`: `await` and `async with` wait until it is full"""
+
+    def __init__(
+        self,
+        conninfo: AsyncConninfoParam = "",
+        *,
+        connection_class: type[ACT] = cast("type[ACT]", AsyncConnection),  # noqa: B008
+        kwargs: AsyncKwargsParam | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        open: bool | None = None,  # noqa: A002  # the parent's name
+        configure: AsyncConnectionCB[ACT] | None = None,
+        check: AsyncConnectionCB[ACT] | None = None,
+        reset: AsyncConnectionCB[ACT] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = 30.0,
+        max_waiting: int = 0,
+        max_lifetime: float = 3600.0,
+        max_idle: float = 600.0,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: AsyncConnectFailedCB | None = None,
+        num_workers: int = 3,
+    ) -> None:
+        super().__init__(
+            hide_conninfo(conninfo),
+            connection_class=connection_class,
+            kwargs=hide_kwargs(kwargs),
+            min_size=min_size,
+            max_size=max_size,
+            open=open,
+            configure=guarded_async(configure),
+            check=check,
+            reset=reset,
+            name=name,
+            close_returns=close_returns,
+            timeout=timeout,
+            max_waiting=max_waiting,
+            max_lifetime=max_lifetime,
+            max_idle=max_idle,
+            reconnect_timeout=reconnect_timeout,
+            reconnect_failed=reconnect_failed,
+            num_workers=num_workers,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._awaited()
+        return await super().__aenter__()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Self:
+        if self._awaits_connections:
+            try:
+                await self.open(wait=True, timeout=self.timeout)
+            except BaseException:
+                await self.close()  # who is cancelled here never holds the pool
+                raise
+        return self
+
+    def _open(self) -> None:
+        if sys.platform == "win32" and (wrong := loop_misfit(type(asyncio.get_running_loop()))):
+            raise ConfigError(wrong)
+        super()._open()
+
+    async def wait(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # the parent's name
+        """Wait at most `timeout` seconds for `min_size` connections, or raise the cause.
+
+        Raise at once what no further try can mend (`ConfigError`, `LoginError`, `TLSError`, ...),
+        and psycopg_pool's `PoolTimeout`, with the last failure as its cause, for the rest. Either
+        closes a pool that has never connected.
+        """
+        error: psycopg.Error | None
+        async with self._lock:
+            self._try_again()
+        try:
+            await super().wait(timeout)
+            error = self._hopeless()
+        except PoolTimeout as ex:
+            error = self._causes.explained(ex)
+        if error is not None:
+            if not self._causes.connected:
+                await self.close()
+            raise error
+
+    async def getconn(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
+        """Return a connection, after at most `timeout` seconds: a live one, as far as one can see.
+
+        Raise at once what no further try can mend, where there is no connection to wait for, and
+        psycopg_pool's `PoolTimeout`, with the last failure as its cause if there is one.
+        """
+        try:
+            return await super().getconn(timeout)
+        except PoolTimeout as ex:
+            error = self._causes.explained(ex)
+        raise error
+
+    async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
+        try:
+            conn = await super()._connect(timeout)
+        except Exception as ex:
+            self._causes.failed(ex)
+            raise
+        self._took(conn)
+        return conn
+
+    async def _add_connection(
+        self, attempt: AttemptWithBackoff | None, growing: bool = False
+    ) -> None:
+        await super()._add_connection(self._attempt(attempt), growing)
+        async with self._lock:
+            clients = self._give_up()
+        for client in clients:
+            await client.fail(self._causes.final())
+
+    async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
+        self._grow_again()
+        while (conn := await super()._get_ready_connection(timeout)) is not None and not alive(
+            conn
         ):
-            return clean(copy.copy(failure))
-        return None
+            dead = [conn, *(other for other in self._pool if not alive(other))]
+            for each in dead:
+                self._stats[self._CONNECTIONS_LOST] += 1
+                if each is not conn:
+                    self._pool.remove(each)
+                await self._close_connection(each)
+                self.run_task(AsyncAddConnection(self))
+        return conn
 
-    def _explained(self, timeout: PoolTimeout) -> PoolTimeout:
-        """Return a pool's timeout with the reason why no connection could be made, if any."""
-        if self._failure is None:
-            return timeout.with_traceback(None)
-        explained = type(timeout)(f"{timeout}; the last connection failed: {self._failure}")
-        explained.__cause__ = self._failure
-        return explained
+    async def _reset_connection(self, conn: ACT) -> None:
+        await super()._reset_connection(conn)
+        if not alive(conn):
+            await self._close_connection(conn)  # so that it is replaced instead of handed on
 
-
-def without_retry(connection_class: type, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of a connect inside a pool, whose own loop is the retry."""
-    # MyConnection[Row], which psycopg documents, is no class itself
-    made = get_origin(connection_class) or connection_class
-    if issubclass(made, Connection | AsyncConnection):
-        return {"retry_timeout": 0.0, **kwargs}
-    return kwargs
+    async def _resolve_kwargs(self) -> dict[str, Any]:
+        return without_retry(self.connection_class, await super()._resolve_kwargs())
 
 
-def guarded(function: Callable[[C], None] | None) -> Callable[[C], None] | None:
-    """Return a `configure` whose errors are not taken for those of connecting."""
-    if function is None:
-        return None
+class AsyncNullConnectionPool(AsyncConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):
+    """psycopg_pool's async pool that keeps none: it only limits how many connections there are.
 
-    @functools.wraps(function)
-    def configure(conn: C) -> None:
-        try:
-            function(conn)
-        except (ConnectError, ConfigError) as ex:
-            raise psycopg.OperationalError(f"configure failed: {ex}") from ex
+    For use behind PgBouncer, say, which keeps connections itself.
+    """
 
-    return configure
+    __module__ = "azpg"
 
-
-def guarded_async(
-    function: Callable[[C], Awaitable[None]] | None,
-) -> Callable[[C], Awaitable[None]] | None:
-    """Return what `guarded` does, for an async pool."""
-    if function is None:
-        return None
-
-    @functools.wraps(function)
-    async def configure(conn: C) -> None:
-        try:
-            await function(conn)
-        except (ConnectError, ConfigError) as ex:
-            raise psycopg.OperationalError(f"configure failed: {ex}") from ex
-
-    return configure
+    _MIN_SIZE = 0

@@ -15,6 +15,9 @@ BUDGET = 30.0
 FIRST, CAP = 0.25, 8.0
 """Seconds that the first pause, and any, may last at most."""
 
+POOL_CAP = 5.0
+"""The same for a pool, where clients wait."""
+
 BUSY = 1.0
 """Seconds that a server without free connections is left alone at least."""
 
@@ -37,6 +40,7 @@ class Retry:
 
     budget: float
     started: float
+    cap: float = CAP
     tries: int = 0
 
     def pause(self, kind: str, now: float, chance: Callable[[float, float], float]) -> float | None:
@@ -45,7 +49,7 @@ class Retry:
         at_least = BUSY if kind == "too-many-connections" else 0.0
         if left <= at_least:
             return None
-        most = min(CAP, FIRST * 2**self.tries)
+        most = min(self.cap, FIRST * 2**self.tries)
         self.tries += 1
         return min(left, max(at_least, chance(0.0, most)))
 

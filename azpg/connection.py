@@ -11,6 +11,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
+from . import _fork
 from ._call import Call
 
 if TYPE_CHECKING:
@@ -110,13 +111,15 @@ class Connection(psycopg.Connection[Row]):
             try:
                 if call.pause:
                     time.sleep(call.pause)
-                return super().connect(
-                    autocommit=autocommit,
-                    prepare_threshold=_threshold(prepare_threshold, call),
-                    context=context,
-                    row_factory=row_factory,
-                    cursor_factory=cursor_factory,
-                    **call.params(call.answer(), call.addresses()),
+                return _fork.opened(
+                    super().connect(
+                        autocommit=autocommit,
+                        prepare_threshold=_threshold(prepare_threshold, call),
+                        context=context,
+                        row_factory=row_factory,
+                        cursor_factory=cursor_factory,
+                        **call.params(call.answer(), call.addresses()),
+                    )
                 )
             except psycopg.Error as ex:
                 call.failed(ex)
@@ -191,13 +194,15 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
             try:
                 if call.pause:
                     await asyncio.sleep(call.pause)
-                return await super().connect(
-                    autocommit=autocommit,
-                    prepare_threshold=_threshold(prepare_threshold, call),
-                    context=context,
-                    row_factory=row_factory,
-                    cursor_factory=cursor_factory,
-                    **call.params(await call.answer_async(), await call.addresses_async()),
+                return _fork.opened(
+                    await super().connect(
+                        autocommit=autocommit,
+                        prepare_threshold=_threshold(prepare_threshold, call),
+                        context=context,
+                        row_factory=row_factory,
+                        cursor_factory=cursor_factory,
+                        **call.params(await call.answer_async(), await call.addresses_async()),
+                    )
                 )
             except psycopg.Error as ex:
                 call.failed(ex)

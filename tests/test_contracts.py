@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -24,6 +25,8 @@ PAIRS = [
     (azpg.AsyncConnection, psycopg.AsyncConnection),
     (azpg.ConnectionPool, psycopg_pool.ConnectionPool),
     (azpg.AsyncConnectionPool, psycopg_pool.AsyncConnectionPool),
+    (azpg.NullConnectionPool, psycopg_pool.NullConnectionPool),
+    (azpg.AsyncNullConnectionPool, psycopg_pool.AsyncNullConnectionPool),
 ]
 
 
@@ -154,15 +157,16 @@ def test_libpq_marks_its_secrets() -> None:
 # Signatures
 
 
-@pytest.mark.parametrize(("own", "base"), PAIRS[2:], ids=["sync", "async"])
+@pytest.mark.parametrize(("own", "base"), PAIRS[2:], ids=lambda value: value.__qualname__)
 def test_the_pools_take_what_their_parents_take(own: Any, base: Any) -> None:
     """A new option of psycopg_pool is noticed here, and so is a changed default."""
     ours, theirs = inspect.signature(own).parameters, inspect.signature(base).parameters
     assert list(ours) == list(theirs)
     for name, parameter in theirs.items():
         assert ours[name].kind is parameter.kind, name
-        if name != "connection_class":
+        if name not in ("connection_class", "min_size"):
             assert ours[name].default == parameter.default, name
+    assert theirs["min_size"].default == own._MIN_SIZE
 
 
 @pytest.mark.parametrize(("own", "base"), PAIRS[:2], ids=["sync", "async"])
@@ -263,3 +267,83 @@ def test_pools_have_a_lock_around_the_event(api: Api, azure: Emulator) -> None:
     assert hasattr(pool._lock, "__enter__" if api.kind == "sync" else "__aenter__")
     assert pool._pool_full_event is None
     api.run(pool.close())
+
+
+def test_a_checkout_takes_its_connection_from_one_hook(api: Api, azure: Emulator) -> None:
+    """_get_ready_connection(timeout) gives the idle connection, or None for who must wait."""
+    calls: list[Any] = []
+    is_async = api.kind == "async"
+    own = recording(parent(api, "pool"), "_get_ready_connection", calls, is_async=is_async)
+    pool = make_pool(api, own, azure, min_size=1)
+    api.run(pool.open(wait=True))
+    conn = api.run(pool.getconn(timeout=5))
+    with pytest.raises(psycopg_pool.PoolTimeout):
+        api.run(pool.getconn(timeout=0.01))
+    assert [result for _, _, result in calls] == [conn, None]
+    api.run(pool.putconn(conn))
+    api.run(pool.close())
+
+
+def test_a_returned_connection_is_reset_in_one_hook(api: Api, azure: Emulator) -> None:
+    """What _reset_connection() leaves closed is replaced, and handed to nobody."""
+    base = parent(api, "pool")
+
+    def close(self: Any, conn: Any) -> None:
+        conn.close()
+
+    async def close_async(self: Any, conn: Any) -> None:
+        await conn.close()
+
+    own: Any = type("Own", (base,), {})
+    own._reset_connection = close if api.kind == "sync" else close_async
+    pool = make_pool(api, own, azure, min_size=1)
+    api.run(pool.open(wait=True))
+    first = api.run(pool.getconn())
+    api.run(pool.putconn(first))
+    second = api.run(pool.getconn())
+    assert first.closed
+    assert not second.closed
+    api.run(pool.close())
+    api.run(second.close())
+
+
+def test_a_waiting_client_can_be_failed(api: Api, azure: Emulator) -> None:
+    """Who waits in `_waiting` raises what its fail() is given."""
+    pool = make_pool(api, parent(api, "pool"), azure, min_size=1)
+    api.run(pool.open(wait=True))
+    conn = api.run(pool.getconn())
+
+    def fail() -> None:
+        while not pool._waiting:
+            pass
+        (client,) = pool._waiting
+        pool._waiting.clear()
+        api.run(client.fail(psycopg.OperationalError("own")))
+
+    failing = threading.Thread(target=fail)
+    failing.start()
+    with pytest.raises(psycopg.OperationalError, match="own"):
+        api.run(pool.getconn())
+    failing.join()
+    api.run(pool.putconn(conn))
+    api.run(pool.close())
+
+
+@pytest.mark.parametrize("kind", ["notification", "last words"])
+def test_what_waits_on_an_idle_connection_reaches_its_handlers(azure: Emulator, kind: str) -> None:
+    """consume_input() and notifies() outside a query call libpq's handler of notices."""
+    with azpg.connect(autocommit=True) as conn, azpg.connect(autocommit=True) as other:
+        told: list[Any] = []
+        conn.pgconn.notice_handler = lambda result: told.append(
+            result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        )
+        conn.execute("listen news")
+        if kind == "notification":
+            other.execute("notify news")
+        else:
+            other.execute("select pg_terminate_backend(%s)", [conn.info.backend_pid])
+        while not told:
+            conn.pgconn.consume_input()
+            if (notification := conn.pgconn.notifies()) is not None:
+                told.append(notification.relname)
+        assert told == [b"news" if kind == "notification" else b"FATAL"]

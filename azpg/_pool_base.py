@@ -1,0 +1,140 @@
+"""What all four pools share: the causes of failures, growing again, fork and figures."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from psycopg_pool import PoolClosed
+from psycopg_pool.base import BasePool as PsycopgPool
+
+from . import _fork
+from ._causes import Attempt, Causes
+from ._pool_options import entra_password
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg._connection_base import BaseConnection
+    from psycopg_pool.base import AttemptWithBackoff
+
+
+class BasePool(PsycopgPool):
+    """Hold what the sync and the async pools do in the same way, on psycopg_pool's own hooks."""
+
+    _is_async: bool
+    _MIN_SIZE = 4
+    _lock: Any
+    _waiting: Any
+    _crossed_fork = False
+
+    def __init__(
+        self, *args: Any, min_size: int | None, reconnect_failed: Any, **options: Any
+    ) -> None:
+        self._causes = Causes()
+        self._live: WeakSet[BaseConnection[Any]] = WeakSet()
+        self._full_event: Any = None
+        if min_size is None:
+            min_size = self._MIN_SIZE
+        super().__init__(  # type: ignore[call-arg]  # that of the class beside this one
+            *args, min_size=min_size, reconnect_failed=reconnect_failed, **options
+        )
+        self._reconnect_failed = reconnect_failed  # psycopg_pool's null pools drop it
+
+    # Causes
+
+    def _took(self, conn: BaseConnection[Any]) -> None:
+        self._causes.succeeded()
+        self._live.add(conn)
+
+    def _attempt(self, attempt: AttemptWithBackoff | None) -> AttemptWithBackoff:
+        return Attempt(self._causes, self.reconnect_timeout) if attempt is None else attempt
+
+    def _hopeless(self) -> psycopg.Error | None:
+        """Return why nothing is to be waited for: no connection lives, and no try can help."""
+        error = self._causes.final()
+        return error if error and all(conn.closed for conn in self._live) else None
+
+    @property
+    def _pool_full_event(self) -> Any:
+        return self._full_event
+
+    @_pool_full_event.setter
+    def _pool_full_event(self, event: Any) -> None:
+        # Who begins to wait just after the last try has failed is told as well
+        self._full_event = event
+        if event is not None and self._hopeless():
+            event.set()
+
+    def _give_up(self) -> list[Any]:
+        """Return the clients to be failed, once nothing is to be waited for. Called locked."""
+        if not self._hopeless():
+            return []
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        if self._pool_full_event is not None:
+            self._pool_full_event.set()
+        return waiting
+
+    # Growing again: psycopg_pool's pool stays as small as failed connects have made it
+
+    def _maybe_grow_pool(self) -> None:
+        if self._causes.resting() is None:
+            super()._maybe_grow_pool()  # type: ignore[misc]  # of the class beside this one
+
+    def _grow_again(self) -> None:
+        """Have a checkout try what has failed for good, once a second at most. Called locked."""
+        if not self._pool and self._causes.resting() and (error := self._hopeless()):
+            self._stats[self._REQUESTS_ERRORS] += 1
+            raise error
+        if self._nconns < self._min_size:
+            self._maybe_grow_pool()
+
+    def _try_again(self) -> None:
+        """Do the same for who waits until the pool is full. Called locked."""
+        if self._causes.final() and not self._causes.resting():
+            self._causes.forget()
+            self._maybe_grow_pool()
+
+    # Fork
+
+    def _open(self) -> None:
+        super()._open()  # type: ignore[misc]  # as above
+        _fork.POOLS.add(self)
+
+    def end_in_child(self) -> None:
+        """Be closed: threads and tasks are the parent's, and so are the sessions."""
+        self._crossed_fork = self._closed = True
+        self._lock = type(self._lock)()
+        self._waiting.clear()
+
+    def _check_open(self) -> None:
+        self._check_process()
+        super()._check_open()
+
+    def _check_open_getconn(self) -> None:
+        self._check_process()
+        super()._check_open_getconn()
+
+    def _check_process(self) -> None:
+        if self._crossed_fork:
+            raise PoolClosed(
+                f"the pool {self.name!r} was opened before the process {os.getpid()} was forked: "
+                "its connections are the parent's. Make a pool in each process, in gunicorn's "
+                "post_fork, say, or with open=False and open it there"
+            )
+
+    # Figures
+
+    def _get_measures(self) -> dict[str, int]:
+        measures = super()._get_measures()
+        password = entra_password(
+            getattr(self, "conninfo", ""), getattr(self, "kwargs", None), is_async=self._is_async
+        )
+        if password is None:
+            return measures
+        fetched, failed, left = password.stats()
+        measures |= {"tokens_fetched": fetched, "tokens_failed": failed}
+        if left is not None:
+            measures["token_seconds_to_expiry"] = int(left)
+        return measures

@@ -1,0 +1,116 @@
+"""The options of a pool as it keeps them: passwords hidden, no retry, guarded callbacks."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+
+import psycopg
+
+from . import _sources
+from ._call import Call
+from .connection import AsyncConnection, Connection
+from .errors import ConfigError, ConnectError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from ._entra import EntraPassword
+
+C = TypeVar("C")
+
+
+_OPTIONS = frozenset(inspect.signature(Connection.connect).parameters)
+_JUDGED = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
+
+
+def judged(conninfo: str, options: Mapping[str, Any], *, is_async: bool) -> Call:
+    """Judge what every connect() of a pool will be called with."""
+    keywords = {name: value for name, value in options.items() if name not in _OPTIONS}
+    return Call(
+        conninfo, keywords, **{name: options.get(name) for name in _JUDGED}, is_async=is_async
+    )
+
+
+class Hidden:
+    """Give a value that holds a password when called, and show it in no repr."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self) -> Any:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<hidden, as it holds a password>"
+
+
+def hide_conninfo(conninfo: object) -> Any:
+    if not isinstance(conninfo, str):
+        return conninfo
+    secrets = {name.encode() for name in _sources.libpq().secrets}
+    try:
+        secret = any(o.val and o.keyword in secrets for o in _sources.parse(conninfo))
+    except (psycopg.Error, UnicodeError):
+        secret = True
+    return Hidden(conninfo) if secret else conninfo
+
+
+def hide_kwargs(kwargs: object) -> Any:
+    if not isinstance(kwargs, dict):
+        return kwargs
+    secret = any(isinstance(kwargs.get(name), str) for name in _sources.libpq().secrets)
+    return Hidden(kwargs) if secret else kwargs
+
+
+def entra_password(conninfo: object, kwargs: object, *, is_async: bool) -> EntraPassword | None:
+    """Return what gives a pool its tokens, as far as its options are known without asking."""
+    conninfo, kwargs = (v() if isinstance(v, Hidden) else v for v in (conninfo, kwargs))
+    if not isinstance(conninfo, str) or not isinstance(kwargs, dict | None):
+        return None
+    call = judged(conninfo, kwargs or {}, is_async=is_async)
+    return None if call.error else call.entra
+
+
+def without_retry(connection_class: type, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a connect inside a pool, whose own loop is the retry."""
+    # MyConnection[Row], which psycopg documents, is no class itself
+    made = get_origin(connection_class) or connection_class
+    if issubclass(made, Connection | AsyncConnection):
+        return {"retry_timeout": 0.0, **kwargs}
+    return kwargs
+
+
+def guarded(function: Callable[[C], None] | None) -> Callable[[C], None] | None:
+    """Return a `configure` whose errors are not taken for those of connecting."""
+    if function is None:
+        return None
+
+    @functools.wraps(function)
+    def configure(conn: C) -> None:
+        try:
+            function(conn)
+        except (ConnectError, ConfigError) as ex:
+            raise psycopg.OperationalError(f"configure failed: {ex}") from ex
+
+    return configure
+
+
+def guarded_async(
+    function: Callable[[C], Awaitable[None]] | None,
+) -> Callable[[C], Awaitable[None]] | None:
+    """Return what `guarded` does, for an async pool."""
+    if function is None:
+        return None
+
+    @functools.wraps(function)
+    async def configure(conn: C) -> None:
+        try:
+            await function(conn)
+        except (ConnectError, ConfigError) as ex:
+            raise psycopg.OperationalError(f"configure failed: {ex}") from ex
+
+    return configure
