@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,6 +14,12 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Linux's packet filter (bpf, in the kernel's Documentation/networking/filter.rst): its one
+# instruction returns the number of a packet's bytes that reach the socket, none.
+_ATTACH, _DETACH = 26, 27
+_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+_DROP = struct.pack("HP", 1, ctypes.addressof(_NOTHING))
 
 
 class Tunnel:
@@ -33,6 +41,16 @@ class Tunnel:
         for sock in self._open:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def swallow(self) -> None:
+        """Drop every packet from here on, in silence: what is sent is never acknowledged."""
+        for sock in (self._listener, *self._open):
+            sock.setsockopt(socket.SOL_SOCKET, _ATTACH, _DROP)
+
+    def mend(self) -> None:
+        """Let packets through again; what is sent once more arrives."""
+        for sock in (self._listener, *self._open):
+            sock.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
 
     def close(self) -> None:
         """Stop listening, and cut what goes through it."""

@@ -82,7 +82,7 @@ def test_a_server_that_appears_is_reached(
     for warning in handler.said:
         assert re.match(r"connecting again in \d\.\d s: ", warning)
         assert "refused" in warning
-        assert warning.endswith(f"\nHINT: nothing listens on port {free_port} of {azure.host}")
+        assert re.search(rf"\nHINT: .*\b{free_port}\b", warning)
 
 
 def test_a_spent_budget_raises_the_last_failure(
