@@ -109,7 +109,9 @@ def _from_jdbc(text: str) -> str:
         port = str(url.port or "")
     except ValueError:
         return _FORM
-    if "@" in url.netloc + url.path:  # JDBC has no user and password there
+    # JDBC has no user and password in the URL's own places: there they may lie anywhere.
+    beyond = [part for part in url.query.split("&") if not part.lower().startswith("user=")]
+    if "@" in "".join([url.netloc, url.path, *beyond]):
         return _FORM
     return _pairs(
         [
