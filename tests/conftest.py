@@ -19,6 +19,7 @@ pytest_plugins = (
     "fix_clock",
     "fix_conninfo",
     "fix_credentials",
+    "fix_django",
     "fix_hostile",
     "fix_leaks",
     "fix_refresh",

@@ -1,0 +1,1 @@
+"""A project that counts its visits in Azure Database for PostgreSQL."""

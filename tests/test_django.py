@@ -1,0 +1,340 @@
+"""Django's connections: settings, sign-in, errors, pools, PgBouncer, test databases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from azure.identity import ManagedIdentityCredential
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError, connections
+from django.views.debug import ExceptionReporter
+
+import azpg
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fix_django import Databases
+    from fix_leaks import Leaks, Tokens
+    from fix_servers import Postgres
+
+    from azpg.emulator import Emulator
+
+
+def row(connection: Any, query: str) -> Any:
+    """Return the first row of a query."""
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({}, id="environment"),
+        pytest.param({"HOST": "MyServer.postgres.database.azure.com"}, id="host"),
+        pytest.param({"OPTIONS": {"server": "myserver"}}, id="server"),
+        pytest.param({"OPTIONS": {"conninfo": "dbname=postgres sslmode=require"}}, id="conninfo"),
+        pytest.param({"NAME": "postgres", "USER": "myapp", "PORT": 5432}, id="name-user-port"),
+        pytest.param({"OPTIONS": {"credential": ManagedIdentityCredential}}, id="credential"),
+        pytest.param({"OPTIONS": {"sslmode": "require"}}, id="raised"),
+        pytest.param({"OPTIONS": {"cloud": "public", "retry_timeout": 5}}, id="azpg"),
+    ],
+)
+def test_signs_in_with_a_token(
+    azure: Emulator, databases: Databases, given: dict[str, Any]
+) -> None:
+    """Whatever the settings leave open is found as by azpg.connect: the user is the token's."""
+    connection = databases(**given)
+    assert row(connection, "select current_user, current_database()") == ("myapp", "postgres")
+    assert connection.connection.info.get_parameters()["sslmode"] == "verify-full"
+    assert isinstance(connection.connection, azpg.Connection)
+
+
+def test_client_id_names_the_identity(azure: Emulator, databases: Databases) -> None:
+    """A user-assigned identity is chosen by a string in OPTIONS."""
+    reports = azure.add_role("reports", kind="user-assigned")
+    connection = databases(OPTIONS={"client_id": reports.client_id})
+    assert row(connection, "select current_user") == ("reports",)
+
+
+def test_a_password_signs_in_as_a_role(postgres: Postgres, databases: Databases) -> None:
+    """NAME, USER, PASSWORD, HOST and PORT mean what they mean to Django."""
+    connection = databases(
+        NAME="postgres",
+        USER=postgres.user,
+        PASSWORD=postgres.password,
+        HOST=postgres.host,
+        PORT=str(postgres.port),
+        OPTIONS={"hostaddr": postgres.hostaddr, "sslrootcert": postgres.root},
+    )
+    assert row(connection, "select current_user") == (postgres.user,)
+    assert connection.connection.pgconn.ssl_in_use
+
+
+def test_a_service_is_kept_for_every_database(
+    azure: Emulator, databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service file names the server, for the connection that creates test databases too."""
+    file = tmp_path / "services"
+    file.write_text(f"[mine]\nhost={azure.host}\ndbname=mydb\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    monkeypatch.delenv("PGHOST")
+    connection = databases(OPTIONS={"service": "mine"})
+    with connection._nodb_cursor() as cursor:
+        cursor.execute("select current_database()")
+        assert cursor.fetchone() == ("postgres",)
+    with pytest.raises(OperationalError, match='database "mydb" does not exist'):
+        connection.ensure_connection()
+
+
+# Errors
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_settings_that_cannot_be_meant_are_improper(databases: Databases, pool: bool) -> None:
+    """What azpg refuses is Django's ImproperlyConfigured, with all of it at once."""
+    connection = databases(HOST="localhost", OPTIONS={"sslmod": "require", "pool": pool})
+    with pytest.raises(ImproperlyConfigured) as caught:
+        connection.ensure_connection()
+    assert "DATABASES['default']" in str(caught.value)
+    assert "'sslmod' is no keyword" in str(caught.value)
+    assert "'localhost' is none" in str(caught.value)
+    assert "HINT: HOST, PORT" in str(caught.value)
+
+
+@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
+def test_django_passes_the_error_on_with_its_hint(
+    azure: Emulator, databases: Databases, pool: object
+) -> None:
+    """Django's OperationalError says what azpg's error says, and has it as its cause."""
+    connection = databases(USER="nobody", OPTIONS={"pool": pool})
+    with pytest.raises(OperationalError, match="password authentication failed") as caught:
+        connection.ensure_connection()
+    assert "\nHINT: " in str(caught.value)
+    assert isinstance(caught.value.__cause__, azpg.LoginError)
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
+def test_settings_and_parameters_hold_no_token(
+    tokens: Tokens, databases: Databases, leaks: Leaks, pool: object
+) -> None:
+    """The token is in no setting, no parameter, no attribute and no log of a connection."""
+    connection = databases(OPTIONS={"credential": tokens.credential, "pool": pool})
+    with connection.cursor() as cursor:
+        cursor.execute("select 1")
+        shown = [settings.DATABASES, connection.settings_dict, connection.get_connection_params()]
+        shown += [vars(connection), vars(connection.client), vars(connection.pool or cursor)]
+    (token,) = set(tokens.given)
+    assert token not in repr(shown)
+    leaks.none_in_logs(token)
+
+
+def test_error_pages_show_no_token(tokens: Tokens, databases: Databases, leaks: Leaks) -> None:
+    """Django's page about a refused sign-in, with every variable of every frame, has no token."""
+    connection = databases(USER="nobody", OPTIONS={"credential": tokens.credential})
+    with pytest.raises(OperationalError) as caught:
+        connection.ensure_connection()
+    (token,) = set(tokens.given)
+    leaks.none_shown(caught.value, token)
+    assert token not in error_page(caught)
+
+
+@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
+def test_error_pages_show_no_password(
+    azure: Emulator, databases: Databases, leaks: Leaks, pool: object
+) -> None:
+    """A password of the settings, which Django masks there, is masked in every frame too."""
+    connection = databases(USER="nobody", PASSWORD="p4ss-phrase", OPTIONS={"pool": pool})
+    with pytest.raises(OperationalError) as caught:
+        connection.ensure_connection()
+    leaks.none_shown(caught.value, "p4ss-phrase")
+    assert "p4ss-phrase" not in error_page(caught)
+    assert connection.get_connection_params()["password"] == "p4ss-phrase"
+
+
+def error_page(caught: pytest.ExceptionInfo[BaseException]) -> str:
+    """Return what Django shows a developer of an error, or mails to one."""
+    inner = caught.tb.tb_next  # a test knows the secret
+    error = caught.value.with_traceback(inner)
+    reporter = ExceptionReporter(None, caught.type, error, inner)
+    page = reporter.get_traceback_html()
+    assert "get_new_connection" in page
+    return page + reporter.get_traceback_text()
+
+
+# Connections over time
+
+
+@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
+def test_each_new_connection_signs_in_anew(
+    azure: Emulator, tokens: Tokens, databases: Databases, pool: object
+) -> None:
+    """A process that outlives its token goes on connecting."""
+    connection = databases(OPTIONS={"credential": tokens.credential, "pool": pool})
+    (first,) = row(connection, "select pg_backend_pid()")
+    azure.expire_tokens()
+    connection.connection.close()
+    connection.close()
+    assert row(connection, "select pg_backend_pid()") != (first,)
+    assert len(set(tokens.given)) == 2
+
+
+def test_a_kept_connection_is_kept_and_checked(azure: Emulator, databases: Databases) -> None:
+    """CONN_MAX_AGE keeps a connection for the next request, CONN_HEALTH_CHECKS replaces a dead."""
+    connection = databases(CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)
+    (first,) = row(connection, "select pg_backend_pid()")
+    connection.close_if_unusable_or_obsolete()
+    assert row(connection, "select pg_backend_pid()") == (first,)
+    with azpg.connect(autocommit=True) as other:
+        other.execute("select pg_terminate_backend(%s, 5000)", (first,))
+    connection.close_if_unusable_or_obsolete()
+    (second,) = row(connection, "select pg_backend_pid()")
+    assert second != first
+
+
+@pytest.mark.parametrize("options", [True, {"min_size": 1, "max_size": 2, "name": "mine"}])
+def test_pool_is_azpgs(azure: Emulator, databases: Databases, options: Any) -> None:
+    """OPTIONS["pool"] makes a pool of azpg's, which all threads share, with Django's set-up."""
+    connection = databases(
+        OPTIONS={"pool": options}, CONN_HEALTH_CHECKS=True, TIME_ZONE="Asia/Tokyo"
+    )
+    assert row(connection, "show timezone") == ("Asia/Tokyo",)
+    pool = connection.pool
+    assert isinstance(pool, azpg.ConnectionPool)
+    assert pool._check is azpg.ConnectionPool.check_connection
+    (first,) = row(connection, "select pg_backend_pid()")
+    connection.close()
+
+    def of_another_thread() -> Any:
+        own: Any = connections["default"]
+        try:
+            return own.pool, row(own, "select 1")
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(of_another_thread).result() == (pool, (1,))
+    if options is not True:
+        assert (pool.name, pool.min_size, pool.max_size) == ("mine", 1, 2)
+        assert row(connection, "select pg_backend_pid()") == (first,)
+
+
+def test_pool_and_kept_connections_exclude_each_other(databases: Databases) -> None:
+    """A pool keeps connections itself, so CONN_MAX_AGE beside it is refused, as by Django."""
+    connection = databases(CONN_MAX_AGE=60, OPTIONS={"pool": True, "server": "myserver"})
+    with pytest.raises(ImproperlyConfigured, match="leave out CONN_MAX_AGE"):
+        connection.ensure_connection()
+
+
+# PgBouncer
+
+NUMBERS = 3000
+"""more than Django fetches at once"""
+
+
+def numbers(connection: Any) -> Any:
+    """Return an open cursor on many rows, as QuerySet.iterator() has it."""
+    cursor = connection.chunked_cursor()
+    cursor.execute("select generate_series(1, %s)", [NUMBERS])
+    return cursor
+
+
+@pytest.mark.parametrize("given", [{"PORT": 6432}, {"OPTIONS": {"pgbouncer": True}}])
+def test_iterators_live_side_by_side_behind_pgbouncer(
+    azure: Emulator, databases: Databases, given: dict[str, Any]
+) -> None:
+    """Rows that are fetched bit by bit are not left on a server connection that others get."""
+    readers = [databases(f"reader{each}", **given) for each in range(8)]
+    cursors = [numbers(connection) for connection in readers]
+    seen = [0] * 8
+    for _ in range(NUMBERS // 100):
+        for reader, cursor in enumerate(cursors):
+            seen[reader] += sum(number for (number,) in cursor.fetchmany(100))
+    assert seen == [sum(range(NUMBERS + 1))] * 8
+    for cursor in cursors:
+        cursor.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, True),
+        ({"PORT": "6432"}, False),
+        ({"PORT": "6432", "DISABLE_SERVER_SIDE_CURSORS": False}, True),
+    ],
+)
+def test_cursors_on_the_server(
+    azure: Emulator, databases: Databases, given: dict[str, Any], named: bool
+) -> None:
+    """They are used where they work, and where the settings say that PgBouncer pools sessions."""
+    connection = databases(**given)
+    with connection.chunked_cursor() as cursor:
+        assert isinstance(cursor.cursor, psycopg.ServerCursor) is named
+
+
+def test_assume_role_is_refused_behind_pgbouncer(azure: Emulator, databases: Databases) -> None:
+    """A role that is set in a session that others share is refused; without PgBouncer it is set."""
+    with azpg.connect(autocommit=True) as conn:
+        conn.execute("create role owner; grant owner to myapp")
+    options = {"assume_role": "owner"}
+    assert row(databases(OPTIONS=options), "select current_user") == ("owner",)
+    pooled = databases("pooled", OPTIONS=options | {"pgbouncer": True})
+    with pytest.raises(ImproperlyConfigured, match="assume_role sets the role of a session"):
+        pooled.ensure_connection()
+
+
+# Test databases
+
+
+@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
+def test_test_databases_go_past_pgbouncer(
+    azure: Emulator, databases: Databases, pool: object
+) -> None:
+    """A test database is made, used and dropped on PostgreSQL's own port, in threads too."""
+    connection = databases(NAME="postgres", PORT=6432, OPTIONS={"pool": pool})
+    assert row(connection, "select current_database()") == ("postgres",)
+    connection.creation.create_test_db(verbosity=0)
+
+    def where() -> Any:
+        own: Any = connections["default"]
+        try:
+            return *row(own, "select current_database()"), own.connection.info.port
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        seen = {where(), thread.submit(where).result()}
+    connection.creation.destroy_test_db("postgres", verbosity=0)
+    assert seen == {("test_postgres", 5432)}
+    with azpg.connect() as conn:
+        found = conn.execute("select from pg_database where datname = 'test_postgres'").fetchall()
+    assert not found
+
+
+def test_a_mirror_goes_past_pgbouncer(azure: Emulator, databases: Databases) -> None:
+    """A replica that mirrors the test database reads it as directly."""
+    databases(NAME="postgres")
+    mirror = databases("replica", PORT=6432, TEST={"MIRROR": "default"})
+    mirror.creation.set_as_test_mirror({"NAME": "postgres"})
+    assert row(mirror, "select current_database()") == ("postgres",)
+    assert mirror.connection.info.port == 5432
+
+
+def test_azpg_does_not_load_django() -> None:
+    """Who does not use Django does not import it."""
+    code = "import sys, azpg; azpg.create_pool; print('django' in sys.modules)"
+    command = [sys.executable, "-W", "error", "-c", code]
+    assert subprocess.check_output(command, text=True) == "False\n"

@@ -1,0 +1,106 @@
+"""The Django project in examples/django: its commands, and its views on both kinds of server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_django import PROJECT
+
+import azpg
+
+if TYPE_CHECKING:
+    from fix_django import Manage
+    from fix_program import Program
+
+    from azpg.emulator import Emulator
+
+
+@pytest.mark.parametrize("port", ["5432", "6432"])
+def test_its_own_tests_pass(azure: Emulator, manage: Manage, port: str) -> None:
+    """`manage.py test` makes test databases, one for each of its processes, and drops them all."""
+    printed = manage("test", "--parallel", "2", PGPORT=port)
+    assert "Ran 3 tests" in printed
+    assert printed.count("Cloning test database") == 2
+    with azpg.connect() as conn:
+        left = conn.execute("select from pg_database where datname like 'test%'").fetchall()
+    assert not left
+
+
+def serve(project: str) -> None:
+    """Visit both views of the project, as a WSGI and an ASGI server call them."""
+    import asyncio
+    import importlib
+    import io
+    import sys
+    from typing import Any
+
+    sys.path.insert(0, project)
+    wsgi: Any = importlib.import_module("project.wsgi")
+    asgi: Any = importlib.import_module("project.asgi")
+    connections: Any = importlib.import_module("django.db").connections
+    said: list[Any] = []
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "wsgi.input": io.BytesIO()}
+    environ |= {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}
+    response = wsgi.application(environ, lambda status, _headers: said.append(status))
+    said.append(b"".join(response))
+    response.close()
+
+    async def visit() -> None:
+        async def send(message: dict[str, Any]) -> None:
+            said.append(message.get("status") or message["body"])
+
+        asked: asyncio.Queue[Any] = asyncio.Queue()
+        asked.put_nowait({"type": "http.request", "body": b""})
+        scope = {"type": "http", "method": "GET", "path": "/async/", "query_string": b""}
+        scope["headers"] = [(b"host", b"localhost")]
+        await asgi.application(scope, asked.get, send)
+
+    asyncio.run(visit())
+    connections["default"].close_pool()
+    print(said)  # noqa: T201
+
+
+def test_its_views_count(manage: Manage, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is migrated and answers a WSGI and an ASGI server, through one pool and PgBouncer."""
+    monkeypatch.setenv("PGPORT", "6432")
+    assert "Applying visits.0001_initial... OK" in manage("migrate")
+    assert "No changes detected" in manage("makemigrations", "--check", "--dry-run")
+    (said,) = program(serve, project=str(PROJECT))
+    assert said == "['200 OK', b'visit 1', 200, b'visit 2']"
+
+
+def test_dbshell_signs_in(manage: Manage) -> None:
+    """`manage.py dbshell` opens psql with a fresh token, over verified TLS, with its arguments."""
+    query = "select current_user, current_database()"
+    printed = manage("dbshell", "--", "-At", "-c", query, "-c", r"\conninfo")
+    assert "myapp|mydb\n" in printed
+    assert "SSL connection (protocol: TLS" in printed
+
+
+def test_dbshell_goes_nowhere_else(manage: Manage) -> None:
+    """Arguments that lead psql to another server, and the token with it, are refused."""
+    printed = manage("dbshell", "--", "-h", "elsewhere.example", status=1)
+    assert "CommandError: -h leads psql to another server" in printed
+
+
+def test_dbshell_fails_as_psql_does(manage: Manage) -> None:
+    """An error of psql's is an error of the command's."""
+    printed = manage("dbshell", "--", "-c", "oops", status=1)
+    assert 'CommandError: "psql -c oops" returned non-zero exit status 1' in printed
+
+
+def test_a_missing_psql_shows_no_token(manage: Manage, tmp_path: object) -> None:
+    """Without psql the command says so, in Django's words, and shows nothing of the environment."""
+    printed = manage("dbshell", "--traceback", status=1, PATH=str(tmp_path))
+    assert "You appear not to have the 'psql' program installed" in printed
+    assert "PGPASSWORD" not in printed
+
+
+def test_inspectdb_reads_the_tables(manage: Manage) -> None:
+    """`manage.py inspectdb` writes the models of what is there."""
+    manage("migrate")
+    printed = manage("inspectdb", "visits_visit")
+    assert "page = models.CharField(max_length=200)" in printed
+    assert "at = models.DateTimeField()" in printed
