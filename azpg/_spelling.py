@@ -111,7 +111,7 @@ def _from_jdbc(text: str) -> str:
         return _FORM
     # JDBC has no user and password in the URL's own places: there they may lie anywhere.
     beyond = [part for part in url.query.split("&") if not part.lower().startswith("user=")]
-    if "@" in "".join([url.netloc, url.path, *beyond]):
+    if "@" in "".join([url.netloc, url.path, *beyond, url.fragment]):
         return _FORM
     return _pairs(
         [
