@@ -320,6 +320,20 @@ def test_a_server_that_never_ends_is_left_in_time(
         while True:
             peer.say(b"N", b"SNOTICE\0C00000\0M" + b"x" * 1000 + b"\0\0")
 
+    def drip_an_error(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        for byte in itertools.chain(b"E\0\0\x40\0SFATAL\0M", itertools.repeat(ord("x"))):
+            peer.send(bytes([byte]))
+            time.sleep(0.05)
+
+    def questions_without_end(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        while True:
+            peer.ask(3)
+            peer.message()
+
     def flood(peer: Peer) -> None:
         peer.start_tls(certificates.right)
         peer.packet()
@@ -344,6 +358,8 @@ def test_a_server_that_never_ends_is_left_in_time(
         after_tls,
         after_startup,
         notices_without_end,
+        drip_an_error,
+        questions_without_end,
         flood,
         settings_without_end,
     ]
