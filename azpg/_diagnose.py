@@ -1,23 +1,17 @@
-"""What a driver's text means: kind, error class, worth another try, and what to type. Pure.
-
-libpq gives no SQLSTATE for a failed connect, so its text is all there is. The texts have changed
-over the years and will again: patterns are loose, and a text that none matches passes unchanged.
-"""
+"""What a driver's text means: kind, error class, worth another try, and what to type. Pure."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import (
-    ConnectError,
-    ConnectTimeoutError,
-    CredentialError,
-    LoginError,
-    TLSError,
-    UnreachableError,
-)
+from ._failures import CREDENTIALS, SIGN_IN_AGAIN, STATES, TABLE
+from .errors import ConnectError, CredentialError
+
+if TYPE_CHECKING:
+    from ._refusals import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +21,16 @@ class Context:
     host: str = "the server"
     port: str = "5432"
     user: str = ""
+    dbname: str = ""
     entra: bool = False
     scope: str = ""
     secret_length: int = 0
     root_file: str = ""
     """the caller's own sslrootcert"""
+    address: str = ""
+    """the address that was tried, where the text tells"""
+    client: str = ""
+    """the address that the server saw, where the text tells"""
 
 
 class Diagnosis(NamedTuple):
@@ -43,257 +42,206 @@ class Diagnosis(NamedTuple):
     hint: str
 
 
-class _Row(NamedTuple):
-    kind: str
-    error: type[ConnectError]
-    transient: bool
-    pattern: re.Pattern[str]
-    hint: str
-
-
-def _row(
-    kind: str, error: type[ConnectError], pattern: str, hint: str, *, transient: bool = False
-) -> _Row:
-    return _Row(kind, error, transient, re.compile(pattern, re.IGNORECASE | re.DOTALL), hint)
-
-
-# The most telling first: several attempts are joined in one message, and the last hides the first.
-_TABLE = (
-    # The call itself
-    _row(
-        "config",
-        ConnectError,
-        r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
-        r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
-        "",
-    ),
-    # The sign-in
-    _row(
-        "token-expired",
-        LoginError,
-        r"access token has expired",
-        "the token was out of date when it arrived: check this machine's clock (timedatectl)",
-    ),
-    _row(
-        "token-audience",
-        LoginError,
-        r"valid audience claim",
-        "the token was asked for {scope}: if the server is of another cloud, name it with cloud=",
-    ),
-    _row(
-        "token-invalid",
-        LoginError,
-        r"access token (has invalid format|doesn't have|does not have)|validating the access token",
-        "hand over the token exactly as the credential gave it; a password of a PostgreSQL role "
-        "goes into password=",
-    ),
-    _row(
-        "wrong-role",
-        LoginError,
-        r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
-        "the token's owner is not the owner of role {user!r}: names are case-sensitive, and a "
-        'member of a group signs in with user="<the group\'s name>"',
-    ),
-    _row(
-        "pgbouncer-password-length",
-        LoginError,
-        r"password packet|packet too long|pkt too",
-        "the token has {secret_length} bytes, more than this PgBouncer takes: write "
-        "pgbouncer=False to go to the server itself",
-    ),
-    _row(
-        "login",
-        LoginError,
-        r"password authentication failed|SASL authentication failed|no such user",
-        "{login}",
-    ),
-    _row(
-        "no-role",
-        LoginError,
-        r'role "[^"]*" does not exist',
-        "create the role, or correct user= (names are case-sensitive)",
-    ),
-    _row(
-        "no-database",
-        LoginError,
-        r'database "[^"]*" does not exist|no such database',
-        "create the database, or correct dbname=",
-    ),
-    _row(
-        "no-tls",
-        LoginError,
-        r"no pg_hba\.conf entry.*(no encryption|SSL off)|SSL connection is required|SSL required",
-        "the server takes only TLS: leave out sslmode, azpg asks for verify-full",
-    ),
-    _row(
-        "firewall",
-        LoginError,
-        r"no pg_hba\.conf entry",
-        "the server does not let this address in: add a firewall rule for it, or connect through "
-        "the private endpoint",
-    ),
-    _row(
-        "startup-parameter",
-        LoginError,
-        r"unsupported startup parameter|unsupported options startup parameter",
-        "PgBouncer takes no options=: set it on the role, ALTER ROLE {user} SET … = …",
-    ),
-    _row(
-        "auth-method",
-        LoginError,
-        r"authentication method requirement|no password supplied|channel binding required",
-        "the server asked for another way to sign in: check password=, require_auth and "
-        "channel_binding (a token works with neither of the last two)",
-    ),
-    # TLS
-    _row(
-        "certificate-name",
-        TLSError,
-        r"certificate for .* does not match host name|server certificate for",
-        "connect under the name on the certificate, and give the way there apart from it: "
-        'server="myserver", host="{host}"',
-    ),
-    _row(
-        "root-file",
-        TLSError,
-        r"root certificate file|root\.crt|no certificate or crl found",
-        "sslrootcert (or PGSSLROOTCERT) names a file that holds no PEM certificates: leave it out "
-        "for Azure's own roots",
-    ),
-    _row(
-        "certificate",
-        TLSError,
-        r"certificate verify failed|self.signed certificate|unable to get local issuer",
-        "the certificate is expired, or ends in none of the trusted roots. {roots}Something "
-        "between you and {host} may break TLS open; if Azure has a new root, upgrade azpg or set "
-        "PGSSLROOTCERT=$(python -m certifi). {local}",
-    ),
-    _row(
-        "tls-refused",
-        TLSError,
-        r"does not support SSL|server does not support",
-        "Azure always has TLS, so this is not its server or something in between took TLS away; "
-        "nothing was sent. {local}",
-    ),
-    _row(
-        "direct-tls",
-        TLSError,
-        r"direct SSL connection|ALPN",
-        "leave out sslnegotiation=direct: this server does not take it",
-    ),
-    _row(
-        "tls",
-        TLSError,
-        r"SSL error(?!: unexpected eof)|tlsv1 alert|wrong version number|unsupported protocol",
-        "no TLS connection could be made: check that {host}:{port} is the PostgreSQL server",
-    ),
-    # Busy, starting, going down
-    _row(
-        "too-many-connections",
-        ConnectError,
-        r"too many (clients|connections)|remaining connection slots|no more connections allowed|"
-        r"client connections exceeded",
-        "connections are used up: make pools smaller, or go through PgBouncer (pgbouncer=True)",
-        transient=True,
-    ),
-    _row(
-        "starting",
-        ConnectError,
-        r"database system is (starting up|shutting down|in recovery|not (yet )?accepting)|"
-        r"administrator command|crash of another server process|server shutting down|"
-        r"server login (has been|failed)|query_wait_timeout|client_login_timeout|pgbouncer error",
-        "the server is restarting or failing over, which takes up to two minutes",
-        transient=True,
-    ),
-    # The way there
-    _row(
-        "unknown-host",
-        UnreachableError,
-        r"failed to resolve host|could not translate host name|name or service not known",
-        "check the spelling of {host}; a server with private access has a name only inside its "
-        "virtual network",
-    ),
-    _row(
-        "timeout",
-        ConnectTimeoutError,
-        r"timeout expired|timed out",
-        "no answer from {host} on port {port}: a firewall rule is missing, or the private network "
-        "or DNS is not reached from here",
-        transient=True,
-    ),
-    _row(
-        "refused",
-        UnreachableError,
-        r"connection refused",
-        "nothing listens on port {port}{pgbouncer}",
-        transient=True,
-    ),
-    _row(
-        "no-socket",
-        UnreachableError,
-        r"connection to server on socket",
-        "no server has this Unix socket",
-        transient=True,
-    ),
-    _row(
-        "cut",
-        UnreachableError,
-        r"server closed the connection|connection reset|EOF detected|unexpected eof|"
-        r"network is unreachable|no route to host|broken pipe|could not (send|receive)",
-        "the connection was cut on its way to {host}: a restart, or a firewall in between",
-        transient=True,
-    ),
-)
-
+UNKNOWN = Diagnosis("unknown", ConnectError, transient=False, hint="")
 
 BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
 """Kinds of refusals that blame the token itself."""
 
-TRANSIENT = frozenset(row.kind for row in _TABLE if row.transient) | {"credential-timeout"}
+TRANSIENT = frozenset(row.kind for row in TABLE if row.transient) | {"credential-timeout"}
 """Kinds of failures that may mend themselves."""
 
+_PGBOUNCER_PORTS = ("6432", "8432")
+_PGBOUNCER_TAKES = 2047
+"""bytes of a password, up to 1.25; pgbouncer/pgbouncer#1310 made it more"""
 
-def diagnose(text: str, context: Context) -> Diagnosis:
-    """Return what a driver's text means, as far as it is known."""
-    for row in _TABLE:
-        if row.pattern.search(text):
-            return Diagnosis(row.kind, row.error, row.transient, _hint(row.hint, context))
-    return Diagnosis("unknown", ConnectError, transient=False, hint="")
+_SEVERAL = re.compile(r"all failures were:", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"\n]*"')
+_ATTEMPT = re.compile(r"- host: '([^'\n]*)', port: '(\d+)'", re.IGNORECASE)
+_ADDRESS = re.compile(r"""(?:server at "|hostaddr: ')([0-9a-f.:]+)""", re.IGNORECASE)
+_CLIENT = re.compile(r'for host "([0-9a-f.:]+)"', re.IGNORECASE)
 
 
-_CREATE_ROLE = "select * from pgaadauth_create_principal({}, false, false)"
+def diagnose(text: str, context: Context, state: str = "") -> Diagnosis:
+    """Return what a text means, as far as it is known; `state` is its SQLSTATE, if it has one."""
+    if state and state not in STATES:
+        return UNKNOWN
+    if found := telling(text):
+        row, said = found
+        line = text[said.end() :].partition("\n")[0]
+        context = _of_attempt(text[: said.end()] + line, context)
+        # Only a query's error may give names: at a connect they could be a secret thrown back
+        names = said.groupdict() if state else {}
+        return Diagnosis(row.kind, row.error, row.transient, _hint(row.hint, context, names))
+    for row in TABLE:
+        if state and row.kind == STATES[state]:
+            return Diagnosis(row.kind, row.error, row.transient, _hint(row.hint, context, {}))
+    return UNKNOWN
 
 
-def _hint(template: str, context: Context) -> str:
-    role = "'" + context.user.replace("'", "''") + "'"
-    listens = (
-        ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier)"
-        if context.port in ("6432", "8432")
-        else f" of {context.host}"
+def telling(text: str) -> tuple[Row, re.Match[str]] | None:
+    """Return the row that tells most of a text, and where the text says so."""
+    # psycopg puts the last of several failures first, without a word about where it happened
+    several = _SEVERAL.search(text)
+    begin = several.end() if several else 0
+    # What is quoted are mostly names, which may hold any words
+    plain = _QUOTED.sub(lambda quoted: f'"{"." * (len(quoted[0]) - 2)}"', text)
+    for row in TABLE:
+        if said := row.pattern.search(plain, begin) or row.pattern.match(plain):
+            return row, said
+    return None
+
+
+def _of_attempt(text: str, context: Context) -> Context:
+    """Return the context of the attempt that a text ends with, as far as the text tells."""
+    if attempts := _ATTEMPT.findall(text):
+        host, port = attempts[-1]
+        if host in context.host.split(","):
+            context = replace(context, host=host, port=port)
+    addresses, clients = _ADDRESS.findall(text), _CLIENT.findall(text)
+    return replace(
+        context,
+        address=addresses[-1] if addresses else "",
+        client=clients[-1] if clients and _is_address(clients[-1]) else "this machine's address",
     )
-    login = (
-        "the role must exist on the server as one of Microsoft Entra, with exactly this name; its "
-        f"administrator makes it, in the database postgres: {_CREATE_ROLE.format(role)}"
-        if context.entra
-        else f"check user={role} and its password"
+
+
+def _hint(template: str, context: Context, names: dict[str, str]) -> str:
+    context = replace(context, user=context.user or "…")
+    words = {
+        "host": context.host,
+        "port": context.port,
+        "user": repr(context.user),
+        "name": _identifier(context.user),
+        "database": _identifier(context.dbname or "…"),
+        "client": context.client,
+        "secret": "token" if context.entra else "password",
+        "secret_length": context.secret_length,
+        "what": names.get("what", "…"),
+        "object": _identifier(names.get("object") or "…"),
+        "asked": f"the token was asked for {_resource(context)}: " if context.scope else "",
+        "token": _token(context),
+        "login": _login(context),
+        "long": _long(context),
+        "roots": _roots(context),
+        "listens": _listens(context),
+        "silence": _silence(context),
+        "local": "" if context.entra else "For a server on your own machine only: sslmode=disable",
+    }
+    return shown(template.format_map(words))
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _resource(context: Context) -> str:
+    return context.scope.removesuffix("/.default")
+
+
+def _token(context: Context) -> str:
+    if context.entra:
+        return (
+            "the server cannot read the token: hand it over exactly as the credential gave it, and "
+            "take it from the server's own tenant (az login --tenant …, or AZURE_TENANT_ID)"
+        )
+    return (
+        f"role {context.user!r} is one of Microsoft Entra, which takes a token: leave out "
+        "password= (or unset PGPASSWORD), and azpg gets one"
     )
-    roots = (
-        f"They are those of {context.root_file} (sslrootcert or PGSSLROOTCERT), which may be out "
-        f"of date: leave it out for Azure's own. "
-        if context.root_file
+
+
+def _login(context: Context) -> str:
+    role = _literal(context.user)
+    if context.entra:
+        return _MAKE_ROLE.format(role=role) + _long(context)
+    short = context.host.partition(".")[0]
+    name = context.user.removesuffix(f"@{short}")
+    single = f"; Flexible Server takes no @{short}: user={_literal(name)}"
+    return (
+        f"check user={role} and its password; a role of Microsoft Entra has none: leave out "
+        "password= (or unset PGPASSWORD), and azpg gets a token"
+        + (single if name != context.user else "")
+        + _long(context)
+    )
+
+
+_MAKE_ROLE = (
+    "no role of Microsoft Entra has exactly the name {role} here, or its sign-in is off (portal: "
+    "Authentication). An Entra administrator makes the role, in database postgres: SELECT * FROM "
+    "pgaadauth_create_principal({role}, false, false); or by the identity's object id, with 'user' "
+    "or 'group' for those: SELECT * FROM pgaadauth_create_principal_with_oid({role}, "
+    "'<object id>', 'service', false, false)"
+)
+
+
+def _long(context: Context) -> str:
+    if context.port not in _PGBOUNCER_PORTS or context.secret_length <= _PGBOUNCER_TAKES:
+        return ""
+    secret = "token" if context.entra else "password"
+    return (
+        f". The {secret} has {context.secret_length} bytes, and PgBouncer may take only "
+        f"{_PGBOUNCER_TAKES}: pgbouncer=False goes to the server itself"
+    )
+
+
+def _roots(context: Context) -> str:
+    if context.root_file == "system":
+        return (
+            "sslrootcert=system finds the system's roots only where SSL_CERT_FILE names them: "
+            "leave it out for Azure's own. "
+        )
+    if context.root_file:
+        return (
+            f"The roots are those of {context.root_file} (sslrootcert or PGSSLROOTCERT), which may "
+            f"be out of date: leave it out for Azure's own. "
+        )
+    return ""
+
+
+def _listens(context: Context) -> str:
+    if context.port in _PGBOUNCER_PORTS:
+        return (
+            ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
+            "or write pgbouncer=False"
+        )
+    return f" of {context.host}: is it started, and is that its port?"
+
+
+def _silence(context: Context) -> str:
+    waits = (
+        ". Or PgBouncer waits for the server behind it, as for a dbname= that does not exist: "
+        "pgbouncer=False tells"
+        if context.port in _PGBOUNCER_PORTS
         else ""
     )
-    return template.format(
-        host=context.host,
-        port=context.port,
-        user=context.user,
-        scope=context.scope.removesuffix("/.default"),
-        secret_length=context.secret_length,
-        pgbouncer=listens,
-        login=login,
-        roots=roots,
-        local="" if context.entra else "For a server on your own machine only: sslmode=disable",
-    ).rstrip()
+    if _is_address(context.address) and _is_private(context.address):
+        return (
+            f"{context.address} is a private address, reached only from its virtual network: check "
+            f"VPN, peering and private endpoint" + waits
+        )
+    return (
+        f"the server's firewall has no rule for this machine's address (portal: Networking), or a "
+        f"firewall here lets nothing out to port {context.port}. A server with private access is "
+        f"reached only from its virtual network, under a name that its private DNS zone resolves"
+        + waits
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_private(address: str) -> bool:
+    known = ipaddress.ip_address(address)
+    return known.is_private and not known.is_loopback
 
 
 # How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
@@ -308,20 +256,11 @@ def shown(text: str, *secrets: str | None) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
 
 
-# What only a person can mend: a second factor, a password or session that has run out, a consent.
-# The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
-_SIGN_IN_AGAIN = re.compile(
-    r"interaction_required|consent_required|login_required|"
-    r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
-    r"70008|70043|700084)\b"
-)
-
-
 def credential(name: str, error: BaseException) -> tuple[str, str, str]:
     """Return text, kind and hint for a credential that raised."""
     said = shown(str(error)) or type(error).__name__
     kind = "credential"
-    if type(error).__name__ == "AuthenticationRequiredError" or _SIGN_IN_AGAIN.search(said):
+    if type(error).__name__ == "AuthenticationRequiredError" or SIGN_IN_AGAIN.search(said):
         kind = "interaction-required"
         hint = (
             "sign in again as the person you are (`az login` on your own machine): no program can "
@@ -332,6 +271,8 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
             "an async credential belongs to the event loop it was first used on, and that one has "
             "ended: pass a function that makes the credential, or azure.identity's sync one"
         )
+    elif known := next((hint for pattern, hint in CREDENTIALS if pattern.search(said)), None):
+        hint = known
     elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"
     elif name == "DefaultAzureCredential":

@@ -21,8 +21,10 @@ SOURCE = ROOT / "azpg"
 FLOORS = (
     {"errors", "_clouds", "_token", "_retry", "_spelling", "_credentials", "_fork", "_liveness"}
     | {"_finding", "_handshake"},
+    {"_refusals"},
+    {"_failures"},
     {"_sources", "_diagnose", "_flight", "_identity", "_vitals", "_way"},
-    {"_conninfo", "_roots", "_entra", "_causes"},
+    {"_conninfo", "_roots", "_entra", "_causes", "_explain"},
     {"_options"},
     {"_call"},
     {"connection", "_environ"},
@@ -44,6 +46,8 @@ PURE = (
     "_spelling",
     "_conninfo",
     "_diagnose",
+    "_failures",
+    "_refusals",
     "_finding",
     "_identity",
 )

@@ -1,0 +1,356 @@
+"""What drivers and servers say when something failed: one table of texts, each with its hint.
+
+libpq gives no SQLSTATE for a failed connect, so its text is all there is. The texts have changed
+over the years and will again: patterns are loose, and a text that none matches passes unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ._refusals import REFUSALS, row
+from .errors import ConnectError, ConnectTimeoutError, TLSError, UnreachableError
+
+# The most telling first: several attempts are joined in one message, and the last hides the first.
+TABLE = (
+    # The call itself
+    row(
+        "config",
+        ConnectError,
+        r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
+        r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
+        "",
+    ),
+    *REFUSALS,
+    # TLS
+    row(
+        "certificate-name",
+        TLSError,
+        r"certificate for .* does not match|does not match host name",
+        "connect under a name that is on the certificate, and give the way there apart from it: "
+        'server="myserver", host="{host}" (or hostaddr=)',
+    ),
+    row(
+        "root-file",
+        TLSError,
+        r"root certificate file|root\.crt|no certificate or crl found",
+        "sslrootcert (or PGSSLROOTCERT) names a file that is not there or holds no PEM "
+        "certificates: leave it out for Azure's own roots",
+    ),
+    row(
+        "client-certificate",
+        TLSError,
+        r"certificate file|private key file",
+        "Azure asks for no client certificate: leave out sslcert and sslkey (or PGSSLCERT and "
+        "PGSSLKEY)",
+    ),
+    row(
+        "certificate",
+        TLSError,
+        r"certificate has expired|certificate is not yet valid",
+        "the certificate or its root has expired, or is not valid yet: check this machine's clock "
+        "(timedatectl). {roots}python -m azpg doctor shows the dates. {local}",
+    ),
+    row(
+        "certificate",
+        TLSError,
+        r"certificate verify failed|self.signed certificate|unable to get (local )?issuer",
+        "the certificate ends in none of the trusted roots, or is expired. {roots}Something "
+        "between you and {host} may break TLS open: python -m azpg doctor shows who signed it, "
+        "beside the pinned roots. If Azure has a new root, upgrade azpg or set "
+        "PGSSLROOTCERT=$(python -m certifi). {local}",
+    ),
+    row(
+        "tls-refused",
+        TLSError,
+        r"does not support SSL|server refused (SSL|TLS)",
+        "Azure always has TLS, so this is not its server or something in between took TLS away; "
+        "nothing was sent. {local}",
+    ),
+    row(
+        "direct-tls",
+        TLSError,
+        r"direct SSL connection|ALPN",
+        "leave out sslnegotiation=direct: this server does not take it",
+    ),
+    row(
+        "tls",
+        TLSError,
+        r"SSL error(?!: unexpected eof)|TLSv1 alert|wrong version number|unsupported protocol|"
+        r"invalid response to SSL negotiation|after SSL response",
+        "no TLS connection could be made: check that {host}:{port} is the PostgreSQL server, not "
+        "a proxy or another service. Azure takes TLS 1.2 and 1.3",
+    ),
+    # Busy
+    row(
+        "too-many-connections",
+        ConnectError,
+        r"too many connections for (role|database)",
+        "it has a limit of its own: use fewer connections, or raise it, ALTER ROLE {name} (or "
+        "DATABASE {database}) CONNECTION LIMIT …",
+        transient=True,
+    ),
+    row(
+        "too-many-connections",
+        ConnectError,
+        r"too many (clients|connections)|remaining connection slots",
+        "the server's connections are used up (max_connections): make pools smaller, counting one "
+        "for each process, or share them through PgBouncer (pgbouncer=True)",
+        transient=True,
+    ),
+    row(
+        "too-many-connections",
+        ConnectError,
+        r"no more connections allowed|client connections exceeded",
+        "PgBouncer's places are used up (server parameter pgbouncer.max_client_conn): make pools "
+        "smaller, counting one for each process",
+        transient=True,
+    ),
+    row(
+        "too-many-connections",
+        ConnectError,
+        r"query_wait_timeout",
+        "PgBouncer had no server connection free: end transactions sooner, or raise server "
+        "parameter pgbouncer.default_pool_size",
+        transient=True,
+    ),
+    # Read-only
+    row(
+        "session-attrs",
+        ConnectError,
+        r"session is (not )?read-only|server is (not )?in hot standby|target_session_attrs",
+        "no server is what target_session_attrs asks for. A failover mends that in two minutes; "
+        "else name the right server (a replica never becomes writable by itself), and look at the "
+        "primary's storage: full, it is read-only",
+        transient=True,
+    ),
+    row(
+        "read-only",
+        ConnectError,
+        r"in a read-only transaction",
+        "SELECT pg_is_in_recovery() tells which: true, and this is a replica, or was the primary "
+        "before a failover: connect again, to the primary's name. False, and the storage is more "
+        "than 95 % full: enlarge it (portal: Compute + storage). Or you asked for read-only",
+    ),
+    row(
+        "storage-full",
+        ConnectError,
+        r"No space left on device|disk full",
+        "the server's storage is full: enlarge it (portal: Compute + storage), and turn on "
+        "autogrow",
+    ),
+    # Starting, going down
+    row(
+        "starting",
+        ConnectError,
+        r"database system is (starting up|shutting down|in recovery|not (yet )?accept)|"
+        r"administrator command|crash of another server process|server shutting down|"
+        r"client_login_timeout \(server down\)|immediate shutdown|unexpected postmaster exit|"
+        r"server conn crashed",
+        "the server is restarting or failing over, which takes up to two minutes: connect again",
+        transient=True,
+    ),
+    row(
+        "idle",
+        ConnectError,
+        r"idle-session timeout|idle.in.transaction timeout|idle.transaction.timeout|"
+        r"client_idle_timeout",
+        "the server closed what did nothing for too long: end transactions at once, and let a "
+        "pool keep connections (max_idle= below the server's limit)",
+        transient=True,
+    ),
+    # The way there
+    row(
+        "resolver",
+        UnreachableError,
+        r"temporary failure in name resolution|Errno -3\]|Errno 11002\]|: Try again",
+        "the resolver itself gave no answer, so {host} may well exist: check the network, VPN and "
+        "DNS here (in Kubernetes: CoreDNS)",
+        transient=True,
+    ),
+    row(
+        "unknown-host",
+        UnreachableError,
+        r"failed to resolve host|could not translate host name|name or service not known|"
+        r"nodename nor servname|getaddrinfo failed|Name does not resolve",
+        "check the spelling of {host}; a server with private access has a name only inside its "
+        "virtual network, where its private DNS zone is linked",
+    ),
+    row(
+        "timeout",
+        ConnectTimeoutError,
+        r"timeout expired|timed out|did not properly respond|/10060\)",
+        "no answer from {host} on port {port}: {silence}",
+        transient=True,
+    ),
+    row(
+        "no-socket",
+        UnreachableError,
+        r"on socket .*(No such file or directory|refused)",
+        'no server has this Unix socket: name the server, server="myserver"',
+        transient=True,
+    ),
+    row(
+        "refused",
+        UnreachableError,
+        r"connection refused|actively refused|/10061\)",
+        "nothing listens on port {port}{listens}",
+        transient=True,
+    ),
+    row(
+        "no-route",
+        UnreachableError,
+        r"network is unreachable|unreachable (network|host)|no route to host|/10051\)|/10065\)|"
+        r"cannot assign requested address",
+        "no way leads from here to {host}: check the network, the VPN, and whether it has IPv6 at "
+        "all",
+        transient=True,
+    ),
+    row(
+        "cut",
+        UnreachableError,
+        r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
+        r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
+        r"could not (send|receive)|server conn crashed|connection is lost",
+        "the connection was cut on its way to {host}: a restart, or a firewall in between. "
+        "Connect again{long}",
+        transient=True,
+    ),
+    # PgBouncer alone knows more; it comes after all that it may have quoted
+    row(
+        "pgbouncer-server",
+        ConnectError,
+        r"server login (has been|failed)|client_login_timeout|pgbouncer cannot connect|"
+        r"pgbouncer error|server DNS lookup failed",
+        "PgBouncer cannot sign in to the server behind it, and tries again only every 15 s: is "
+        "there such a database and user? pgbouncer=False goes there directly and says more",
+        transient=True,
+    ),
+    # Queries
+    row(
+        "prepared-statement",
+        ConnectError,
+        r"prepared statement .*(does not exist|already exists|already in use)",
+        "PgBouncer gives each transaction another server connection: pass prepare_threshold=None "
+        "(pgbouncer=True does) and no prepare=True, or let PgBouncer keep track with server "
+        "parameter pgbouncer.max_prepared_statements above 0",
+    ),
+    row(
+        "permission",
+        ConnectError,
+        r"permission denied for (?P<what>schema|table|sequence|function|database) "
+        r'"?(?P<object>[^"\n]*)',
+        "let its owner or an administrator grant it, or less: GRANT ALL ON {what} {object} TO "
+        "{name}",
+    ),
+    row(
+        "permission",
+        ConnectError,
+        r"permission denied|must be (owner|member|superuser)|row-level security",
+        "the role may not do that: let the owner grant it, or sign in as a role that may, user=",
+    ),
+    # psycopg's own, which say least
+    row(
+        "event-loop",
+        ConnectError,
+        r"ProactorEventLoop",
+        "on Windows psycopg needs another event loop: "
+        "asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop)",
+    ),
+    row(
+        "closed",
+        ConnectError,
+        r"connection is closed|consuming input failed|sending query failed",
+        "this connection ended before, and its first error says why: take another one, from a "
+        "pool for each piece of work",
+        transient=True,
+    ),
+    row(
+        "pool-timeout",
+        ConnectError,
+        r"couldn't get a connection|pool initialization incomplete|requests waiting",
+        "all of the pool's connections are in use, or none can be made (then its log says why): "
+        "give them back sooner, `with pool.connection() as conn:`, or raise max_size=",
+        transient=True,
+    ),
+    row(
+        "pool-closed",
+        ConnectError,
+        r"the pool .* is (not open yet|already closed)|pool has already been opened/closed",
+        "open it once, at the program's start, with pool.open() or `with pool:`, and close it at "
+        "the end; an opened pool does not survive being closed",
+    ),
+)
+
+STATES = {
+    "08P01": "",
+    "25006": "read-only",
+    "25P03": "idle",
+    "26000": "prepared-statement",
+    "28000": "",
+    "28P01": "login",
+    "3D000": "no-database",
+    "42501": "permission",
+    "42P05": "prepared-statement",
+    "53100": "storage-full",
+    "53300": "too-many-connections",
+    "57P01": "starting",
+    "57P02": "starting",
+    "57P03": "starting",
+    "57P05": "idle",
+}
+"""SQLSTATE to kind, for a server that does not speak English; empty where only the text tells."""
+
+# What only a person can mend: a second factor, a password or session that has run out, a consent.
+# The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
+SIGN_IN_AGAIN = re.compile(
+    r"interaction_required|consent_required|login_required|"
+    r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
+    r"70008|70043|700084)\b"
+)
+
+
+def _advice(pattern: str, hint: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(pattern, re.IGNORECASE), hint
+
+
+CREDENTIALS = (
+    _advice(
+        r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
+        "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
+        "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)",
+    ),
+    _advice(
+        r"AADSTS(7000215|7000222)\b",
+        "the client secret is wrong or has expired: make a new one, az ad app credential reset "
+        "--id <client id>, and set AZURE_CLIENT_SECRET",
+    ),
+    _advice(
+        r"AADSTS(700016|90002|50020)\b",
+        "that tenant does not know it: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or sign in with "
+        "az login --tenant <the server's tenant>",
+    ),
+    _advice(
+        r"AADSTS(500011|650057)\b",
+        "the tenant does not know the database's resource: check cloud= and the tenant; where both "
+        "are right, an administrator adds it, az ad sp create --id "
+        "123cd850-d9df-40bd-94d5-c9f07b7fa203",
+    ),
+    _advice(
+        r"AADSTS(70021|700211|700213)\b",
+        "no federated credential of the identity has this token's issuer and subject: compare az "
+        "identity federated-credential list with the service account",
+    ),
+    _advice(
+        r"Identity not found|No User Assigned",
+        "no such managed identity is assigned here: assign it (portal: Identity), and name it by "
+        'its client id, client_id="…"',
+    ),
+    _advice(
+        r"Failed to resolve|NameResolutionError|Max retries exceeded|ProxyError|"
+        r"Failed to establish a new connection",
+        "Microsoft Entra is not reached from here: check HTTPS_PROXY, the firewall to "
+        "login.microsoftonline.com, and NO_PROXY=169.254.169.254 for a managed identity",
+    ),
+)
+"""What a credential's own text means, and what to type."""
