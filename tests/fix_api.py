@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ import azpg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from concurrent.futures import Future
 
 
 class Api(ABC):
@@ -38,6 +40,10 @@ class Api(ABC):
     @abstractmethod
     def callback(self, function: Callable[[], str]) -> Any:
         """Return a password callback of this API's own kind."""
+
+    @abstractmethod
+    def begin(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Begin a step that waits, and return what its end can be waited for with."""
 
     @contextmanager
     def connect(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -93,6 +99,13 @@ class SyncApi(Api):
         """Return the function."""
         return function
 
+    def begin(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Call it in a thread."""
+        executor = ThreadPoolExecutor(1)
+        future = executor.submit(function, *args)
+        executor.shutdown(wait=False)
+        return future
+
 
 class AsyncApi(Api):
     """azpg.connect_async and azpg.create_pool_async, on a loop in a thread of its own."""
@@ -147,6 +160,14 @@ class AsyncApi(Api):
             return function()
 
         return ask
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Await it on the loop."""
+
+        async def wait() -> Any:
+            return await function(*args)
+
+        return asyncio.run_coroutine_threadsafe(wait(), self.loop)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg_pool
 import pytest
+from fix_pools import idle, make, until
 
 import azpg
-from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fix_api import Api
     from fix_clock import Clock
@@ -22,46 +22,9 @@ if TYPE_CHECKING:
     from fix_servers import Postgres
     from fix_tunnel import Tunnel
 
+    from azpg.emulator import Emulator
+
 WHO = "select current_user"
-
-
-@pytest.fixture(scope="module")
-def tokens_may_die() -> Iterator[Emulator]:
-    """Run an emulator whose tokens can be expired without a loss to other tests."""
-    with Emulator(pgbouncer=False) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def mortal(tokens_may_die: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Export what leads to it."""
-    for name, value in tokens_may_die.env.items():
-        monkeypatch.setenv(name, value)
-    return tokens_may_die
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition that other threads bring about."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-
-
-def idle(pool: Any) -> int:
-    """Return how many connections wait in a pool."""
-    available: int = pool.get_stats()["pool_available"]
-    return available
-
-
-def make(api: Api, *args: Any, **options: Any) -> Any:
-    """Construct the API's pool class itself, not open; the async one on the API's loop."""
-
-    async def construct() -> Any:
-        return api.pool_class(*args, open=False, **options)
-
-    if api.kind == "sync":
-        return api.pool_class(*args, open=False, **options)
-    return api.run(construct())
 
 
 # Signing in

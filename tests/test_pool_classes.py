@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import fix_pools
 import psycopg
 import pytest
 
@@ -18,16 +19,8 @@ if TYPE_CHECKING:
 
 
 def make(api: Api, *args: Any, **options: Any) -> Any:
-    """Construct the API's pool class and open it; the async one on the API's loop."""
-
-    async def construct() -> Any:
-        return api.pool_class(*args, open=False, **options)
-
-    pool = (
-        api.run(construct())
-        if api.kind == "async"
-        else api.pool_class(*args, open=False, **options)
-    )
+    """Construct the API's pool class and open it."""
+    pool = fix_pools.make(api, *args, **options)
     api.run(pool.open(wait=True))
     return pool
 
