@@ -104,6 +104,38 @@ def test_libpq_reads_what_azpg_judged(
             assert theirs.get(name, "") == handed.get(name, defaults.get(name, "")), name
 
 
+# All but those that the reading itself needs, or that mostly name nothing
+LEFT_OUT = {"", "PGMINPROTOCOLVERSION", "PGSERVICE"}
+VARIABLES = st.sampled_from(sorted({*_sources.libpq().variables.values()} - LEFT_OUT))
+PIECES = st.sampled_from(
+    [NAME, "evil.example", "host", "=", "'", "\\", " ", "/", "@", ":", ",", "%"]
+)
+ANY_TEXT = st.lists(PIECES | TEXTS, max_size=6).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(conninfo=st.just("") | ANY_TEXT, environ=st.dictionaries(VARIABLES, ANY_TEXT, max_size=5))
+@example(conninfo="", environ={"PGHOST": NAME, "PGPORT": "'", "PGSSLMODE": "\\"})
+def test_any_words_are_refused_or_sent_as_they_were_judged(
+    conninfo: str, environ: dict[str, str], reading: Reading
+) -> None:
+    """No text in a conninfo or a variable breaks azpg, or out of the place where it was said."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGHOST", NAME)
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        try:
+            ours = azpg.conninfo(conninfo)
+        except azpg.ConfigError:
+            event("refused")
+            return
+        event("sent")
+        theirs = reading(ours.encode())
+    handed = {name: str(value) for name, value in conninfo_to_dict(ours).items()}
+    for name, value in handed.items():
+        assert theirs.get(name, "") == value or (name in DERIVED and not value), name
+
+
 def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[str, ...]]:
     """Judge words that were said in a conninfo."""
     machine = _conninfo.Machine(frozenset(_sources.libpq().variables), linux=True, root_crt=False)

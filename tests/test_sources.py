@@ -60,6 +60,32 @@ def test_reads_every_source_as_libpq_does(
             assert theirs.get(name, "") == ours.get(name, defaults.get(name, "")), name
 
 
+# What conninfos are made of, right and wrong
+WORDS = ["host", "hostaddr", "port", "user", "password", "dbname", "sslmode", "service", "require"]
+PLACES = ["5432", "localhost", "[::1]", "a.postgres.database.azure.com", "é", "%2F", "%00", "%zz"]
+SIGNS = [*" \n\t\v='\\@:/?&%[],;#", "postgresql://", "postgres://", "jdbc:postgresql://"]
+PIECES = st.sampled_from([*WORDS, *PLACES, *SIGNS]) | st.text(max_size=2)
+BEGINNINGS = st.sampled_from(["", "host=", "user=a password='", "postgresql://", "postgres://a/b?"])
+ANY_TEXT = st.tuples(BEGINNINGS, st.lists(PIECES, max_size=8).map("".join)).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=ANY_TEXT)
+def test_any_text_is_read_as_libpq_reads_it_or_refused(text: str, reading: Reading) -> None:
+    """However a conninfo is broken, nothing is read out of it that libpq would not read."""
+    said, problems = _sources.merge(text, {}, {})
+    if problems:
+        event("refused")
+        return
+    event("read")
+    theirs = reading(text.encode())
+    defaults = reading(b"")
+    for name in said.keys() | theirs.keys():
+        ours = said[name].value if name in said else ""
+        if ours or name not in DERIVED:
+            assert theirs.get(name, "") == (ours or defaults.get(name, "")), name
+
+
 def test_keyword_beats_conninfo_beats_service_file_beats_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
