@@ -94,7 +94,7 @@ def variables(params: Mapping[str, str]) -> dict[str, str]:
         known[keyword]: value
         for keyword, value in params.items()
         # A service is read already, and libpq would let it outdo the variables
-        if value and known.get(keyword) and keyword not in {"service", "servicefile"}
+        if known.get(keyword) and keyword not in {"service", "servicefile"}
     }
 
 
