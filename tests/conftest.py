@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = (
     "fix_api",
+    "fix_asyncpg",
     "fix_authority",
     "fix_clock",
     "fix_command",

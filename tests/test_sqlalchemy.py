@@ -263,11 +263,14 @@ def test_a_slow_credential_does_not_block_the_loop(
     """While a sync credential is asked, the loop goes on: here it is the loop that lets it end."""
     gate = threading.Event()
 
-    def answer() -> str:
-        assert gate.wait(30)
-        return azure.token()
-
     async def main() -> None:
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def answer() -> str:
+            loop.call_soon_threadsafe(begun.set)
+            assert gate.wait(30)
+            return azure.token()
+
         args = {"credential": credentials.with_get_token(answer)}
         engine = create_async_engine("postgresql+azpg://?server=myserver", connect_args=args)
 
@@ -275,10 +278,10 @@ def test_a_slow_credential_does_not_block_the_loop(
             async with engine.connect() as conn:
                 return (await conn.execute(text(WHO))).scalar_one()
 
-        asked = asyncio.gather(ask(), ask())
-        await asyncio.sleep(0)
+        asked = [asyncio.create_task(ask()) for _ in range(2)]
+        await begun.wait()
         gate.set()
-        assert await asked == ["myapp", "myapp"]
+        assert [await each for each in asked] == ["myapp", "myapp"]
         await engine.dispose()
 
     asyncio.run(main())

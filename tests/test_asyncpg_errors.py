@@ -1,0 +1,373 @@
+"""What azpg.asyncpg.connect refuses, and how it tells what failed: as azpg.connect does."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import azpg
+import azpg.asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fix_credentials import Credentials
+    from fix_hostile import Certificates, Hostile, Peer, Script
+    from fix_leaks import Leaks, Tokens
+    from fix_servers import Postgres
+    from fix_tunnel import Dig
+
+    from azpg.emulator import Emulator
+
+
+async def see(conn: Any) -> None:
+    """See that there is a connection."""
+    assert not conn.is_closed()
+
+
+@pytest.fixture
+def connect(look: Callable[..., Any]) -> Callable[..., None]:
+    """Connect, and close at once."""
+    return lambda *args, **options: look(see, *args, **options)
+
+
+@pytest.fixture
+def refused(connect: Callable[..., None]) -> Callable[..., azpg.ConnectError]:
+    """Return the error of a connect that is tried once."""
+
+    def refused(**options: Any) -> azpg.ConnectError:
+        with pytest.raises(azpg.ConnectError) as caught:
+            connect(**{"retry_timeout": 0} | options)
+        return caught.value
+
+    return refused
+
+
+def never() -> Any:
+    """Fail the test that asks for a credential."""
+    raise AssertionError
+
+
+@pytest.fixture
+def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
+    """Return the problems that are told before a token is asked for."""
+
+    def problems(**options: Any) -> tuple[str, ...]:
+        if "password" not in options:
+            options["credential"] = never
+        with pytest.raises(azpg.ConfigError) as caught:
+            connect(**options)
+        return caught.value.problems
+
+    return problems
+
+
+# Refused before anything is sent
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ({"host": "/run/postgresql"}, "a token never goes through a Unix socket"),
+        ({"host": "db.example.net"}, "a token never goes to 'db.example.net'"),
+        ({"host": "localhost"}, "for a tunnel write server="),
+        ({"server": "a", "ssl": False}, "sslmode=disable (keyword) would send everything in clear"),
+        ({"server": "a", "ssl": "disable"}, "sslmode=disable (keyword)"),
+        ({"server": "a", "dsn": "channel_binding=require"}, "asyncpg has no channel_binding"),
+        ({"server": "a", "require_auth": "scram-sha-256"}, "asyncpg has no require_auth"),
+        ({"server": "a", "load_balance_hosts": "random"}, "asyncpg has no load_balance_hosts"),
+        ({"server": "a", "keepalives_idle": "soon"}, "keepalives_idle='soon' is no whole number"),
+        ({"server": "a", "timeout": "soon"}, "connect_timeout='soon' is no number of seconds"),
+        ({"server": "a", "port": "x"}, "port='x' (keyword) is no number of a port"),
+        ({"dsn": "host=a hots=b"}, "hots"),
+        (
+            {
+                "host": "a.postgres.database.azure.com,b.postgres.database.azure.com",
+                "hostaddr": "127.0.0.1,127.0.0.1",
+            },
+            "hostaddr leads to one address for hosts of several names",
+        ),
+        (
+            {"server": "a", "password": "x", "sslmode": "verify-ca"},
+            "asyncpg has no require_auth",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    problems: Callable[..., tuple[str, ...]], call: dict[str, Any], told: str
+) -> None:
+    """What azpg.connect refuses is refused, and so is what libpq has and asyncpg has not."""
+    assert told in "\n".join(problems(**call))
+
+
+def test_what_asyncpg_does_anyway_is_no_problem(
+    connect: Callable[..., None], azure: Emulator
+) -> None:
+    """Keywords of libpq's that ask for no more than asyncpg does are let pass."""
+    connect(server="myserver", channel_binding="prefer", client_encoding="UTF8", sslsni=1)
+
+
+@pytest.mark.parametrize("fault", ["no-verification", "no-name", "keys-written"])
+def test_a_context_of_ones_own_must_verify(
+    problems: Callable[..., tuple[str, ...]], tmp_path: Path, fault: str
+) -> None:
+    """A context that does not verify the server, or gives its keys away, is refused."""
+    context = ssl.create_default_context()
+    if fault == "keys-written":
+        context.keylog_filename = str(tmp_path / "keys")
+    else:
+        context.check_hostname = False
+        if fault == "no-verification":
+            context.verify_mode = ssl.CERT_NONE
+    (told,) = problems(server="myserver", ssl=context)
+    assert "keys" in told if fault == "keys-written" else "does not verify" in told
+
+
+def test_a_context_of_ones_own(
+    refused: Callable[..., azpg.ConnectError],
+    problems: Callable[..., tuple[str, ...]],
+    connect: Callable[..., None],
+    azure: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A context that verifies is taken, but not where it would verify an address for the name."""
+    context = ssl.create_default_context(cafile=azure.root_certificate)
+    (told,) = problems(server="myserver", ssl=context)
+    assert "verifies the address that is reached" in told
+    monkeypatch.delenv("PGHOSTADDR")
+    loop_class = asyncio.SelectorEventLoop
+    found = loop_class.getaddrinfo
+
+    async def look_up(self: Any, host: Any, *args: Any, **options: Any) -> Any:
+        return await found(self, azure.hostaddr if host == azure.host else host, *args, **options)
+
+    monkeypatch.setattr(loop_class, "getaddrinfo", look_up)
+    connect(server="myserver", ssl=context)
+    with azure.fault(certificate="other-root"):
+        assert isinstance(refused(server="myserver", ssl=context), azpg.TLSError)
+
+
+# What failed
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("expired", "certificate"),
+        ("self-signed", "certificate"),
+        ("other-root", "certificate"),
+        ("other-name", "certificate-name"),
+    ],
+)
+def test_a_bad_certificate(
+    refused: Callable[..., azpg.ConnectError], azure: Emulator, fault: Any, kind: str
+) -> None:
+    """A certificate that libpq would not take is not taken, and told in the same way."""
+    with azure.fault(certificate=fault):
+        error = refused(server="myserver")
+    assert isinstance(error, azpg.TLSError)
+    assert (error.kind, bool(error.hint)) == (kind, True)
+
+
+def test_a_server_without_tls_learns_nothing(
+    refused: Callable[..., azpg.ConnectError],
+    hostile: Callable[[Script], Hostile],
+    credentials: Credentials,
+) -> None:
+    """Where TLS was taken away nothing but the request for it is sent."""
+
+    def deny(peer: Peer) -> None:
+        peer.read(8)
+        peer.send(b"N")
+        peer.read_all()
+
+    server = hostile(deny)
+    error = refused(**server.address(), user="x", credential=credentials.with_get_token())
+    assert error.kind == "tls-refused"
+    assert len(server.clear) == 8
+
+
+def test_a_server_that_only_looks_right_gets_no_token(
+    refused: Callable[..., azpg.ConnectError],
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+) -> None:
+    """A server with another name's certificate never sees a byte of the startup."""
+    server = hostile(lambda peer: peer.start_tls(certificates.wrong["other-name"]))
+    credential = credentials.with_get_token()
+    address = server.address() | {"sslrootcert": certificates.root}
+    error = refused(**address, user="x", credential=credential)
+    assert error.kind == "certificate-name"
+    assert not server.decrypted
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "error"),
+    [
+        ({"user": "stranger"}, "login", azpg.LoginError),
+        ({"database": "nowhere"}, "no-database", azpg.LoginError),
+        ({"sslrootcert": "/nowhere.pem"}, "root-file", azpg.TLSError),
+        ({"ssl_min_protocol_version": "TLSv9"}, "config", azpg.ConfigError),
+    ],
+)
+def test_kinds_are_those_of_connect(
+    connect: Callable[..., None],
+    azure: Emulator,
+    options: dict[str, Any],
+    kind: str,
+    error: type[Exception],
+) -> None:
+    """A failure has the class, the kind and the hint that azpg.connect gives it."""
+    with pytest.raises(error) as caught:
+        connect(server="myserver", retry_timeout=0, **options)
+    options |= {"dbname": options.pop("database", "postgres")}
+    with pytest.raises(error) as told:
+        azpg.connect(server="myserver", retry_timeout=0, **options)
+    assert isinstance(caught.value, azpg.ConnectError | azpg.ConfigError)
+    assert isinstance(told.value, azpg.ConnectError | azpg.ConfigError)
+    assert caught.value.kind == told.value.kind == kind
+    assert caught.value.hint == told.value.hint
+
+
+def test_nobody_is_there(
+    refused: Callable[..., azpg.ConnectError], azure: Emulator, free_port: int
+) -> None:
+    """A refused port, an unknown name and a silent server are told apart."""
+    assert refused(hostaddr="127.0.0.1", port=free_port).kind == "refused"
+    assert refused(server="myserver", host="no.such.host.invalid").kind == "unknown-host"
+
+
+def test_a_silent_server(
+    refused: Callable[..., azpg.ConnectError],
+    hostile: Callable[[Script], Hostile],
+    credentials: Credentials,
+) -> None:
+    """After `timeout` seconds without an answer it is a ConnectTimeoutError."""
+    server = hostile(lambda peer: peer.read_all())
+    credential = credentials.with_get_token()
+    error = refused(**server.address(), user="x", credential=credential, timeout=0.5)
+    assert isinstance(error, azpg.ConnectTimeoutError)
+
+
+@pytest.mark.parametrize("when", ["before-tls", "after-tls"])
+def test_a_connection_that_is_cut(
+    refused: Callable[..., azpg.ConnectError],
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    when: str,
+) -> None:
+    """A server that goes while it is talked to may be back soon: it is told as cut."""
+
+    def cut(peer: Peer) -> None:
+        if when == "after-tls":
+            peer.start_tls(certificates.right)
+        peer.packet()
+
+    credential = credentials.with_get_token()
+    address = hostile(cut).address()
+    error = refused(**address, credential=credential, user="x", sslrootcert=certificates.root)
+    assert error.kind == "cut"
+
+
+def test_it_is_tried_again(
+    connect: Callable[..., None],
+    azure: Emulator,
+    dig: Dig,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that is away and comes back is reached, as by azpg.connect."""
+    opened: list[Any] = []
+
+    def coming_back(message: str, *_args: object) -> None:
+        if not opened and message.startswith("connecting again"):
+            opened.append(dig((azure.hostaddr, azure.port), ("127.0.0.1", free_port)))
+
+    monkeypatch.setattr("azpg._call.logger.warning", coming_back)
+    connect(server="myserver", hostaddr="127.0.0.1", port=free_port)
+    assert opened
+
+
+# Secrets
+
+
+def test_a_refused_token_is_in_no_error(
+    refused: Callable[..., azpg.ConnectError], tokens: Tokens, leaks: Leaks
+) -> None:
+    """Neither the error, its frames nor what they refer to hold the token."""
+    error = refused(server="myserver", credential=tokens.credential, user="stranger")
+    (token,) = tokens.given
+    leaks.none_held(error, token, tokens.credential)
+
+
+def test_a_password_is_in_no_error(
+    refused: Callable[..., azpg.ConnectError], postgres: Postgres, leaks: Leaks
+) -> None:
+    """A wrong password is in neither the error nor its frames, by whichever way it came."""
+    wrong = "not-the-right-one"
+    rest = postgres.conninfo()
+    del rest["password"]
+    for given in ({"password": wrong}, {"password": lambda: wrong}, {"dsn": f"password={wrong}"}):
+        leaks.none_shown(refused(**rest, **given), wrong)
+
+
+def test_an_argument_that_asyncpg_refuses_shows_no_token(
+    connect: Callable[..., None], tokens: Tokens, leaks: Leaks
+) -> None:
+    """An error of asyncpg's own passes as it is, without the frames that hold the token."""
+    with pytest.raises(ValueError, match="command_timeout") as caught:
+        connect(server="myserver", credential=tokens.credential, command_timeout=-1)
+    (token,) = tokens.given
+    leaks.none_held(caught.value, token, tokens.credential)
+
+
+def test_a_connect_that_is_cancelled_shows_no_token(
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    leaks: Leaks,
+) -> None:
+    """A cancelled connect leaves with no frame that holds the token."""
+    waiting = asyncio.Event()
+
+    def stall(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        loop.call_soon_threadsafe(waiting.set)
+        peer.read_all()
+
+    async def main() -> None:
+        credential = credentials.with_get_token()
+        address = hostile(stall).address()
+        task = asyncio.create_task(
+            azpg.asyncpg.connect(
+                **address, credential=credential, user="x", sslrootcert=certificates.root
+            )
+        )
+        await waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        leaks.none_shown(caught.value, credentials.secret)
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        runner.run(main())
+
+
+def test_keys_are_written_only_where_code_says_so(
+    connect: Callable[..., None], azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSLKEYLOGFILE, which would let others read the token, does not count; the keyword does."""
+    by_environment, by_keyword = tmp_path / "environment", tmp_path / "keyword"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(by_environment))
+    connect(server="myserver")
+    assert not by_environment.exists()
+    connect(server="myserver", sslkeylogfile=str(by_keyword))
+    assert by_keyword.stat().st_size > 0
