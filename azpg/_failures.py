@@ -110,8 +110,8 @@ TABLE = (
         "too-many-connections",
         ConnectError,
         r"query_wait_timeout",
-        "PgBouncer had no server connection free: end transactions sooner, or raise server "
-        "parameter pgbouncer.default_pool_size",
+        "PgBouncer had no server connection free: end transactions sooner, raise server parameter "
+        "pgbouncer.default_pool_size, or see with pgbouncer=False whether the server is up",
         transient=True,
     ),
     # Read-only

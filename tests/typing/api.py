@@ -90,3 +90,12 @@ def mistakes() -> None:
     azpg.connect(credential=AsyncDefaultAzureCredential())  # type: ignore[arg-type]
     azpg.connect(password=an_async_callback)  # type: ignore[arg-type]
     azpg.create_pool(min_size="2")  # type: ignore[arg-type]
+
+
+def explanations() -> None:
+    """Any error is explained, and always in the same form."""
+    found = azpg.explain(ValueError())
+    assert_type(found, azpg.Explanation)
+    assert_type(found.kind, str)
+    assert_type(found.hint, str)
+    assert_type(found.transient, bool)
