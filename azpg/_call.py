@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 import psycopg
 from psycopg import errors as e
 
-from . import _conninfo, _diagnose, _entra, _options, _retry, _roots, _sources
+from . import (
+    _connector,
+    _conninfo,
+    _credentials,
+    _diagnose,
+    _entra,
+    _options,
+    _retry,
+    _roots,
+    _sources,
+)
 from .errors import ConfigError, ConnectError, LibpqConfigError, clean
 
 if TYPE_CHECKING:
@@ -78,14 +88,15 @@ class Call:
         ):
             self.error = ConfigError(wrong)
             return
-        said, problems = _sources.merge(conninfo, keywords, os.environ)
+        said, problems = _sources.merge(conninfo, keywords, os.environ, server=server)
         asked = said["connect_timeout"].value if "connect_timeout" in said else None
         budget = _retry.budget(asked) if retry_timeout is None else retry_timeout
         self._retry = _retry.Retry(budget, time.monotonic())
         self._hurry = retry_timeout is not None and retry_timeout > 0
         """no try may take longer than what is left; the first may, where no budget was given"""
         # Then "no host is given" would be one problem too many
-        unread = bool(problems and conninfo) and all(v.by != "conninfo" for v in said.values())
+        text = conninfo or os.environ.get(_connector.CONNECTION_STRING)
+        unread = bool(problems and text) and all(v.by != "conninfo" for v in said.values())
         by = said["password"].by if "password" in said and said["password"].value else None
         secrets = _sources.libpq().secrets & said.keys()
         self._secrets = {name: said.pop(name).value for name in secrets}
@@ -113,6 +124,8 @@ class Call:
         )
         try:
             self.plan = _plan(frozenset(said.items()), wishes, machine())
+            if credential is client_id is None and _sources.by(said, "host") == "Service Connector":
+                credential, client_id = _connected(self.plan)
         except ConfigError as error:
             self.error = clean(error)
             return
@@ -269,6 +282,16 @@ def _plan(
 @lru_cache(maxsize=256)
 def _warn_once(warning: str) -> None:
     logger.warning("%s", warning)
+
+
+def _connected(plan: _conninfo.Plan) -> tuple[object, str | None]:
+    """Return the credential, or the client id, that Service Connector names for a plan."""
+    named = _connector.identity(os.environ)
+    if plan.sign_in != "entra" or not named.client_secret:
+        return None, named.client_id or None
+    if not (named.client_id and named.tenant_id):
+        raise ConfigError(_connector.INCOMPLETE)
+    return _credentials.service_principal(plan.cloud.authority, named), None
 
 
 def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> _entra.EntraPassword:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
+
+    from ._connector import Identity
 
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
     Credential: TypeAlias = AnyCredential | Callable[[], AnyCredential]
@@ -22,10 +25,10 @@ _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
 class DefaultCredential:
     """Make a cloud's default credential; azure-identity is imported no earlier than here."""
 
+    makes = "DefaultAzureCredential"
+
     def __init__(self, authority: str, client_id: str | None) -> None:
-        self.options: dict[str, str] = {}
-        if "AZURE_AUTHORITY_HOST" not in os.environ:
-            self.options["authority"] = authority
+        self.options = _at(authority)
         if client_id is not None:
             self.options |= {
                 "managed_identity_client_id": client_id,
@@ -34,12 +37,51 @@ class DefaultCredential:
 
     def __call__(self) -> object:
         """Make it."""
-        from azure.identity import AzureAuthorityHosts, DefaultAzureCredential  # noqa: PLC0415
+        from azure.identity import DefaultAzureCredential  # noqa: PLC0415
 
-        # Microsoft, asked whether it knows the authority, would refuse a private cloud's.
-        authority = self.options.get("authority")
-        private = authority is not None and authority not in vars(AzureAuthorityHosts).values()
-        return DefaultAzureCredential(**self.options, disable_instance_discovery=private)
+        return DefaultAzureCredential(**self.options, **_unknown(self.options))
+
+
+class ServicePrincipal:
+    """Make the credential of a service principal with a secret, no earlier either."""
+
+    makes = "ClientSecretCredential"
+
+    def __init__(self, authority: str, named: Identity) -> None:
+        self._named = named
+        self._options = _at(authority)
+
+    def __call__(self) -> object:
+        """Make it."""
+        from azure.identity import ClientSecretCredential  # noqa: PLC0415
+
+        return ClientSecretCredential(
+            tenant_id=self._named.tenant_id,
+            client_id=self._named.client_id,
+            client_secret=self._named.client_secret,
+            **self._options,
+            **_unknown(self._options),
+        )
+
+
+@lru_cache(maxsize=16)
+def service_principal(authority: str, named: Identity) -> ServicePrincipal:
+    """Return the one of a service principal: all that name it share its token."""
+    return ServicePrincipal(authority, named)
+
+
+def _at(authority: str) -> dict[str, Any]:
+    """Return what leads a credential to an authority, where the environment names none."""
+    return {} if "AZURE_AUTHORITY_HOST" in os.environ else {"authority": authority}
+
+
+def _unknown(options: Mapping[str, object]) -> dict[str, Any]:
+    from azure.identity import AzureAuthorityHosts  # noqa: PLC0415
+
+    # Microsoft, asked whether it knows the authority, would refuse a private cloud's.
+    authority = options.get("authority")
+    private = authority is not None and authority not in vars(AzureAuthorityHosts).values()
+    return {"disable_instance_discovery": private}
 
 
 def is_credential(value: object) -> bool:
@@ -64,8 +106,8 @@ def asks_a_person(credential: object) -> bool:
 
 def name(credential: object) -> str:
     """Return what a person would call it."""
-    if isinstance(credential, DefaultCredential):
-        return "DefaultAzureCredential"
+    if isinstance(credential, DefaultCredential | ServicePrincipal):
+        return credential.makes
     if is_credential(credential):
         return type(credential).__name__
     return getattr(credential, "__qualname__", type(credential).__name__)

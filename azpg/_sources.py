@@ -1,4 +1,7 @@
-"""What each source says: keywords, conninfo, service file, environment, merged as libpq merges."""
+"""What each source says: keywords, conninfo, service file, environment, merged as libpq merges.
+
+Below them all stand Service Connector's variables, where nothing else names a server.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import psycopg
 from psycopg import pq
 
-from . import _spelling
+from . import _connector, _spelling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-By = Literal["keyword", "conninfo", "service file", "environment"]
+By = Literal["keyword", "conninfo", "service file", "environment", "Service Connector"]
 
 
 class Said(NamedTuple):
@@ -27,6 +30,8 @@ class Said(NamedTuple):
 
 
 Merged = dict[str, Said]
+
+_PLACES = {"host", "hostaddr"}
 
 
 class Libpq(NamedTuple):
@@ -54,7 +59,11 @@ def libpq() -> Libpq:
 
 
 def merge(
-    conninfo: str, keywords: Mapping[str, object], environ: Mapping[str, str]
+    conninfo: str,
+    keywords: Mapping[str, object],
+    environ: Mapping[str, str],
+    *,
+    server: str | None = None,
 ) -> tuple[Merged, list[str]]:
     """Return what was said, the strongest source winning, and the problems met while reading."""
     known = libpq()
@@ -64,15 +73,8 @@ def merge(
         if name not in known.variables
     ]
     own = {name: str(value) for name, value in keywords.items() if value is not None}
-    dsn: Mapping[str, str] = {}
-    if misread := _spelling.misread_uri(conninfo):
-        problems.append(misread)
-    else:
-        try:
-            # Copied out: libpq's own message would quote pieces of a misread password.
-            dsn = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
-        except (psycopg.OperationalError, UnicodeError) as error:
-            problems.append(_spelling.unreadable_conninfo(conninfo, str(error), known.variables))
+    dsn, misread = _read(conninfo)
+    problems += misread
     said: Merged = {}
     _add(said, own, "keyword")
     _add(said, dsn, "conninfo")
@@ -88,12 +90,45 @@ def merge(
     if environ.get("PGREQUIRESSL", "").startswith("1"):
         variables.setdefault("sslmode", "require")
     _add(said, variables, "environment")
+
+    if server is None and not any(name in said and said[name].value for name in _PLACES):
+        found, problem = _connected(environ)
+        problems += problem
+        for name in _PLACES & found.keys():
+            said.pop(name, None)  # an empty one
+        _add(said, found, "Service Connector")
     problems += [
         f"{keyword} ({by}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be handed"
         for keyword, (value, by) in said.items()
         if not sendable(value)
     ]
     return said, problems
+
+
+def _read(conninfo: str) -> tuple[dict[str, str], list[str]]:
+    if misread := _spelling.misread_uri(conninfo):
+        return {}, [misread]
+    try:
+        # Copied out: libpq's own message would quote pieces of a misread password.
+        values = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
+    except (psycopg.OperationalError, UnicodeError) as error:
+        return {}, [_spelling.unreadable_conninfo(conninfo, str(error), libpq().variables)]
+    return values, []
+
+
+def _connected(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return what Service Connector's variables say: nothing, where they name no host."""
+    if not (text := environ.get(_connector.CONNECTION_STRING)):
+        return _connector.keywords(environ), []
+    values, problems = _read(text)
+    values.pop("service", None)  # read once, above
+    problems = [f"{_connector.CONNECTION_STRING}: {problem}" for problem in problems]
+    return values if values.get("host") else {}, problems
+
+
+def by(said: Merged, keyword: str) -> By | None:
+    """Return who said a keyword."""
+    return said[keyword].by if keyword in said else None
 
 
 def sendable(value: str) -> bool:

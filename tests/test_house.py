@@ -20,7 +20,7 @@ SOURCE = ROOT / "azpg"
 # From the bottom up; a module may import what stands on a lower floor.
 FLOORS = (
     {"errors", "_clouds", "_token", "_retry", "_spelling", "_credentials", "_fork", "_liveness"}
-    | {"_finding", "_handshake"},
+    | {"_connector", "_finding", "_handshake"},
     {"_refusals"},
     {"_failures"},
     {"_sources", "_diagnose", "_flight", "_identity", "_vitals", "_way"},
@@ -44,6 +44,7 @@ PURE = (
     "_token",
     "_retry",
     "_spelling",
+    "_connector",
     "_conninfo",
     "_diagnose",
     "_failures",
