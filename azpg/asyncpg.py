@@ -250,7 +250,7 @@ def _in_libpqs_words(error: BaseException, params: Mapping[str, str]) -> str:
     if isinstance(error, tls.SSLCertVerificationError):
         text = f"certificate verify failed: {error.verify_message}"
         if error.verify_code in _OTHER_NAME:
-            text = f"server certificate for another name: {error.verify_message}"
+            text = f"the certificate does not match host name: {error.verify_message}"
     elif isinstance(error, tls.SSLEOFError | ConnectionDoesNotExistError):
         text = f"server closed the connection unexpectedly ({text})"
     elif isinstance(error, tls.SSLError):
