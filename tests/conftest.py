@@ -22,6 +22,7 @@ pytest_plugins = (
     "fix_conninfo",
     "fix_credentials",
     "fix_django",
+    "fix_failures",
     "fix_hostile",
     "fix_leaks",
     "fix_refresh",

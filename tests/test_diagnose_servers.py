@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import select
-import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import psycopg
 import psycopg_pool
@@ -23,45 +18,10 @@ import azpg
 from azpg._failures import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from fix_servers import Postgres
-
-    from azpg.emulator import Emulator
+    from fix_failures import Servers
 
 
-@dataclass(frozen=True)
-class Servers:
-    """Everything that can be brought to fail."""
-
-    azure: Emulator
-    postgres: Postgres
-    pooler: dict[str, Any]
-    """the keywords that lead to a PgBouncer with small limits and no server behind it"""
-
-    def connect(self, **options: Any) -> None:
-        """Connect to PostgreSQL by azpg, as its role unless another is named."""
-        azpg.connect(**self.postgres.conninfo(**options), retry_timeout=0).close()
-
-    def admin(self, *statements: str) -> None:
-        """Run statements as PostgreSQL's superuser."""
-        postgres = self.postgres
-        with psycopg.connect(
-            host=postgres.socket, port=postgres.port, user="admin", dbname="postgres"
-        ) as conn:
-            conn.autocommit = True
-            for statement in statements:
-                conn.execute(statement)
-
-    @contextlib.contextmanager
-    def opened(self, **options: Any) -> Iterator[azpg.Connection[Any]]:
-        """Lend a connection to PostgreSQL, whatever becomes of it."""
-        with contextlib.closing(azpg.connect(**self.postgres.conninfo(**options))) as conn:
-            conn.autocommit = True
-            yield conn
-
-
-Provoke: TypeAlias = Callable[[Servers], object]
+Provoke: TypeAlias = "Callable[[Servers], object]"
 
 
 class Failure(NamedTuple):
@@ -225,49 +185,43 @@ def idle_in_transaction(servers: Servers) -> None:
 # Azure: the emulator's front door, its PgBouncer, and what it can be asked to say
 
 
-def azure(servers: Servers, **options: Any) -> None:
-    address = {"host": servers.azure.host, "hostaddr": servers.azure.hostaddr}
-    azpg.connect(**address, retry_timeout=0, **options).close()
-
-
 @told("no-tls", "leave out sslmode", "no encryption")
 def no_tls(servers: Servers) -> None:
-    address = {"host": servers.azure.host, "hostaddr": servers.azure.hostaddr}
-    psycopg.connect(**address, sslmode="disable", user="u", dbname="d")
+    psycopg.connect(**servers.there, sslmode="disable", user="u", dbname="d")
 
 
 @told("login", "pgaadauth_create_principal('stranger', false, false)", "password auth")
 def stranger(servers: Servers) -> None:
-    azure(servers, user="stranger")
+    servers.connect_azure(user="stranger")
 
 
 @told("auth-method", "PGCHANNELBINDING", "channel binding required but not supported")
 def channel_binding(servers: Servers) -> None:
-    azure(servers, channel_binding="require")
+    servers.connect_azure(channel_binding="require")
 
 
 @told("token-invalid", "leave out password=", "The access token has invalid format")
 def password_for_token(servers: Servers) -> None:
-    azure(servers, user=servers.azure.principal.name, password="no token")
+    servers.connect_azure(user=servers.azure.principal.name, password="no token")
 
 
 @told("login", "check user='nobody'", "no such user")
 def nobody_at_pgbouncer(servers: Servers) -> None:
-    azure(servers, user="nobody", password="x", dbname="postgres", pgbouncer=True)
+    servers.connect_azure(user="nobody", password="x", dbname="postgres", pgbouncer=True)
 
 
 @told("startup-parameter", "ALTER ROLE", "unsupported startup parameter: options")
 def options_at_pgbouncer(servers: Servers) -> None:
-    azure(servers, pgbouncer=True, options="-c search_path=x")
+    servers.connect_azure(pgbouncer=True, options="-c search_path=x")
 
 
 @told("prepared-statement", "prepare_threshold=None", 'prepared statement "_pg3_0" already')
 def prepared(servers: Servers) -> None:
     with contextlib.ExitStack() as stack:
-        address = {"host": servers.azure.host, "hostaddr": servers.azure.hostaddr}
-        options: dict[str, Any] = {**address, "pgbouncer": True, "prepare_threshold": 0}
         for _ in range(2):
-            conn = stack.enter_context(azpg.connect(**options))
+            conn = stack.enter_context(
+                azpg.connect(**servers.there, pgbouncer=True, prepare_threshold=0)
+            )
             conn.execute("select 1")
             conn.commit()
 
@@ -276,38 +230,38 @@ def prepared(servers: Servers) -> None:
 def refused(servers: Servers) -> None:
     with contextlib.closing(socket.create_server((servers.azure.hostaddr, 0))) as closed:
         port = closed.getsockname()[1]
-    azure(servers, port=port)
+    servers.connect_azure(port=port)
 
 
 @told("cut", "Connect again", "server closed the connection unexpectedly")
 def cut(servers: Servers) -> None:
     with servers.azure.fault(connect="cut-at-ssl-request"):
-        azure(servers)
+        servers.connect_azure()
 
 
 @told("timeout", "firewall", "connection timeout expired")
 def stalled(servers: Servers) -> None:
     with servers.azure.fault(connect="stall"):
-        azure(servers, connect_timeout=2)
+        servers.connect_azure(connect_timeout=2)
 
 
 @told("starting", "failing over", "the database system is starting up")
 def starting(servers: Servers) -> None:
     with servers.azure.fault(say=("57P03", "the database system is starting up")):
-        azure(servers)
+        servers.connect_azure()
 
 
 @told("no-database", "CREATE DATABASE", "cached error")
 def cached_error(servers: Servers) -> None:
     said = 'server login has been failing, cached error: database "x" does not exist'
     with servers.azure.fault(say=("08P01", f"{said} (server_login_retry)"), at="pgbouncer"):
-        azure(servers, pgbouncer=True)
+        servers.connect_azure(pgbouncer=True)
 
 
 @told("wrong-object-id", 'SECURITY LABEL FOR "pgaadauth"', "oid mismatch for role")
 def wrong_object_id(servers: Servers) -> None:
     with servers.azure.fault(say=("28000", "Service Principal oid mismatch for role[myapp].")):
-        azure(servers)
+        servers.connect_azure()
 
 
 # PgBouncer
@@ -368,42 +322,6 @@ def pool_unopened(_servers: Servers) -> None:
 
 
 # The tests
-
-
-@pytest.fixture(scope="module")
-def pooler() -> Iterator[dict[str, Any]]:
-    """Run a PgBouncer that asks for passwords itself, with small limits and no server behind."""
-    with tempfile.TemporaryDirectory(prefix="azpg-pgbouncer-") as name:
-        folder = Path(name)
-        (folder / "users.txt").write_text('"app" "pw"\n')
-        (folder / "pgbouncer.ini").write_text(
-            f"[databases]\nshop = host={folder} port=1\n"
-            f"[pgbouncer]\nunix_socket_dir={folder}\nlisten_port=6432\nauth_type=plain\n"
-            f"auth_file={folder}/users.txt\nmax_client_conn=4\nquery_wait_timeout=1\n"
-        )
-        account = {}
-        if os.geteuid() == 0:  # as which PgBouncer refuses to run
-            account = {"user": "postgres", "group": "postgres", "extra_groups": ()}
-            for path in (folder, *folder.iterdir()):
-                shutil.chown(path, "postgres")
-        program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-        with subprocess.Popen(  # type: ignore[call-overload]  # mypy joins the values' types
-            [program, folder / "pgbouncer.ini"], stderr=subprocess.PIPE, text=True, **account
-        ) as process:
-            try:
-                assert any("process up" in line for line in process.stderr)
-                yield {"host": str(folder), "port": 6432, "user": "app", "dbname": "shop"}
-            finally:
-                process.terminate()
-
-
-@pytest.fixture
-def servers(
-    azure: Emulator, postgres: Postgres, pooler: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Servers:
-    """Return everything that can be brought to fail, none of it named by the environment."""
-    monkeypatch.delenv("PGHOSTADDR")
-    return Servers(azure, postgres, pooler)
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.provoke.__name__)
