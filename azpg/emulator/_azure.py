@@ -22,6 +22,12 @@ class Site:
     suffix: str
     resource: str
 
+    @property
+    def reader(self) -> str:
+        """Return the name of a read replica, which is a server's own: one label, as this one's."""
+        name, _, rest = self.host.partition(".")
+        return f"{name}-replica.{rest}"
+
 
 def site(host: str) -> Site:
     """Return what follows from a server's full name, or refuse a name outside Azure."""

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+from ._errors import EmulatorError
 from ._faults import (
     CertificateFault,
     ConnectFault,
@@ -14,6 +16,8 @@ from ._faults import (
     TLSFault,
     TokenFault,
 )
+
+RestartMode = Literal["fast", "immediate", "kill", "kill-backend"]
 
 
 class Breakable:
@@ -51,8 +55,8 @@ class Breakable:
 
         `say` is an SQLSTATE and a text with which the server refuses them, inside TLS.
         `certificate` is a wrong one for the server to show, `tls="stripped"` a server that
-        refuses TLS. `at` is the one port that these four are at, "postgres" or "pgbouncer";
-        without it they are at both.
+        refuses TLS. `at` is the one place that these four are at, "postgres" (port 5432),
+        "pgbouncer" (6432) or "reader" (the standby's name); without it they are everywhere.
 
         `identity` is what the identity endpoint does: an HTTP status to answer (429, 500),
         "down", "garbage" or "hang". `token` is what is wrong with the tokens handed out.
@@ -102,12 +106,81 @@ class Breakable:
         """Cut every open connection without a goodbye and return how many there were.
 
         With `reset` they end by RST, otherwise by FIN. Queries under way run on in the server,
-        as they do when a network fails. `at` is the one port whose connections are cut,
-        "postgres" or "pgbouncer"; without it both ports' are.
+        as they do when a network fails. `at` is the one place where they are cut, "postgres",
+        "pgbouncer" or "reader"; without it they are cut everywhere.
 
             emulator.cut(reset=True)
         """
         return int(self._ask("cut", reset=reset, at=at))
+
+    def restart_postgres(self, mode: RestartMode = "fast") -> None:
+        """Restart the PostgreSQL server; on return it answers again.
+
+        Meanwhile port 5432 refuses. `mode` is
+
+        - "fast": sessions end with 57P01, "terminating connection due to administrator command";
+        - "immediate": sessions just end, and the server recovers from its log;
+        - "kill": its first process is killed outright, and the server recovers from its log;
+        - "kill-backend": one session's process is killed outright, so that all others end and
+          the server recovers; the port stays open and says so with 57P03.
+
+        Nothing is lost of what was acknowledged. PgBouncer stays up; as always it tries a server
+        that it found down again only after 15 seconds.
+
+            emulator.restart_postgres("immediate")
+        """
+        self._ask("restart_postgres", mode=mode)
+
+    def restart_pgbouncer(self) -> None:
+        """Restart PgBouncer, which cuts its clients off; on return it answers again.
+
+        Meanwhile port 6432 refuses. Raises EmulatorError where there is no PgBouncer.
+        """
+        self._ask("restart_pgbouncer")
+
+    @contextlib.contextmanager
+    def slots_used_up(self, *, reserved: bool = False) -> Iterator[None]:
+        """Take all of PostgreSQL's free connection slots for as long as the context lasts.
+
+        The next client is told by the real server that the "remaining connection slots are
+        reserved". With `reserved` those are taken too: "sorry, too many clients already". A slot
+        whose owner leaves meanwhile is free again. PgBouncer keeps its connections; when it was
+        refused another one, it tries again only after 15 seconds.
+
+            with emulator.slots_used_up():
+                ...
+        """
+        try:
+            self._ask("fill_slots", reserved=reserved)
+            yield
+        finally:
+            self._ask("free_slots")
+
+    def fail_over(self, *, refused: float = 0.2, starting: float = 0.2) -> None:
+        """Fail over to the standby, as Azure's zone-redundant high availability does.
+
+        Every session with the server ends with 57P01, "terminating connection due to
+        administrator command", or is cut if it goes through PgBouncer. For `refused` seconds at
+        least the address refuses, for `starting` seconds it says 57P03, "the database system is
+        starting up", then the same name answers from the promoted standby. All that was
+        acknowledged is there. At Azure this takes 60 to 120 seconds.
+
+        It returns when a new standby stands by; only then does the reader answer again. Until
+        then it refuses, and its sessions are cut. The first call without `standby=True` makes a
+        standby beforehand, which takes about a second.
+
+            failing_over = threading.Thread(target=emulator.fail_over)
+        """
+        if min(refused, starting) < 0:
+            raise EmulatorError("refused= and starting= are seconds, 0 or more.")
+        try:
+            self._ask("begin_fail_over")
+            time.sleep(refused)
+            self._ask("start_up")
+            time.sleep(starting)
+        finally:
+            self._ask("finish_fail_over")
+        self._ask("reader")
 
     def _set_faults(self, faults: list[Faults]) -> None:
         self._ask("set_faults", faults=[dataclasses.asdict(fault) for fault in faults])

@@ -60,7 +60,7 @@ class Certificates:
 
     def __init__(self, site: Site) -> None:
         self._authority = Authority()
-        self._names = (f"*{site.suffix}", site.host)
+        self._names = (f"*{site.suffix}", site.host, site.reader)
         self._other_names = (f"another-server{site.suffix}",)
         self._contexts: dict[CertificateFault | None, ssl.SSLContext] = {}
 

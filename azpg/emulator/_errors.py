@@ -3,3 +3,11 @@
 
 class EmulatorError(RuntimeError):
     """Say that the emulator could not be started or could not do what it was asked to."""
+
+
+class RefusedError(EmulatorError):
+    """Carry what a real server behind the front door answers to the emulator itself."""
+
+    def __init__(self, message: str, sqlstate: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate

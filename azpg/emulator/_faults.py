@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Place = Literal["postgres", "pgbouncer"]
+Place = Literal["postgres", "pgbouncer", "reader"]
 ConnectFault = Literal[
     "refuse",
     "stall",

@@ -56,11 +56,11 @@ class PgBouncer:
         self._program = program
         self._account = account
         self._folder = folder
-        self._backend = backend
+        self.backend = backend
         self._process: _processes.Process | None = None
 
     async def start(self) -> None:
-        settings = _SETTINGS.format(folder=self._folder, backend=self._backend, superuser=SUPERUSER)
+        settings = _SETTINGS.format(folder=self._folder, backend=self.backend, superuser=SUPERUSER)
         if self._number >= (1, 21):
             settings += "max_prepared_statements = 0\n"
         self._write("pgbouncer.ini", settings)
@@ -68,13 +68,19 @@ class PgBouncer:
             [self._program, self._folder / "pgbouncer.ini"],
             account=self._account,
             folder=self._folder,
-            ready="process up",
+            ready=["process up"],
             stop_signal=signal.SIGTERM,
         )
 
     async def stop(self) -> None:
         if self._process is not None:
             await self._process.stop()
+            self._process = None
+
+    @property
+    def running(self) -> bool:
+        """Tell whether it was started and not stopped since."""
+        return self._process is not None
 
     def trust(self, roles: Iterable[str]) -> None:
         roles = [SUPERUSER, *roles]

@@ -1,6 +1,8 @@
 """The real PostgreSQL behind the front door: its binaries, its cluster, its roles."""
 
+import asyncio
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -10,25 +12,30 @@ from pathlib import Path
 
 from . import _processes
 from ._account import Account
-from ._errors import EmulatorError
-from ._protocol import execute, identifier, literal
+from ._errors import EmulatorError, RefusedError
+from ._protocol import execute, identifier, literal, sign_in
 
 # The names that Azure gives to its own superuser and to what its customers' roles belong to.
 SUPERUSER = "azuresu"
 _ADMINS = "azure_pg_admin"
 
-# A cluster that lives for minutes need not survive a power cut.
+# A cluster that lives for minutes need not survive a power cut; killed processes it survives.
 _SETTINGS = """
 listen_addresses = ''
-unix_socket_directories = '{folder}'
 fsync = off
-synchronous_commit = off
-full_page_writes = off
+wal_retrieve_retry_interval = '100ms'
 password_encryption = 'scram-sha-256'
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_min_error_statement = panic
 """
+
+
+_READY = ["ready to accept connections"]
+_STANDBY_READY = ["ready to accept read", "started streaming WAL"]
+_STANDBY = "standby"
+# After the postmaster was killed, its children are given so many times 0.1 s to notice.
+_START_ATTEMPTS = 100
 
 
 class Installation:
@@ -38,7 +45,9 @@ class Installation:
         self.root = root
         self.postgres = root / "bin" / "postgres"
         self.initdb = root / "bin" / "initdb"
-        for program in (self.postgres, self.initdb):
+        self.basebackup = root / "bin" / "pg_basebackup"
+        self._programs = (self.postgres, self.initdb, self.basebackup)
+        for program in self._programs:
             if not program.is_file():
                 raise EmulatorError(
                     f"There is no {program}. postgres= names the folder above PostgreSQL's bin, "
@@ -61,7 +70,7 @@ class Installation:
         package = folder / "package"
         copy = package / "postgres" / "install"
         (copy / "bin").mkdir(parents=True)
-        for program in (self.postgres, self.initdb):
+        for program in self._programs:
             shutil.copy(program, copy / "bin")
         for part in ("lib", "share"):
             shutil.copytree(
@@ -107,37 +116,95 @@ class Cluster:
         self._account = account
         self._data = folder / "data"
         self._process: _processes.Process | None = None
+        folder.mkdir(mode=0o700)
+        account.own(folder)
 
     async def create(self) -> None:
-        await _processes.run(
-            [
-                self._installation.initdb,
-                *("--pgdata", self._data, "--username", SUPERUSER, "--auth", "trust"),
-                *("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
-            ],
-            account=self._account,
-            folder=self.folder,
+        """Make an empty cluster."""
+        await self._run(
+            self._installation.initdb,
+            *("--pgdata", self._data, "--username", SUPERUSER, "--auth", "trust"),
+            *("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
         )
         with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(_SETTINGS.format(folder=self.folder))
+            settings.write(_SETTINGS)
+
+    async def copy(self, primary: "Cluster") -> None:
+        """Make the standby of a running cluster."""
+        await self._run(
+            self._installation.basebackup,
+            *("--pgdata", self._data, "--no-sync", "--no-manifest", "--checkpoint", "fast"),
+            *(
+                "--wal-method",
+                "stream",
+                "--create-slot",
+                "--slot",
+                _STANDBY,
+                "--write-recovery-conf",
+            ),
+            f"--dbname=host={primary.folder} user={SUPERUSER} application_name={_STANDBY}",
+        )
 
     async def start(self) -> None:
+        """Start, as the standby where it is one; on return it answers."""
+        standby = (self._data / "standby.signal").exists()
         self._process = await _processes.start(
-            [self._installation.postgres, "-D", self._data],
+            [self._installation.postgres, "-D", self._data, "-k", self.folder],
             account=self._account,
             folder=self.folder,
-            ready="ready to accept connections",
+            ready=_STANDBY_READY if standby else _READY,
             stop_signal=signal.SIGQUIT,
         )
+
+    async def stop(self, by: signal.Signals | None = None) -> None:
+        if self._process is not None:
+            await self._process.stop(by)
+
+    async def start_after_a_kill(self) -> None:
+        """Start as soon as the children of a killed postmaster have ended."""
+        for _ in range(_START_ATTEMPTS):
+            try:
+                return await self.start()
+            except EmulatorError as problem:
+                if "pre-existing shared memory" not in str(problem):
+                    raise
+                await asyncio.sleep(0.1)
+        raise EmulatorError("PostgreSQL does not start again: a query runs on without it.")
+
+    async def crash(self) -> None:
+        """Kill a backend: PostgreSQL ends all others, recovers and, on return, answers again."""
+        (witness, writer), _ = await sign_in(self.socket, SUPERUSER, "postgres")
+        (_, victim), process = await sign_in(self.socket, SUPERUSER, "postgres")
+        os.kill(process, signal.SIGKILL)
+        await witness.read()
+        for session in (writer, victim):
+            session.close()
+        while True:
+            try:
+                return await self.execute("SELECT 1")
+            except (RefusedError, EOFError, OSError):
+                await asyncio.sleep(0.02)
+
+    async def furnish(self) -> None:
+        """Make what Azure's servers have from the start."""
         await self.execute(
             f"CREATE ROLE {_ADMINS} NOLOGIN CREATEDB CREATEROLE;"
             f"GRANT pg_monitor, pg_signal_backend TO {_ADMINS};"
             f"ALTER DATABASE postgres OWNER TO {_ADMINS};"
         )
 
-    async def stop(self) -> None:
-        if self._process is not None:
-            await self._process.stop()
+    async def wait_for_standby(self) -> None:
+        """Acknowledge from now on only what the standby has as well."""
+        await self.execute(f"ALTER SYSTEM SET synchronous_standby_names = {_STANDBY}")
+        await self.reload()
+
+    async def promote(self) -> None:
+        """Turn the standby into a primary."""
+        await self.execute("DO $$ BEGIN ASSERT pg_promote(), 'it was not promoted'; END $$")
+
+    def remove(self) -> None:
+        """Remove what a stopped cluster leaves behind."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     async def reload(self) -> None:
         await self.execute("SELECT pg_reload_conf()")
@@ -154,7 +221,11 @@ class Cluster:
 
     def trust(self, roles: Iterable[str]) -> None:
         """Let the roles in whose tokens the front door checks; all others prove their password."""
-        (self._data / "pg_hba.conf").write_text(access_rules([SUPERUSER, *roles]))
+        rules = f"local replication {SUPERUSER} trust\n" + access_rules([SUPERUSER, *roles])
+        (self._data / "pg_hba.conf").write_text(rules)
+
+    async def _run(self, *argv: str | Path) -> None:
+        await _processes.run(argv, account=self._account, folder=self.folder)
 
 
 def access_rules(trusted: Iterable[str]) -> str:

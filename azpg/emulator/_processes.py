@@ -25,16 +25,18 @@ class Process:
         self._stop_signal = stop_signal
         self._drain: asyncio.Task[None] | None = None
 
-    async def ready(self, line: str) -> None:
-        """Wait for a line of the server's log that contains the text."""
+    async def ready(self, *lines: str) -> None:
+        """Wait until each of the texts was in a line of the server's log."""
         log = self._running.stderr
         assert log is not None  # noqa: S101  # `start` asks for the pipe
         last = deque[str](maxlen=12)
+        awaited = set(lines)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_TIMEOUT):
                 while said := (await log.readline()).decode(errors="replace"):
                     last.append(said)
-                    if line in said:
+                    awaited -= {line for line in awaited if line in said}
+                    if not awaited:
                         # From here on nothing that the server writes is kept.
                         self._drain = asyncio.create_task(_discard(log))
                         return
@@ -43,9 +45,10 @@ class Process:
     async def ended(self) -> None:
         await self._running.wait()
 
-    async def stop(self) -> None:
+    async def stop(self, by: signal.Signals | None = None) -> None:
+        """End the server at once, or in the way that another signal asks for."""
         with contextlib.suppress(ProcessLookupError):
-            self._running.send_signal(self._stop_signal)
+            self._running.send_signal(by or self._stop_signal)
         try:
             async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._running.wait()
@@ -61,7 +64,7 @@ async def start(
     *,
     account: Account,
     folder: Path,
-    ready: str,
+    ready: Sequence[str],
     stop_signal: signal.Signals,
 ) -> Process:
     """Start a server in the foreground of a session of its own."""
@@ -78,7 +81,7 @@ async def start(
     )
     process = Process(running, stop_signal)
     try:
-        await process.ready(ready)
+        await process.ready(*ready)
     except BaseException:
         await process.stop()
         raise

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._errors import EmulatorError
+from ._errors import RefusedError
 
 # Read up to so many bytes; none at the end.
 Read = Callable[[int], Awaitable[bytes]]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
@@ -21,6 +22,7 @@ ASK_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
 MAX_STARTUP = 10_000
 # PostgreSQL takes passwords of up to 64 KB; no token comes near.
 MAX_PASSWORD = 65_535
+_MAX_MESSAGE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,31 +104,45 @@ async def _exactly(read: Read, size: int) -> bytes:
     return data
 
 
+async def sign_in(socket: Path, user: str, database: str) -> tuple[Streams, int]:
+    """Open a session over a private socket that trusts `user`; return it and its process's id."""
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        writer.write(startup(user, database))
+        return (reader, writer), await _until_ready(reader)
+    except BaseException:
+        writer.close()
+        raise
+
+
 async def execute(socket: Path, user: str, database: str, statement: str) -> None:
     """Run statements over a private socket that trusts `user`, or raise the server's words.
 
     The simple protocol is all that the set-up needs, and PgBouncer's console speaks nothing else.
     """
-    reader, writer = await asyncio.open_unix_connection(socket)
+    (reader, writer), _ = await sign_in(socket, user, database)
     try:
-        writer.write(startup(user, database))
         writer.write(message(b"Q", statement.encode() + b"\0"))
-        ready = 0
-        problem = ""
-        while ready < 2:  # once after the sign-in, once after the statements
-            kind, body = await read_message(reader.read, 1 << 20)
-            if kind == b"E":
-                fields = error_fields(body)
-                problem = fields["M"]
-                if fields["S"] == "FATAL":
-                    break
-            elif kind == b"Z":
-                ready += 1
-        if problem:
-            raise EmulatorError(problem)
+        await _until_ready(reader)
         writer.write(message(b"X", b""))
     finally:
         writer.close()
+
+
+async def _until_ready(reader: asyncio.StreamReader) -> int:
+    """Read until the server awaits a statement; return its process's id where it was told."""
+    process, problem = 0, None
+    while True:
+        kind, body = await read_message(reader.read, _MAX_MESSAGE)
+        if kind == b"K":
+            process = struct.unpack_from("!i", body)[0]
+        elif kind == b"E":
+            fields = error_fields(body)
+            problem = RefusedError(fields["M"], fields["C"])
+        if problem is not None and (kind == b"Z" or fields["S"] == "FATAL"):
+            raise problem
+        if kind == b"Z":
+            return process
 
 
 def identifier(name: str) -> str:

@@ -1,24 +1,34 @@
 """All parts of one emulator, started in order, and what its owner can ask of them."""
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import _addresses, _azure, _pgbouncer, _postgres
 from ._account import Account
 from ._certificates import Certificates
 from ._counts import Tally
+from ._databases import Databases, Restart
 from ._door import FrontDoor
+from ._errors import EmulatorError
 from ._faults import Faults, Place, join
 from ._identity import IdentityEndpoint
 from ._principals import Kind, Principal, principal
 from ._session import House
 from ._tenant import Tenant
 
-_POSTGRES_PORT = 5432
-_PGBOUNCER_PORT = 6432
+_PORTS: dict[Place, int] = {"postgres": 5432, "pgbouncer": 6432, "reader": 5432}
 _DEFAULT_ROLE = "myapp"
+
+
+_STARTING_UP = "the database system is starting up"
+_FAILING_OVER: dict[Place, tuple[str, str]] = {
+    "postgres": ("57P03", _STARTING_UP),
+    "pgbouncer": ("08P01", f"server login has been failing, cached error: {_STARTING_UP}"),
+}
 
 
 class Server:
@@ -28,11 +38,12 @@ class Server:
         self._folder = folder
         self._account = account
         self._tally = Tally()
-        self._doors: list[FrontDoor] = []
-        self._cluster: _postgres.Cluster | None = None
-        self._pgbouncer: _pgbouncer.PgBouncer | None = None
+        self._asked: list[Faults] = []
+        self._doors: dict[Place, FrontDoor] = {}
+        self._databases: Databases | None = None
         self._identity: IdentityEndpoint | None = None
         self._tenant: Tenant | None = None
+        self._house: House | None = None
 
     async def start(
         self,
@@ -50,9 +61,10 @@ class Server:
         private = self._folder / "private"
         private.mkdir(mode=0o700)
         self._account.own(private)
-        self._cluster = _postgres.Cluster(installation, self._account, private)
+        program = _pgbouncer.find() if pgbouncer else None
+        self._databases = databases = Databases(installation, program, self._account, private)
         # Keys are made while initdb works: each has a processor of its own.
-        creating = asyncio.create_task(self._cluster.create())
+        creating = asyncio.create_task(databases.primary.create())
         try:
             certificates = await asyncio.to_thread(Certificates, site)
             self._tenant = await asyncio.to_thread(
@@ -66,16 +78,14 @@ class Server:
         default = principal(_DEFAULT_ROLE, "user-assigned")
         self._tenant.add(default)
         self._tenant.sign_in_as(default)
-        self._cluster.trust([default.name])
-        await self._cluster.start()
-        await self._cluster.create_role(default.name, None)
-        program = _pgbouncer.find() if pgbouncer else None
-        if program is not None:
-            self._pgbouncer = _pgbouncer.PgBouncer(program, self._account, private, private)
-            self._pgbouncer.trust([default.name])
-            await self._pgbouncer.start()
+        await databases.start([default.name])
 
-        address, ports = self._open_doors(certificates)
+        self._house = House(self._tenant, certificates, self._tally, reserved=_postgres.SUPERUSER)
+        bouncer = databases.pgbouncer
+        rooms: dict[Place, Path] = {"postgres": databases.primary.socket}
+        if bouncer is not None:
+            rooms["pgbouncer"] = bouncer.socket
+        address, ports = self._open_doors(rooms)
         self._identity = IdentityEndpoint(address, self._tenant, self._tally)
         await self._identity.open()
         root_certificate = self._folder / "root.crt"
@@ -84,24 +94,23 @@ class Server:
             "host": site.host,
             "hostaddr": address,
             "port": ports[0],
-            "pgbouncer_port": ports[1] if self._pgbouncer else None,
+            "pgbouncer_port": ports[1] if bouncer else None,
+            "reader_host": site.reader,
             "root_certificate": str(root_certificate),
             "identity_url": self._identity.url,
             "identity_header": self._identity.header,
             "postgres_version": installation.version,
-            "pgbouncer_version": self._pgbouncer.version if self._pgbouncer else None,
+            "pgbouncer_version": bouncer.version if bouncer else None,
             "principal": dataclasses.asdict(default),
         }
 
     async def stop(self) -> None:
         """End every part; one that was never started is passed over."""
-        await asyncio.gather(*(door.stop() for door in self._doors))
+        await asyncio.gather(*(door.stop() for door in self._doors.values()))
         if self._identity is not None:
             self._identity.close()
-        if self._pgbouncer is not None:
-            await self._pgbouncer.stop()
-        if self._cluster is not None:
-            await self._cluster.stop()
+        if self._databases is not None:
+            await self._databases.stop()
 
     async def add_role(
         self,
@@ -123,14 +132,10 @@ class Server:
             members=tuple(Principal.from_json(member) for member in members),
             token_size=token_size,
         )
-        await self._database.create_role(name, password)
+        await self._servers.primary.create_role(name, password)
         if password is None:
             self._entra.add(made)
-            self._database.trust(self._entra.role_names)
-            await self._database.reload()
-            if self._pgbouncer is not None:
-                self._pgbouncer.trust(self._entra.role_names)
-                await self._pgbouncer.reload()
+            await self._servers.trust(self._entra.role_names)
         return dataclasses.asdict(made)
 
     async def sign_in_as(self, *, principal: dict[str, Any]) -> None:
@@ -155,10 +160,10 @@ class Server:
         return dict(self._tally)
 
     async def set_faults(self, *, faults: list[dict[str, Any]]) -> None:
-        asked = [Faults(**fault) for fault in faults]
-        for door in self._doors:
-            await door.set_faults(asked)
-        self._entra.faults = join(asked)
+        self._asked = [Faults(**fault) for fault in faults]
+        for door in self._doors.values():
+            await door.set_faults(self._asked)
+        self._entra.faults = join(self._asked)
         if self._identity is not None:
             if self._entra.faults.identity == "down":
                 self._identity.close()
@@ -167,27 +172,86 @@ class Server:
 
     async def cut(self, *, at: Place | None, reset: bool) -> int:
         """End the open connections of one door, or of all, and return how many there were."""
-        doors = (door for door in self._doors if at in {None, door.place})
+        doors = (door for place, door in self._doors.items() if at in {None, place})
         return sum(await asyncio.gather(*(door.cut(reset=reset) for door in doors)))
 
+    async def restart_postgres(self, *, mode: Restart | Literal["kill-backend"]) -> None:
+        """Restart PostgreSQL behind a port that refuses, or let it recover from a lost backend."""
+        if mode == "kill-backend":
+            await self._servers.primary.crash()
+            return
+        async with self._refusing("postgres"):
+            await self._servers.restart_primary(mode)
+
+    async def restart_pgbouncer(self) -> None:
+        if (bouncer := self._servers.pgbouncer) is None:
+            raise EmulatorError("This emulator runs without PgBouncer.")
+        async with self._refusing("pgbouncer"):
+            await bouncer.stop()
+            await bouncer.start()
+
+    async def fill_slots(self, *, reserved: bool) -> None:
+        await self._servers.fill_slots(_DEFAULT_ROLE, reserved=reserved)
+
+    async def free_slots(self) -> None:
+        await self._servers.free_slots()
+
+    async def reader(self) -> tuple[str, int]:
+        """Return where the standby is reached, which is made when there is none."""
+        standby = await self._servers.make_standby()
+        if "reader" not in self._doors:
+            self._open_doors({"reader": standby.socket})
+            await self._doors["reader"].set_faults(self._asked)
+        elif self._doors["reader"].backend != standby.socket:
+            self._doors["reader"].backend = standby.socket
+            await self._doors["reader"].set_condition(Faults())
+        return self._doors["reader"].address
+
+    async def begin_fail_over(self) -> None:
+        """Close the doors, end every session and promote the standby."""
+        await self.reader()
+        for door in self._doors.values():
+            await door.set_condition(Faults(connect="refuse"))
+        # Its sessions would go on with the primary that it becomes.
+        await self._doors["reader"].cut(reset=False)
+        await self._servers.fail_over()
+
+    async def start_up(self) -> None:
+        """Open the doors, and say behind them that the server is not ready yet."""
+        for place, words in _FAILING_OVER.items():
+            if place in self._doors:
+                await self._doors[place].set_condition(Faults(say=words))
+
+    async def finish_fail_over(self) -> None:
+        """Let clients in to the promoted server."""
+        await self._servers.start_pgbouncer()
+        self._doors["postgres"].backend = self._servers.primary.socket
+        for place in _FAILING_OVER:
+            if place in self._doors:
+                await self._doors[place].set_condition(Faults())
+
+    @contextlib.asynccontextmanager
+    async def _refusing(self, place: Place) -> AsyncIterator[None]:
+        await self._doors[place].set_condition(Faults(connect="refuse"))
+        try:
+            yield
+        finally:
+            await self._doors[place].set_condition(Faults())
+
     @property
-    def _database(self) -> _postgres.Cluster:
-        assert self._cluster is not None  # noqa: S101  # requests come after `start`
-        return self._cluster
+    def _servers(self) -> Databases:
+        assert self._databases is not None  # noqa: S101  # requests come after `start`
+        return self._databases
 
     @property
     def _entra(self) -> Tenant:
         assert self._tenant is not None  # noqa: S101  # requests come after `start`
         return self._tenant
 
-    def _open_doors(self, certificates: Certificates) -> tuple[str, list[int]]:
-        """Open a door before each server, all at one address."""
-        house = House(self._entra, certificates, self._tally, reserved=_postgres.SUPERUSER)
-        rooms: list[tuple[Place, int, Path]] = [("postgres", _POSTGRES_PORT, self._database.socket)]
-        if self._pgbouncer is not None:
-            rooms.append(("pgbouncer", _PGBOUNCER_PORT, self._pgbouncer.socket))
-        listeners = _addresses.listen([port for _, port, _ in rooms])
-        names: list[tuple[str, int]] = [listener.getsockname() for listener in listeners]
-        for (place, _, room), listener in zip(rooms, listeners, strict=True):
-            self._doors.append(FrontDoor(place, listener, room, house))
-        return names[0][0], [port for _, port in names]
+    def _open_doors(self, rooms: Mapping[Place, Path]) -> tuple[str, list[int]]:
+        """Open a door before each server, all at one address that nobody else has."""
+        assert self._house is not None  # noqa: S101  # `start` has set it
+        listeners = _addresses.listen([_PORTS[place] for place in rooms])
+        for (place, room), listener in zip(rooms.items(), listeners, strict=True):
+            self._doors[place] = FrontDoor(place, listener, room, self._house)
+        return listeners[0].getsockname()[0], [self._doors[place].address[1] for place in rooms]

@@ -20,6 +20,7 @@ from ._protocol import (
     MAX_PASSWORD,
     SSL_REQUEST,
     Startup,
+    Streams,
     code_of,
     fatal,
     message,
@@ -43,8 +44,6 @@ _RESET = struct.pack("ii", 1, 0)
 
 # A client that goes away in the middle is nothing to report.
 _GONE = (OSError, EOFError)
-
-_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ class Session:
             return None
         return client
 
-    async def _signed_in(self, client: TLSConnection) -> _Streams | None:
+    async def _signed_in(self, client: TLSConnection) -> Streams | None:
         """Judge the sign-in and return the way to the server behind, or refuse."""
         packet = await read_packet(client.read)
         if code_of(packet) == CANCEL_REQUEST:

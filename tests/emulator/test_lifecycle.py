@@ -153,7 +153,7 @@ def test_killed_while_it_starts() -> None:
             for child in Path(f"/proc/{guardian}/task/{guardian}/children").read_text().split():
                 with contextlib.suppress(OSError):
                     place = Path(f"/proc/{child}/cwd").readlink()
-                    folder = place.parent if place.name == "private" else None
+                    folder = place.parents[1] if place.name == "server-1" else None
         process.kill()
         assert select.select([descriptor], [], [], 20)[0]
         os.close(descriptor)
@@ -194,7 +194,7 @@ def test_killed_emulator() -> None:
         folder = folder_of(emulator)
         child = emulator._child
         assert child is not None
-        postmaster = int((folder / "private/data/postmaster.pid").read_text().split()[0])
+        postmaster = int((folder / "private/server-1/data/postmaster.pid").read_text().split()[0])
         descriptor = os.pidfd_open(postmaster)
         child._process.kill()
         assert select.select([descriptor], [], [], 20)[0], "PostgreSQL goes on"

@@ -1,0 +1,112 @@
+"""The real servers: the primary, its standby once there is one, and PgBouncer."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ._account import Account
+from ._pgbouncer import PgBouncer
+from ._postgres import SUPERUSER, Cluster, Installation
+from ._slots import Slots
+
+Restart = Literal["fast", "immediate", "kill"]
+
+_SIGNALS: dict[Restart, signal.Signals] = {
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+    "kill": signal.SIGKILL,
+}
+
+
+class Databases:
+    """Run the servers and put one in another's place; who may reach them is the doors' business."""
+
+    def __init__(
+        self, installation: Installation, pgbouncer: Path | None, account: Account, folder: Path
+    ) -> None:
+        self._installation = installation
+        self._account = account
+        self._folder = folder
+        self._made = 0
+        self.primary = self._new_cluster()
+        self.standby: Cluster | None = None
+        self.pgbouncer = (
+            PgBouncer(pgbouncer, account, folder, self.primary.folder) if pgbouncer else None
+        )
+        self._slots = Slots()
+
+    async def start(self, roles: Sequence[str]) -> None:
+        """Start the primary and PgBouncer with some roles that are trusted."""
+        self.primary.trust(roles)
+        await self.primary.start()
+        await self.primary.furnish()
+        for role in roles:
+            await self.primary.create_role(role, None)
+        if self.pgbouncer:
+            self.pgbouncer.trust(roles)
+            await self.pgbouncer.start()
+
+    async def stop(self) -> None:
+        """End every server."""
+        if self.pgbouncer:
+            await self.pgbouncer.stop()
+        for cluster in self._clusters:
+            await cluster.stop()
+
+    async def trust(self, roles: Sequence[str]) -> None:
+        """Let in, from now on, the roles in whose tokens the front door checks."""
+        for cluster in self._clusters:
+            cluster.trust(roles)
+            await cluster.reload()
+        if self.pgbouncer:
+            self.pgbouncer.trust(roles)
+            await self.pgbouncer.reload()
+
+    async def make_standby(self) -> Cluster:
+        """Return the standby, which from now on has everything before it is acknowledged."""
+        if self.standby is None:
+            standby = self._new_cluster()
+            await standby.copy(self.primary)
+            await standby.start()
+            self.standby = standby
+            await self.primary.wait_for_standby()
+        return self.standby
+
+    async def fail_over(self) -> None:
+        """End every session with the primary and put the standby in its place."""
+        old, new = self.primary, await self.make_standby()
+        await old.stop(signal.SIGINT)
+        if self.pgbouncer:
+            await self.pgbouncer.stop()
+            self.pgbouncer.backend = new.folder
+        await new.promote()
+        self.primary, self.standby = new, None
+        old.remove()
+
+    async def start_pgbouncer(self) -> None:
+        """Start PgBouncer unless it runs, or there is none."""
+        if self.pgbouncer and not self.pgbouncer.running:
+            await self.pgbouncer.start()
+
+    async def restart_primary(self, mode: Restart) -> None:
+        await self.primary.stop(_SIGNALS[mode])
+        await self.primary.start_after_a_kill()
+
+    async def fill_slots(self, role: str, *, reserved: bool) -> None:
+        """Take every connection slot of the primary, or all but those reserved."""
+        await self._slots.fill(self.primary.socket, role)
+        if reserved:
+            await self._slots.fill(self.primary.socket, SUPERUSER)
+
+    async def free_slots(self) -> None:
+        await self._slots.free()
+
+    @property
+    def _clusters(self) -> list[Cluster]:
+        return [self.primary, *([self.standby] if self.standby else [])]
+
+    def _new_cluster(self) -> Cluster:
+        self._made += 1
+        folder = self._folder / f"server-{self._made}"
+        return Cluster(self._installation, self._account, folder)

@@ -1,0 +1,37 @@
+"""Sessions that do nothing but take up a server's connection slots."""
+
+import contextlib
+from pathlib import Path
+
+from ._errors import RefusedError
+from ._protocol import Streams, message, sign_in
+
+_TOO_MANY = "53300"
+
+
+class Slots:
+    """Hold the sessions; as many as the server had slots left for."""
+
+    def __init__(self) -> None:
+        self._sessions: list[Streams] = []
+
+    async def fill(self, socket: Path, user: str) -> None:
+        """Open sessions until the server has no slot left for the user."""
+        while True:
+            try:
+                session, _ = await sign_in(socket, user, "postgres")
+            except RefusedError as refused:
+                if refused.sqlstate == _TOO_MANY:
+                    return
+                raise
+            self._sessions.append(session)
+
+    async def free(self) -> None:
+        """End the sessions; on return their slots are free."""
+        sessions, self._sessions = self._sessions, []
+        for _, writer in sessions:
+            writer.write(message(b"X", b""))
+        for reader, writer in sessions:
+            with contextlib.suppress(OSError):
+                await reader.read()
+            writer.close()
