@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -18,7 +21,6 @@ import azpg.asyncpg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from fix_asyncpg import Run
     from fix_clock import Clock
@@ -327,3 +329,11 @@ def test_a_connection_shows_no_token(run: Run, tokens: Tokens, leaks: Leaks) -> 
     assert len(records) == 1
     assert token not in f"{shown} {records!r}"
     leaks.none_in_logs(token)
+
+
+def test_the_example_runs(azure: Emulator) -> None:
+    """The example is short, and a program that does what it says."""
+    path = Path(__file__).parent.parent / "examples" / "asyncpg_pool.py"
+    assert len(path.read_text().splitlines()) < 40
+    shown = subprocess.run([sys.executable, path], check=True, stdout=subprocess.PIPE, text=True)
+    assert shown.stdout == "myapp 0 2 4 6 8\n"

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from fix_asyncpg import Run
+
     from azpg.emulator import Emulator
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -34,7 +36,9 @@ class Vault:
 
 
 @pytest.mark.parametrize("code", BLOCKS)
-def test_documented_code_runs(azure: Emulator, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def test_documented_code_runs(
+    azure: Emulator, monkeypatch: pytest.MonkeyPatch, run: Run, code: str
+) -> None:
     """Each block of code does what its page says, on a server that has what it names."""
     if '"app"' in code:
         azure.add_role("app", password="value of app-password")
@@ -52,10 +56,10 @@ def test_documented_code_runs(azure: Emulator, monkeypatch: pytest.MonkeyPatch, 
         "ssl_context": ssl.create_default_context(cafile=azure.root_certificate),
         "vault": Vault(),
     }
-    asyncio.run(run(code, names, azure))
+    run(execute(code, names, azure))
 
 
-async def run(code: str, names: dict[str, Any], azure: Emulator) -> None:
+async def execute(code: str, names: dict[str, Any], azure: Emulator) -> None:
     """Run code that may await, and close what it opens."""
     compiled = compile(code, "docs", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if inspect.isawaitable(waiting := eval(compiled, names)):

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 WHO = "select current_user"
 PID = "select pg_backend_pid()"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 # Signing in
@@ -298,3 +300,18 @@ def test_an_async_credential(azure: Emulator, credentials: Credentials) -> None:
         await engine.dispose()
 
     asyncio.run(main())
+
+
+# Examples
+
+
+@pytest.mark.parametrize(
+    ("example", "printed"),
+    [("sqlalchemy_orm", "apple pear\n"), ("sqlalchemy_async", "myapp myapp myapp\n")],
+)
+def test_the_examples_run(azure: Emulator, example: str, printed: str) -> None:
+    """Each example is short, and a program that does what it says."""
+    path = EXAMPLES / f"{example}.py"
+    assert len(path.read_text().splitlines()) < 40
+    command = [sys.executable, "-W", "error", str(path)]
+    assert subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout == printed
