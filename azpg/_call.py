@@ -95,8 +95,8 @@ class Call:
         self._hurry = retry_timeout is not None and retry_timeout > 0
         """no try may take longer than what is left; the first may, where no budget was given"""
         # Then "no host is given" would be one problem too many
-        text = conninfo or os.environ.get(_connector.CONNECTION_STRING)
-        unread = bool(problems and text) and all(v.by != "conninfo" for v in said.values())
+        unread = bool(problems) and bool(conninfo or _connector.CONNECTION_STRING in os.environ)
+        unread = unread and all(v.by != "conninfo" for v in said.values())
         by = said["password"].by if "password" in said and said["password"].value else None
         secrets = _sources.libpq().secrets & said.keys()
         self._secrets = {name: said.pop(name).value for name in secrets}

@@ -63,6 +63,7 @@ class _Examination:
             "speed": self.speed,
         }
         self._plan: Plan | None = None
+        self._entra: azpg.EntraPassword | None = None
         self._root_file: str | None = None
         self._secrets: list[str] = []
         self._places: list[Place] = []
@@ -129,7 +130,7 @@ class _Examination:
 
     def configuration(self) -> Finding:
         conninfo, own, keywords = _parted(self.options)
-        said, _ = _sources.merge(conninfo, keywords, os.environ)
+        said, _ = _sources.merge(conninfo, keywords, os.environ, server=own["server"])
         hidden = _sources.libpq().secrets & said.keys()
         self._secrets = [said[name].value for name in hidden]
         facts: dict[str, Fact] = {name: Setting("…", _source(name, said)) for name in hidden}
@@ -139,6 +140,7 @@ class _Examination:
             problem = _spelling.on_command_line(str(call.error))
             return Finding(facts, "failed", self.shown(problem))
         self._plan = plan = call.plan
+        self._entra = call.entra
         params = dict(plan.params)
         if plan.roots is not None:
             params["sslrootcert"] = _roots.bundle(plan.roots).path()
@@ -248,7 +250,7 @@ class _Examination:
             raise _Skipped(f"{_SIGN_INS[self._plan.sign_in]}: no token is asked for")
         cloud = self._plan.cloud if self._plan else _wished_cloud(self.options)
         client_id = self.options.get("client_id")
-        password = azpg.EntraPassword(cloud=cloud, client_id=client_id)
+        password = self._entra or azpg.EntraPassword(cloud=cloud, client_id=client_id)
         facts: dict[str, Fact] = {"environment": list(_identity.variables(os.environ))}
         try:
             token = password.token()

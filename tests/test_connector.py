@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg import _connector, _sources
+from azpg import _connector, _doctor, _sources
+from azpg._finding import Setting, Step
 
 if TYPE_CHECKING:
     from fix_api import Api
@@ -254,6 +255,22 @@ def test_a_refused_service_principal_shows_no_secret(
 def authority_refuses(authority: Authority) -> str:
     """Refuse as Microsoft Entra does."""
     raise authority.refusal("invalid_client", "AADSTS7000222: The client secret keys are expired.")
+
+
+def test_the_doctor_shows_where_each_value_came_from(authority: Authority, connected: Any) -> None:
+    """Each value of the connector's is told as such, and a service principal by its name."""
+    connected(CONNECTIONSTRING=STRING, **PRINCIPAL)
+    walk = _doctor.examine({"dbname": "postgres"})
+    steps = {step.name: step for step in walk if isinstance(step, Step)}
+    facts = steps["configuration"].found.facts
+    assert facts["user"] == Setting("myapp", "Service Connector")
+    assert facts["sslmode"] == Setting("verify-full", "azpg; Service Connector said require")
+    assert facts["dbname"] == Setting("postgres", "--dbname")
+    identity = steps["identity"].found.facts
+    assert identity["credential"] == "ClientSecretCredential"
+    assert "AZURE_POSTGRESQL_CLIENTSECRET=…" in str(identity["environment"])
+    assert steps["sign-in"].found.status == "ok"
+    assert authority.forms
 
 
 @pytest.mark.parametrize("missing", ["CLIENTID", "TENANTID"])
