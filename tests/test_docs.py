@@ -44,14 +44,19 @@ def test_documented_code_runs(
         azure.add_role("app", password="value of app-password")
 
     def look_up(host: str | None, *args: Any, **options: Any) -> Any:
-        """Find the emulator by its name, for drivers that know no hostaddr."""
-        return getaddrinfo(azure.hostaddr if host == azure.host else host, *args, **options)
+        """Find the emulator by its names, for drivers that know no hostaddr."""
+        return getaddrinfo(addresses.get(host, host), *args, **options)
 
+    addresses: dict[str | None, str] = {azure.host: azure.hostaddr}
+    if "READER" in code:
+        addresses[azure.reader_host] = azure.reader_hostaddr
+        monkeypatch.delenv("PGHOSTADDR")
     getaddrinfo = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     # What the page leaves to the reader's own program
     names: dict[str, Any] = {
         "HOST": azure.host,
+        "READER": azure.reader_host,
         "asyncio": asyncio,
         "ssl_context": ssl.create_default_context(cafile=azure.root_certificate),
         "vault": Vault(),
