@@ -30,11 +30,13 @@ class Interruption:
         self.over = threading.Event()
         self.took = 0.0
         self._api = api
+        self._interrupted = False
         self._task: asyncio.Task[Any] | None = None
         self._thread = threading.Thread(target=self._interrupt)
 
     def of(self, options: dict[str, Any]) -> None:
         """Connect, which must end as the interruption does."""
+        before = signal.signal(signal.SIGINT, self._once)
         self._thread.start()
         try:
             if self._api.kind == "sync":
@@ -46,6 +48,7 @@ class Interruption:
         finally:
             self.over.set()
             self._thread.join()
+            signal.signal(signal.SIGINT, before)
 
     def hold(self, *_args: object, **_options: object) -> str:
         """Tell that the point is reached, and stay there."""
@@ -67,7 +70,14 @@ class Interruption:
         else:
             main = threading.main_thread().ident
             assert main is not None
-            signal.pthread_kill(main, signal.SIGINT)
+            # Again and again: Python may miss one until it wakes that comes just before a wait
+            while not self.over.wait(0.1):
+                signal.pthread_kill(main, signal.SIGINT)
+
+    def _once(self, *_args: object) -> None:
+        if not self._interrupted:
+            self._interrupted = True
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("point", ["credential", "name", "connecting", "pause"])

@@ -276,3 +276,35 @@ def test_a_name_that_moves_is_followed(
     with api.connect(server=azure.host, port=free_port, **way) as conn:
         assert api.row(conn, "select current_user") == ("myapp",)
     assert not addresses
+
+
+@pytest.mark.parametrize(
+    ("code", "lookups"),
+    [(socket.EAI_AGAIN, 2), (socket.EAI_NONAME, 1)],
+    ids=["no-answer", "no-name"],
+)
+@pytest.mark.parametrize("way", [{}, {"host": "db.internal"}], ids=["name", "way-there"])
+def test_a_resolver_without_an_answer_is_asked_again(
+    api: Api,
+    azure: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    way: dict[str, str],
+    code: int,
+    lookups: int,
+) -> None:
+    """A name that does not exist is final; one of which nothing is known yet is not."""
+    answers = [code, socket.EAI_NONAME]
+    said = {socket.EAI_AGAIN: "Temporary failure in name resolution"}
+
+    def look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = answers.pop(0)
+        raise socket.gaierror(answer, said.get(answer, "Name or service not known"))
+
+    monkeypatch.delenv("PGHOSTADDR")
+    credential = azpg.EntraPassword()
+    api.run(credential.call_async() if api.kind == "async" else credential())
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(azpg.UnreachableError) as caught:
+        api.open(server=azure.host, credential=credential, **way)
+    assert caught.value.kind == "unknown-host"
+    assert len(answers) == 2 - lookups
