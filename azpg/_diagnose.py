@@ -118,7 +118,7 @@ def _hint(template: str, context: Context, names: dict[str, str]) -> str:
         "secret_length": context.secret_length,
         "what": names.get("what", "…"),
         "object": _identifier(names.get("object") or "…"),
-        "asked": f"the token was asked for {_resource(context)}: " if context.scope else "",
+        "asked": f"the token was asked for {_resource(context)}; " if context.scope else "",
         "token": _token(context),
         "login": _login(context),
         "long": _long(context),
@@ -208,7 +208,7 @@ def _listens(context: Context) -> str:
             ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
             "or write pgbouncer=False"
         )
-    return f" of {context.host}: is it started, and is that its port?"
+    return f" of {context.host}: is it started (portal: Overview), and is that its port?"
 
 
 def _silence(context: Context) -> str:

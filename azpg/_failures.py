@@ -86,8 +86,8 @@ TABLE = (
         "too-many-connections",
         ConnectError,
         r"too many connections for (role|database)",
-        "it has a limit of its own: use fewer connections, or raise it, ALTER ROLE {name} (or "
-        "DATABASE {database}) CONNECTION LIMIT …",
+        "the role or database has a limit of its own: use fewer connections, or raise it, ALTER "
+        "ROLE {name} (or DATABASE {database}) CONNECTION LIMIT …",
         transient=True,
     ),
     row(

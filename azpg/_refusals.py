@@ -59,7 +59,8 @@ REFUSALS = (
         r"oid mismatch for role",
         "role {user} is bound to another identity, often one of the same name that was deleted. "
         "Bind it to the new one, in database postgres as an Entra administrator: SECURITY LABEL "
-        "FOR \"pgaadauth\" ON ROLE {name} IS 'aadauth,oid=<object id>,type=service'",
+        "FOR \"pgaadauth\" ON ROLE {name} IS 'aadauth,oid=<object id>,type=service', with the id "
+        "of az ad sp show --id <client id> --query id; or choose the right one with client_id=",
     ),
     row(
         "wrong-role",
@@ -101,14 +102,14 @@ REFUSALS = (
         "no-role",
         LoginError,
         r'role "[^"]*" does not exist',
-        "create the role, or correct user= (names are case-sensitive)",
+        "create the role, CREATE ROLE {name} LOGIN, or correct user= (names are case-sensitive)",
     ),
     row(
         "no-database",
         LoginError,
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
-        "correct dbname= (with a password and without it, it is the user's name), or make it: "
-        "CREATE DATABASE {database}. SELECT datname FROM pg_database tells which there are",
+        "correct dbname= (left out with a password, it is the user's name), or CREATE DATABASE "
+        "{database}. SELECT datname FROM pg_database tells which there are",
     ),
     row(
         "firewall",
@@ -127,16 +128,16 @@ REFUSALS = (
         "startup-parameter",
         LoginError,
         r"unsupported (options )?startup parameter",
-        "PgBouncer takes it from no connection. What options= would set, set once for the role, "
-        "ALTER ROLE {name} IN DATABASE {database} SET search_path = …; or go to the server itself "
-        "with pgbouncer=False",
+        "PgBouncer takes no options= and no other setting from a connection: set it once for the "
+        "role, ALTER ROLE {name} IN DATABASE {database} SET search_path = …, or go to the server "
+        "itself with pgbouncer=False",
     ),
     row(
         "server-option",
         LoginError,
         r"unrecognized configuration parameter|invalid value for parameter",
-        "options= (or PGOPTIONS), client_encoding= or a setting of the role or database says what "
-        "the server does not take: correct it",
+        "the server does not take a setting of options= (or PGOPTIONS), of client_encoding= or of "
+        "the role (ALTER ROLE {name} RESET ALL drops those): correct it",
     ),
     row(
         "auth-method",

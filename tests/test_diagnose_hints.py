@@ -101,7 +101,7 @@ def test_a_refused_pgbouncer_is_told_how_to_turn_on() -> None:
 def test_a_wrong_audience_tells_the_scope() -> None:
     """What was asked for, as the server would name it, where it is known."""
     told = hint(FATAL + "no valid audience claim")
-    assert "https://ossrdbms-aad.database.windows.net:" in told
+    assert "https://ossrdbms-aad.database.windows.net;" in told
     assert "cloud=" in told
     assert hint("valid audience claim", scope="").startswith("name the cloud")
 
