@@ -46,8 +46,7 @@ class Installation:
         self.postgres = root / "bin" / "postgres"
         self.initdb = root / "bin" / "initdb"
         self.basebackup = root / "bin" / "pg_basebackup"
-        self._programs = (self.postgres, self.initdb, self.basebackup)
-        for program in self._programs:
+        for program in (self.postgres, self.initdb):
             if not program.is_file():
                 raise EmulatorError(
                     f"There is no {program}. postgres= names the folder above PostgreSQL's bin, "
@@ -70,8 +69,9 @@ class Installation:
         package = folder / "package"
         copy = package / "postgres" / "install"
         (copy / "bin").mkdir(parents=True)
-        for program in self._programs:
-            shutil.copy(program, copy / "bin")
+        for program in (self.postgres, self.initdb, self.basebackup):
+            if program.is_file():
+                shutil.copy(program, copy / "bin")
         for part in ("lib", "share"):
             shutil.copytree(
                 self.root / part, copy / part, ignore=shutil.ignore_patterns("*.a", "pgxs")
@@ -131,6 +131,11 @@ class Cluster:
 
     async def copy(self, primary: "Cluster") -> None:
         """Make the standby of a running cluster."""
+        if not self._installation.basebackup.is_file():
+            raise EmulatorError(
+                f"There is no {self._installation.basebackup}, which makes the standby. Install "
+                "PostgreSQL's client programs as well."
+            )
         await self._run(
             self._installation.basebackup,
             *("--pgdata", self._data, "--no-sync", "--no-manifest", "--checkpoint", "fast"),

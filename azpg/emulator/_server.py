@@ -201,11 +201,11 @@ class Server:
         standby = await self._servers.make_standby()
         if "reader" not in self._doors:
             self._open_doors({"reader": standby.socket})
-            await self._doors["reader"].set_faults(self._asked)
-        elif self._doors["reader"].backend != standby.socket:
-            self._doors["reader"].backend = standby.socket
-            await self._doors["reader"].set_condition(Faults())
-        return self._doors["reader"].address
+        door = self._doors["reader"]
+        door.backend = standby.socket
+        await door.set_faults(self._asked)
+        await door.set_condition(Faults())
+        return door.address
 
     async def begin_fail_over(self) -> None:
         """Close the doors, end every session and promote the standby."""

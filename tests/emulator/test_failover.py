@@ -213,42 +213,29 @@ def test_restarts_with_a_standby(emulator: Emulator, connect: Connect, table: st
             session.execute(f"INSERT INTO {table} VALUES (%s)", [n])
 
 
-def test_without_a_standby_one_is_made() -> None:
-    """An emulator that was started without a standby can fail over too, without PgBouncer as well.
+def test_without_standby_and_pgbouncer() -> None:
+    """A plain emulator has no standby and makes one when needed; with an older PostgreSQL too.
 
-    Debian's PostgreSQL, an older one, does the same as the wheel's.
+    Without PgBouncer there is none to restart.
     """
     with Emulator(pgbouncer=False, postgres="/usr/lib/postgresql/15") as emulator:
+        known: dict[str, Any] = {
+            "user": "myapp",
+            "dbname": "postgres",
+            "password": emulator.token(),
+            "sslmode": "verify-full",
+            "sslrootcert": emulator.root_certificate,
+        }
+        with psycopg.connect(host=emulator.host, hostaddr=emulator.hostaddr, **known) as session:
+            assert one(session, "SELECT count(*) FROM pg_stat_replication") == (0,)
+            assert one(session, "SHOW synchronous_standby_names") == ("",)
         emulator.fail_over(refused=0, starting=0)
         with psycopg.connect(
-            host=emulator.reader_host,
-            hostaddr=emulator.reader_hostaddr,
-            port=emulator.reader_port,
-            user="myapp",
-            dbname="postgres",
-            password=emulator.token(),
-            sslmode="verify-full",
-            sslrootcert=emulator.root_certificate,
+            host=emulator.reader_host, hostaddr=emulator.reader_hostaddr, **known
         ) as session:
             assert one(session, "SELECT pg_is_in_recovery()") == (True,)
-
-
-def test_no_reader_until_it_is_needed() -> None:
-    """A plain emulator has no standby, so that it starts fast."""
-    with (
-        Emulator(pgbouncer=False) as emulator,
-        psycopg.connect(
-            host=emulator.host,
-            hostaddr=emulator.hostaddr,
-            user="myapp",
-            dbname="postgres",
-            password=emulator.token(),
-            sslmode="verify-full",
-            sslrootcert=emulator.root_certificate,
-        ) as session,
-    ):
-        assert session.execute("SELECT * FROM pg_stat_replication").fetchall() == []
-        assert one(session, "SHOW synchronous_standby_names") == ("",)
+        with pytest.raises(EmulatorError, match="without PgBouncer"):
+            emulator.restart_pgbouncer()
 
 
 def test_negative_durations(emulator: Emulator) -> None:

@@ -303,6 +303,9 @@ def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
     with Emulator(postgres=closed / package.name / "pginstall18", pgbouncer=False) as emulator:
         assert sign_in(emulator)
         assert (folder_of(emulator) / "package").is_dir()
+        # The copy has all that a standby needs.
+        emulator.fail_over(refused=0, starting=0)
+        assert sign_in(emulator)
 
 
 # Where every user may read it

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from azpg.emulator import Emulator, EmulatorError
+from azpg.emulator import Emulator
 
 Connect = Callable[..., psycopg.Connection[Any]]
 Refusal = Callable[..., str]
@@ -101,15 +101,6 @@ def test_slots_used_up(
         assert one(witness, "SELECT line FROM kept") == ("acknowledged",)
     with connect(), connect(), connect():
         pass
-
-
-def test_without_pgbouncer() -> None:
-    """Where there is no PgBouncer, a restart of it is refused with the reason."""
-    with (
-        Emulator(pgbouncer=False) as emulator,
-        pytest.raises(EmulatorError, match="without PgBouncer"),
-    ):
-        emulator.restart_pgbouncer()
 
 
 def one(session: psycopg.Connection[Any], query: str) -> tuple[Any, ...]:
