@@ -54,7 +54,16 @@ def databases() -> Iterator[Databases]:
 
 
 @pytest.fixture
-def manage(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manage]:
+def mydb(azure: Emulator) -> Iterator[None]:
+    """Have a database `mydb` on the server."""
+    with azpg.connect(dbname="postgres", autocommit=True) as admin:
+        admin.execute("create database mydb")
+        yield
+        admin.execute("drop database mydb with (force)")
+
+
+@pytest.fixture
+def manage(mydb: None, monkeypatch: pytest.MonkeyPatch) -> Manage:
     """Return a function that runs the example's manage.py, on a server that has its database."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.delenv("PYTHONSAFEPATH")  # it finds the project beside it
@@ -73,7 +82,4 @@ def manage(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manage]
         assert ran.returncode == status, ran.stdout
         return ran.stdout
 
-    with azpg.connect(dbname="postgres", autocommit=True) as admin:
-        admin.execute("create database mydb")
-        yield run
-        admin.execute("drop database mydb with (force)")
+    return run

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,13 +21,14 @@ from django.views.debug import ExceptionReporter
 import azpg
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fix_django import Databases
     from fix_leaks import Leaks, Tokens
     from fix_servers import Postgres
 
     from azpg.emulator import Emulator
+
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def row(connection: Any, query: str) -> Any:
@@ -331,6 +335,34 @@ def test_a_mirror_goes_past_pgbouncer(azure: Emulator, databases: Databases) -> 
     mirror.creation.set_as_test_mirror({"NAME": "postgres"})
     assert row(mirror, "select current_database()") == ("postgres",)
     assert mirror.connection.info.port == 5432
+
+
+# Documentation
+
+SETTINGS = re.findall(
+    r"```python title=\"settings.py\"\n(.*?)```", (DOCS / "django.md").read_text(), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=range(len(SETTINGS)))
+def test_documented_settings_connect(
+    azure: Emulator,
+    mydb: None,
+    databases: Databases,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: str,
+) -> None:
+    """Each of the settings shown connects, on a server that has what they name."""
+    user = "shop" if '"shop"' in settings else "myapp"
+    if user == "shop":
+        azure.add_role("shop", password="geheim")
+    monkeypatch.setenv("CLIENT_ID", azure.principal.client_id or "")
+    secret = SimpleNamespace(value="geheim")
+    names: dict[str, Any] = {"vault": SimpleNamespace(get_secret=lambda _name: secret)}
+    exec(settings, names)
+    given = names["DATABASES"]["default"]
+    assert given.pop("ENGINE") == "azpg.django"
+    assert row(databases(**given), "select current_user, current_database()") == (user, "mydb")
 
 
 def test_azpg_does_not_load_django() -> None:
