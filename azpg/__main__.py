@@ -72,15 +72,16 @@ nothing.
 example:
   azpg conninfo --server myserver --dbname mydb""",
     "roots": """\
-Show the root certificates that Azure's servers are verified by: the SHA-256 that
-they are pinned by, their end, and where their bytes come from.
+Show the root certificates that Azure's servers are verified by: the SHA-256
+that they are pinned by, their end, and where their bytes come from.
 
 examples:
   azpg roots
   azpg roots --pem > azure.pem
-  psql "host=myserver.postgres.database.azure.com sslmode=verify-full sslrootcert=azure.pem\"""",
+  PGSSLMODE=verify-full PGSSLROOTCERT=azure.pem psql --host "$HOST\"""",
     "demo": """\
-Show the main job against an emulator of Azure on this machine. It needs azpg[emulator].
+Show the main job against an emulator of Azure on this machine: it needs the
+extra azpg[emulator].
 
 example:
   azpg demo""",
@@ -91,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        return _run(words)
+        status = _run(words)
+        sys.stdout.flush()  # here, to hear of a reader that has gone
     except azpg.ConfigError as error:
         for problem in error.problems:
             print(f"azpg: {_spelling.on_command_line(problem)}", file=sys.stderr)
@@ -105,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    return status
 
 
 def _run(words: list[str]) -> int:

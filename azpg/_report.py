@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import sys
 import textwrap
 from contextlib import contextmanager
@@ -102,7 +101,7 @@ MARKS: dict[Status, str] = {"ok": "✓", "warning": "!", "failed": "✗", "skipp
 ASCII_MARKS: dict[Status, str] = {"ok": "+", "warning": "!", "failed": "x", "skipped": "-"}
 COLOURS: dict[Status, str] = {"ok": "32", "warning": "33", "failed": "31", "skipped": "2"}
 
-WIDEST, NARROW = 100, 60
+WIDEST, PLAIN, NARROW = 100, 80, 60
 LABEL = 19
 
 ONLY_DATA = {"root_sha256"}
@@ -119,7 +118,7 @@ class Report:
         self.stream = stream
         self.live = stream.isatty() and environ.get("TERM") != "dumb"
         self.colour = self.live and not environ.get("NO_COLOR")
-        self.width = min(shutil.get_terminal_size().columns, WIDEST)
+        self.width = min(_columns(stream, environ), WIDEST)
         self.marks, self.arrow = MARKS, "→"
         try:
             "✓✗→…←".encode(stream.encoding or "ascii")
@@ -203,6 +202,16 @@ class Report:
     def _write(self, text: str) -> None:
         self.stream.write(text)
         self.stream.flush()
+
+
+def _columns(stream: TextIO, environ: Mapping[str, str]) -> int:
+    asked = environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or PLAIN
+    except OSError:  # no terminal, or no file at all
+        return PLAIN
 
 
 def _took(seconds: float) -> str:

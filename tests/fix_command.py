@@ -9,15 +9,16 @@ import struct
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 import pytest
 
 from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TIMEOUT = 60
 
@@ -35,6 +36,13 @@ class Command(Protocol):
 
     def __call__(self, *args: str, debug: bool = False, **env: str) -> Ran:
         """Take its arguments and more variables; `debug` logs all there is."""
+
+
+class Screen(Protocol):
+    """Return what something prints to a terminal."""
+
+    def __call__(self, columns: int, show: Callable[[TextIO], object]) -> str:
+        """Take the terminal's width, and what is handed the terminal as a stream."""
 
 
 class Terminal(Protocol):
@@ -75,11 +83,10 @@ def terminal() -> Terminal:
     """Run `azpg` in a pseudo terminal of the test's environment."""
 
     def run(columns: int, *args: str, **env: str) -> Ran:
-        near, far = pty.openpty()
-        fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        near, far = open_terminal(columns)
         with subprocess.Popen(
             [sys.executable, "-m", "azpg", *args],
-            env=os.environ | {"TERM": "xterm"} | env,
+            env={k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"} | env,
             stdin=far,
             stdout=far,
             stderr=far,
@@ -92,6 +99,13 @@ def terminal() -> Terminal:
     return run
 
 
+def open_terminal(columns: int) -> tuple[int, int]:
+    """Return both ends of a pseudo terminal of a width."""
+    near, far = pty.openpty()
+    fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return near, far
+
+
 def _read(near: int) -> Iterator[bytes]:
     while True:
         try:
@@ -101,6 +115,23 @@ def _read(near: int) -> Iterator[bytes]:
         if not data:
             return
         yield data
+
+
+@pytest.fixture
+def screen() -> Screen:
+    """Show something in a pseudo terminal, in this process."""
+
+    def shown(columns: int, show: Callable[[TextIO], object]) -> str:
+        near, far = open_terminal(columns)
+        with ThreadPoolExecutor(1) as reader:
+            said = reader.submit(lambda: b"".join(_read(near)))
+            with open(far, "w", encoding="utf-8") as stream:
+                show(stream)
+            text = said.result().decode().replace("\r\n", "\n")
+        os.close(near)
+        return text
+
+    return shown
 
 
 @pytest.fixture(scope="session")

@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="azpg emulator",
         description="Run an Azure-like PostgreSQL server on this machine.",
-        epilog="Without a command it stays in the foreground until Ctrl-C. "
-        "Example: azpg emulator -- pytest",
+        epilog="Example: azpg emulator -- pytest. Without a command it stays in the foreground "
+        "until Ctrl-C.",
     )
     parser.add_argument(
         "--host",
