@@ -147,7 +147,8 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             client.fail(self._causes.final())
 
     def _get_ready_connection(self, timeout: float | None) -> CT | None:
-        self._grow_again()
+        if not self._pool or self._nconns < self._min_size:
+            self._grow_again()
         while (conn := super()._get_ready_connection(timeout)) is not None and not alive(conn):
             dead = [conn, *(other for other in self._pool if not alive(other))]
             for each in dead:
@@ -160,7 +161,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
 
     def _reset_connection(self, conn: CT) -> None:
         super()._reset_connection(conn)
-        if not alive(conn):
+        if self._waiting and not alive(conn):
             self._close_connection(conn)  # so that it is replaced instead of handed on
 
     def _resolve_kwargs(self) -> dict[str, Any]:
@@ -307,7 +308,8 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             await client.fail(self._causes.final())
 
     async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
-        self._grow_again()
+        if not self._pool or self._nconns < self._min_size:
+            self._grow_again()
         while (conn := await super()._get_ready_connection(timeout)) is not None and not alive(
             conn
         ):
@@ -322,7 +324,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
 
     async def _reset_connection(self, conn: ACT) -> None:
         await super()._reset_connection(conn)
-        if not alive(conn):
+        if self._waiting and not alive(conn):
             await self._close_connection(conn)  # so that it is replaced instead of handed on
 
     async def _resolve_kwargs(self) -> dict[str, Any]:
