@@ -13,6 +13,7 @@ from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from . import _fork
 from ._call import Call
+from .errors import clean
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnDict, ConnParam
@@ -107,25 +108,26 @@ class Connection(psycopg.Connection[Row]):
             is_async=False,
         )
         del conninfo, kwargs, password  # an error's traceback shows this frame
-        while call.error is None:
-            try:
-                if call.pause:
-                    time.sleep(call.pause)
-                return _fork.opened(
-                    super().connect(
-                        autocommit=autocommit,
-                        prepare_threshold=_threshold(prepare_threshold, call),
-                        context=context,
-                        row_factory=row_factory,
-                        cursor_factory=cursor_factory,
-                        **call.params(call.answer(), call.addresses()),
+        try:
+            while call.error is None:
+                try:
+                    if call.pause:
+                        time.sleep(call.pause)
+                    return _fork.opened(
+                        super().connect(
+                            autocommit=autocommit,
+                            prepare_threshold=_threshold(prepare_threshold, call),
+                            context=context,
+                            row_factory=row_factory,
+                            cursor_factory=cursor_factory,
+                            **call.params(call.answer(), call.addresses()),
+                        )
                     )
-                )
-            except psycopg.Error as ex:
-                call.failed(ex)
-            except BaseException as ex:  # noqa: BLE001  # raised again
-                del call  # and the frames below, which hold the password
-                raise ex.with_traceback(None)  # noqa: B904  # itself
+                except psycopg.Error as ex:
+                    call.failed(ex)
+        except BaseException as ex:  # noqa: BLE001  # raised again
+            del call  # and the frames below, which hold the password
+            raise clean(ex)  # noqa: B904  # itself
         error = call.error
         del call
         raise error
@@ -190,25 +192,26 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
             is_async=True,
         )
         del conninfo, kwargs, password
-        while call.error is None:
-            try:
-                if call.pause:
-                    await asyncio.sleep(call.pause)
-                return _fork.opened(
-                    await super().connect(
-                        autocommit=autocommit,
-                        prepare_threshold=_threshold(prepare_threshold, call),
-                        context=context,
-                        row_factory=row_factory,
-                        cursor_factory=cursor_factory,
-                        **call.params(await call.answer_async(), await call.addresses_async()),
+        try:
+            while call.error is None:
+                try:
+                    if call.pause:
+                        await asyncio.sleep(call.pause)
+                    return _fork.opened(
+                        await super().connect(
+                            autocommit=autocommit,
+                            prepare_threshold=_threshold(prepare_threshold, call),
+                            context=context,
+                            row_factory=row_factory,
+                            cursor_factory=cursor_factory,
+                            **call.params(await call.answer_async(), await call.addresses_async()),
+                        )
                     )
-                )
-            except psycopg.Error as ex:
-                call.failed(ex)
-            except BaseException as ex:  # noqa: BLE001  # raised again
-                del call
-                raise ex.with_traceback(None)  # noqa: B904  # itself
+                except psycopg.Error as ex:
+                    call.failed(ex)
+        except BaseException as ex:  # noqa: BLE001  # raised again
+            del call
+            raise clean(ex)  # noqa: B904  # itself
         error = call.error
         del call
         raise error

@@ -107,7 +107,7 @@ class LibpqConfigError(ConfigError, psycopg.OperationalError):
     """Tell what libpq itself refused of a call: to psycopg's users an OperationalError."""
 
 
-_E = TypeVar("_E", bound=psycopg.Error)
+_E = TypeVar("_E", bound=BaseException)
 
 
 def clean(error: _E) -> _E:

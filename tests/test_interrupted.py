@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fix_api import AsyncApi, SyncApi
     from fix_credentials import Credentials
     from fix_hostile import Certificates, Hostile, Peer, Script
+    from fix_leaks import Leaks
 
 
 class Interruption:
@@ -125,3 +126,36 @@ def test_a_connect_can_be_interrupted_at_every_point(
         logger.removeFilter(warned)
     assert interruption.took < 10
     assert point in ("credential", "name") or gone.wait(20)
+
+
+def test_ctrl_c_while_a_failure_is_told_holds_no_token(
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+    leaks: Leaks,
+) -> None:
+    """A program that is ended in its own logging leaves no token in the frames behind."""
+
+    def busy(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        peer.ask(3)
+        peer.message()
+        peer.refuse("the database system is starting up", "57P03")
+
+    def interrupt(record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING:
+            signal.raise_signal(signal.SIGINT)
+        return True
+
+    credential = credentials.with_get_token()
+    options = hostile(busy).address() | {"user": "me", "sslrootcert": certificates.root}
+    options |= {"retry_timeout": 30, "credential": credential}
+    logger = logging.getLogger("azpg")
+    logger.addFilter(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            azpg.connect(**options)
+    finally:
+        logger.removeFilter(interrupt)
+    leaks.none_held(caught.value, credentials.secret, credential, options)
