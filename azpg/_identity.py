@@ -19,6 +19,8 @@ CLOCKS_APART = 60.0
 
 SET_THE_CLOCK = "set this machine's clock (timedatectl)"
 
+_OTHER_RESOURCE = "the credential gives tokens for one resource only: give another credential"
+
 _SHOWN = (
     *("AZURE_TOKEN_CREDENTIALS", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"),
     *("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_USERNAME"),
@@ -63,7 +65,7 @@ def judged(claims: _token.Claims, cloud: Cloud, now: float) -> Finding:
         return Finding(
             status="failed",
             problem=f"the token is for {audience}, and the server takes those for {expected}",
-            hint=f"name the cloud: cloud={right[0]!r}" if right else "",
+            hint=f"name the cloud: cloud={right[0]!r}" if right else _OTHER_RESOURCE,
         )
     begins = claims.get("nbf", claims.get("iat"))
     if isinstance(begins, int) and begins - now > CLOCKS_APART:

@@ -107,6 +107,23 @@ def test_through_a_tunnel(azure: Emulator, dig: Dig, monkeypatch: pytest.MonkeyP
     assert steps["PgBouncer"].found.problem.startswith(f"port {tunnel.port} does not tell")
 
 
+def test_direct_tls(azure: Emulator) -> None:
+    """A connection that begins with TLS is looked at in that way."""
+    steps = examine(server="myserver", conninfo="sslnegotiation=direct")
+    assert HOST in facts(steps, "TLS")["names"]
+    assert facts(steps, "sign-in")["user"] == "myapp"
+
+
+def test_one_host_of_two(azure: Emulator) -> None:
+    """Where the first address does not answer, the second is gone to, and it is told."""
+    here = f"127.0.0.1,{azure.hostaddr}"
+    steps = examine(server="myserver", hostaddr=here, port=f"1,{azure.port}")
+    assert steps["TCP"].found.status == "warning"
+    assert "127.0.0.1:1: Connection refused" in steps["TCP"].found.problem
+    assert facts(steps, "TCP")["address"] == f"{azure.hostaddr}:5432"
+    assert facts(steps, "sign-in")["user"] == "myapp"
+
+
 def test_a_server_of_its_own_tls(postgres: Postgres) -> None:
     """PostgreSQL's own view of TLS is told, and a password asks for no token."""
     steps = examine(**postgres.conninfo())
