@@ -211,7 +211,7 @@ TABLE = (
         UnreachableError,
         r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
         r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
-        r"could not (send|receive)|server conn crashed|connection is lost",
+        r"could not (send|receive)|response during SSL exchange|connection is lost",
         "the connection was cut on its way to {host}: a restart, or a firewall in between. "
         "Connect again{long}",
         transient=True,

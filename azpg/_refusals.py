@@ -68,8 +68,16 @@ REFUSALS = (
         r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
         "the token is of somebody else than role {user}. Leave out user= to sign in under the "
         "token's own name (names are case-sensitive), choose another identity with credential= or "
-        'client_id=, or sign in as a group you are in, user="<the group\'s name>": a managed '
-        "identity that joined it lately may have to wait 24 h",
+        'client_id=, or name a group that it is in, user="<the group\'s name>" (a managed '
+        "identity's new membership may take 24 h to count)",
+    ),
+    # github.com/Azure/azure-postgresql/issues/132
+    row(
+        "server-fault",
+        LoginError,
+        r"cannot read pg_class without having selected a database",
+        "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support for its "
+        "repair, and until then sign in with a password",
     ),
     # github.com/pgbouncer/pgbouncer/issues/874
     row(
