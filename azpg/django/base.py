@@ -134,12 +134,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     f"DATABASES[{self.alias!r}]: a pool keeps connections itself: leave out "
                     f"CONN_MAX_AGE, or OPTIONS['pool']"
                 )
-            params = self.get_connection_params()
-            self._plan(params)  # what is wrong with it is said at once
             checked = self.settings_dict["CONN_HEALTH_CHECKS"]
             options = {"check": ConnectionPool.check_connection if checked else None}
             pool = ConnectionPool(
-                kwargs=params | {"autocommit": True},
+                kwargs=self.get_connection_params() | {"autocommit": True},
                 open=False,
                 configure=self._configure_connection,
                 **(options if asked is True else options | asked),
