@@ -64,7 +64,7 @@ class _Examination:
         }
         self._plan: Plan | None = None
         self._entra: azpg.EntraPassword | None = None
-        self._root_file: str | None = None
+        self._root_file = ""
         self._secrets: list[str] = []
         self._places: list[Place] = []
         self._reached: Place | None = None
@@ -104,6 +104,8 @@ class _Examination:
         return _diagnose.shown(str(text), *self._secrets)
 
     def _clean(self, fact: Fact) -> Fact:
+        if isinstance(fact, Setting):
+            return Setting(*map(self.shown, fact))
         if isinstance(fact, list):
             return [self.shown(each) for each in fact]
         return self.shown(fact) if isinstance(fact, str) else fact
@@ -144,7 +146,8 @@ class _Examination:
         params = dict(plan.params)
         if plan.roots is not None:
             params["sslrootcert"] = _roots.bundle(plan.roots).path()
-        self._root_file = params.get("sslrootcert")
+        # Where nobody named one, libpq's own
+        self._root_file = params.get("sslrootcert") or os.path.expanduser("~/.postgresql/root.crt")
         for name in sorted(params):
             source = _source(name, said)
             if name == "host" and self.options.get("server"):

@@ -18,7 +18,11 @@ ROUND_TRIPS = 9
 _SESSION = """
 select session_user, current_user, current_database(), current_setting('server_version'),
     pg_is_in_recovery() or current_setting('transaction_read_only')::bool,
-    array(select roleid::regrole::text from pg_auth_members where member = current_user::regrole),
+    array(
+        select roles.rolname::text from pg_auth_members
+        join pg_roles roles on roles.oid = roleid join pg_roles members on members.oid = member
+        where members.rolname = current_user order by 1
+    ),
     (select count(*) from pg_stat_activity where backend_type = 'client backend'),
     current_setting('max_connections')::int, extract(epoch from clock_timestamp())::float8
 """

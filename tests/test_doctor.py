@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -17,8 +18,8 @@ from azpg._finding import Setting, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from fix_command import Command
     from fix_hostile import Certificates, Hostile, Peer, Script
     from fix_servers import Postgres
     from fix_tunnel import Dig
@@ -112,6 +113,31 @@ def test_direct_tls(azure: Emulator) -> None:
     steps = examine(server="myserver", conninfo="sslnegotiation=direct")
     assert HOST in facts(steps, "TLS")["names"]
     assert facts(steps, "sign-in")["user"] == "myapp"
+
+
+def test_a_person(azure: Emulator) -> None:
+    """A role that is an address, such as a person's, is signed in and looked up like any other."""
+    alice = azure.add_role("alice@contoso.com")
+    azure.add_role("Data Team", kind="group", members=[alice])
+    azure.sign_in_as(alice)
+    try:
+        signed_in = facts(examine(server="myserver"), "sign-in")
+    finally:
+        azure.sign_in_as(azure.principal)
+    assert signed_in["user"] == "alice@contoso.com"
+    assert isinstance(signed_in["member_of"], list)
+
+
+def test_libpqs_own_root_file(postgres: Postgres, command: Command, tmp_path: Path) -> None:
+    """Where libpq verifies by ~/.postgresql/root.crt, so does the look at the certificate."""
+    own = tmp_path / "home" / ".postgresql" / "root.crt"
+    own.parent.mkdir()
+    own.write_bytes(Path(postgres.root).read_bytes())
+    place = f"host=localhost hostaddr={postgres.hostaddr} port={postgres.port} dbname=postgres"
+    ran = command("doctor", place, "--user", postgres.user, "--json", PGPASSWORD=postgres.password)
+    tls = next(step for step in json.loads(ran.out)["steps"] if step["name"] == "TLS")
+    assert (tls["status"], tls["problem"]) == ("ok", "")
+    assert "trustme" in tls["facts"]["root"]
 
 
 def test_one_host_of_two(azure: Emulator) -> None:
@@ -272,10 +298,11 @@ def test_server_text_is_not_trusted(
 def test_what_came_from_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each value of the configuration has its source, and what azpg changed what it was."""
     services = tmp_path / "services"
-    services.write_text("[mine]\ndbname=mydb\napplication_name=nightly\n")
+    services.write_text("[mine]\ndbname=mydb\n")
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     monkeypatch.setenv("PGSSLMODE", "require")
     monkeypatch.setenv("PGPASSWORD", "geheim")
+    monkeypatch.setenv("PGAPPNAME", "a\x1b[2Jb")
     steps = examine(
         server="myserver", conninfo="service=mine user=app", hostaddr="127.0.0.1", port="1"
     )
@@ -285,6 +312,7 @@ def test_what_came_from_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert found["user"] == Setting("app", "conninfo")
     assert found["dbname"] == Setting("mydb", "service file")
     assert found["sslmode"] == Setting("verify-full", "azpg; PGSSLMODE said require")
+    assert found["application_name"] == Setting("a [2Jb", "PGAPPNAME")
     assert found["password"] == Setting("…", "PGPASSWORD")
     assert found["connect_timeout"] == Setting("15", "azpg")
     assert found["sign_in"] == "password"
