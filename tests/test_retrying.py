@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
@@ -189,6 +190,23 @@ def test_a_busy_server_is_tried_again(
     assert len(tries) == 2
     assert tries[1] - tries[0] >= pause
     assert credential.calls == 1
+
+
+@pytest.mark.parametrize("fault", ["slots", "refuse", "stall", "cut-in-tls", "cut-before-ok"])
+def test_a_fault_that_ends_is_waited_out(api: Api, azure: Emulator, fault: Any) -> None:
+    """Whatever is wrong with a real server for a while, the connect gets in when it is over."""
+    with contextlib.ExitStack() as faults:
+        broken = azure.slots_used_up() if fault == "slots" else azure.fault(connect=fault)
+        faults.enter_context(broken)
+        handler = Opening(1, faults.close)
+        logger = logging.getLogger("azpg")
+        logger.addHandler(handler)
+        try:
+            with api.connect(connect_timeout=2, retry_timeout=60) as conn:
+                assert api.row(conn, "select current_user") == ("myapp",)
+        finally:
+            logger.removeHandler(handler)
+    assert handler.said
 
 
 PERMANENT = [
