@@ -266,6 +266,19 @@ def test_a_pool_outlives_its_tokens(
     run(main())
 
 
+def test_a_pool_outlives_its_server(run: Run, azure: Emulator) -> None:
+    """After a restart a pool has new connections, and nobody meets a dead one."""
+
+    async def main() -> None:
+        connect = functools.partial(azpg.asyncpg.connect, server="myserver")
+        async with asyncpg.create_pool(connect=connect, min_size=3, max_size=3) as pool:
+            await asyncio.to_thread(azure.restart_postgres, "immediate")
+            asked = [pool.fetchval(WHO) for _ in range(3)]
+            assert await asyncio.gather(*asked) == ["myapp"] * 3
+
+    run(main())
+
+
 def test_a_refused_token_is_replaced_once(
     ask: Callable[..., Any], azure: Emulator, credentials: Credentials
 ) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WHO = "select current_user"
 PID = "select pg_backend_pid()"
+START = "select pg_postmaster_start_time()"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -183,6 +184,23 @@ def test_connections_that_died_are_replaced(
         assert caught.value.connection_invalidated
     new = [engines.open(engine) for _ in range(3)]
     assert [engines.ask(conn, WHO) for conn in new] == ["myapp"] * 3
+
+
+def test_an_engine_goes_through_a_failover(engines: Engines, azure: Emulator) -> None:
+    """While a server fails over connects wait; what fails are queries under way, as disconnects."""
+    engine = engines.make(pool_pre_ping=True)
+    conn = engines.open(engine)
+    before = engines.ask(conn, START)
+    engines.close(conn)
+    failing_over = threading.Thread(target=azure.fail_over)
+    failing_over.start()
+    while failing_over.is_alive():
+        try:
+            engines.scalar(engine, START)
+        except exc.DBAPIError as error:
+            assert error.connection_invalidated  # noqa: PT017  # it may fail or not
+    failing_over.join()
+    assert engines.scalar(engine, START) > before
 
 
 def test_a_connect_waits_for_a_server_that_comes_back(
