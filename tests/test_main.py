@@ -182,10 +182,8 @@ def test_a_reader_that_has_gone() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["doctor"],
         ["doctor", "--json"],
         ["doctor", "--pgbouncer", "--user", "nobody"],
-        ["exec", "--", "true"],
         ["exec", "--", "no-such-command"],
     ],
     ids=" ".join,
