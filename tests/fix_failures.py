@@ -47,15 +47,35 @@ class Servers:
         """Connect to the emulator by azpg, as its own principal unless another is named."""
         azpg.connect(**self.there, retry_timeout=0, **options).close()
 
-    def admin(self, *statements: str) -> None:
-        """Run statements as PostgreSQL's superuser."""
+    def admin(self, *statements: str) -> Any:
+        """Run statements as PostgreSQL's superuser and return the last one's row, if it has one."""
         postgres = self.postgres
         with psycopg.connect(
             host=postgres.socket, port=postgres.port, user="admin", dbname="postgres"
         ) as conn:
             conn.autocommit = True
             for statement in statements:
-                conn.execute(statement)
+                cursor = conn.execute(statement)
+            return cursor.fetchone() if cursor.description else None
+
+    @contextlib.contextmanager
+    def rule(self, line: str) -> Iterator[None]:
+        """Let a line stand first in PostgreSQL's pg_hba.conf."""
+        rules = Path(self.postgres.socket, "pg_hba.conf")
+        before = rules.read_text()
+        try:
+            rules.write_text(f"{line}\n{before}")
+            self._reload()
+            yield
+        finally:
+            rules.write_text(before)
+            self._reload()
+
+    def _reload(self) -> None:
+        loaded = self.admin("select pg_conf_load_time()")
+        self.admin("select pg_reload_conf()")
+        while self.admin("select pg_conf_load_time()") == loaded:
+            pass  # until a new connection has it
 
     @contextlib.contextmanager
     def opened(self, **options: Any) -> Iterator[azpg.Connection[Any]]:

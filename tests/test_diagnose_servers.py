@@ -7,7 +7,6 @@ import re
 import select
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import psycopg
@@ -78,15 +77,8 @@ def no_connect(servers: Servers) -> None:
 
 @told("firewall", "does not let 127.0.0.1 in", "pg_hba.conf rejects connection for host")
 def firewall(servers: Servers) -> None:
-    rules = Path(servers.postgres.socket, "pg_hba.conf")
-    before = rules.read_text()
-    rules.write_text("hostssl all outsider all reject\n" + before)
-    servers.admin("select pg_reload_conf()")
-    try:
+    with servers.rule("hostssl all outsider all reject"):
         servers.connect(user="outsider")
-    finally:
-        rules.write_text(before)
-        servers.admin("select pg_reload_conf()")
 
 
 @told("server-option", "correct it", "unrecognized configuration parameter")
