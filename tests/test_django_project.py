@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +12,8 @@ from fix_django import PROJECT
 import azpg
 
 if TYPE_CHECKING:
-    from fix_django import Manage
+    from fix_django import Databases, Manage
+    from fix_leaks import Tokens
     from fix_program import Program
 
     from azpg.emulator import Emulator
@@ -91,11 +94,25 @@ def test_dbshell_fails_as_psql_does(manage: Manage) -> None:
     assert 'CommandError: "psql -c oops" returned non-zero exit status 1' in printed
 
 
-def test_a_missing_psql_shows_no_token(manage: Manage, tmp_path: object) -> None:
-    """Without psql the command says so, in Django's words, and shows nothing of the environment."""
-    printed = manage("dbshell", "--traceback", status=1, PATH=str(tmp_path))
-    assert "You appear not to have the 'psql' program installed" in printed
-    assert "PGPASSWORD" not in printed
+@pytest.mark.parametrize("there", [True, False])
+def test_a_failed_dbshell_holds_no_token(
+    tokens: Tokens,
+    databases: Databases,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    there: bool,
+) -> None:
+    """What psql, or its absence, raises has no frame left in which the environment stood."""
+    connection = databases(OPTIONS={"credential": tokens.credential})
+    monkeypatch.setenv("PATH", os.environ["PATH"] if there else "/nowhere")
+    with pytest.raises((CalledProcessError, FileNotFoundError)) as caught:
+        connection.client.runshell(["-c", "oops"])
+    (token,) = tokens.given
+    frames = [entry.frame.f_locals for entry in caught.traceback[1:]]
+    assert token not in repr(frames)
+    assert caught.value.__context__ is None
+    assert isinstance(caught.value, CalledProcessError) is there
+    assert ("syntax error" in capfd.readouterr().err) is there
 
 
 def test_inspectdb_reads_the_tables(manage: Manage) -> None:

@@ -61,15 +61,11 @@ class DatabaseClient(client.DatabaseClient):
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with self.connection.wrap_database_errors:
-                status = subprocess.run(  # noqa: S603  # psql
-                    command, env=environment(**options), check=False
-                ).returncode
-        except OSError as ex:
+                subprocess.run(command, env=environment(**options), check=True)  # noqa: S603
+        except (OSError, subprocess.CalledProcessError) as ex:
             raise ex.with_traceback(None)  # noqa: B904  # itself; its frames hold the token
         finally:
             signal.signal(signal.SIGINT, before)
-        if status:
-            raise subprocess.CalledProcessError(status, command)
 
 
 class DatabaseCreation(creation.DatabaseCreation):
@@ -131,8 +127,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if self.alias not in self._connection_pools:
             if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
                 raise ImproperlyConfigured(
-                    f"DATABASES[{self.alias!r}]: a pool keeps connections itself: leave out "
-                    f"CONN_MAX_AGE, or OPTIONS['pool']"
+                    f"Pooling doesn't support persistent connections. (DATABASES[{self.alias!r}]: "
+                    f"leave out CONN_MAX_AGE, or OPTIONS['pool'])"
                 )
             checked = self.settings_dict["CONN_HEALTH_CHECKS"]
             options = {"check": ConnectionPool.check_connection if checked else None}
