@@ -189,7 +189,9 @@ class Report:
             self._wrapped(failed[0].found.hint, "", "", f"{self.arrow} ")
 
     def _wrapped(self, text: str, colour: str, indent: str = "", mark: str = "") -> None:
-        for i, line in enumerate(_fill(text, self.width - len(indent) - len(mark))):
+        hint = mark == f"{self.arrow} "
+        lines = _fill(text, self.width - len(indent) - len(mark), whole=hint)
+        for i, line in enumerate(lines):
             self._line(indent + (" " * len(mark) if i else mark) + self._painted(line, colour))
 
     def _painted(self, text: str, colour: str) -> str:
@@ -218,9 +220,10 @@ def _took(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _fill(text: str, width: int) -> list[str]:
-    # A command or a name is broken only where it fits no line at all.
-    return textwrap.wrap(text, max(width, 10), break_on_hyphens=False) or [""]
+def _fill(text: str, width: int, *, whole: bool = False) -> list[str]:
+    """Return lines of a width; words too long for it stay `whole` where they are to be copied."""
+    width = max(width, 10)
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=not whole) or [""]
 
 
 def _is_read(name: str, fact: Fact) -> bool:

@@ -58,8 +58,17 @@ def test_the_width_is_respected(
     with azure.fault(certificate=certificate):
         said = screen(columns, showing(server="myserver"))
     width = min(columns, 100)
-    assert max(map(len, standing(said))) == width  # where the times stand
+    lines = standing(said)
+    assert len(next(line for line in lines if line.endswith(" ms"))) == width
+    # But for a word of a hint's that is too long
+    assert not [line for line in lines if len(line) > width and " " in line.strip()]
     assert azure.host in said  # whole, to be copied
+
+
+def test_what_is_to_be_typed_stays_whole(azure: Emulator, screen: Screen) -> None:
+    """In the narrowest terminal a hint's SQL can be copied: no word of it is broken."""
+    said = screen(40, showing(server="myserver", user="nobody"))
+    assert "pgaadauth_create_principal_with_oid('nobody'," in said
 
 
 def test_the_command_in_a_terminal(azure: Emulator, terminal: Terminal) -> None:
