@@ -73,13 +73,12 @@ class DatabaseCreation(creation.DatabaseCreation):
 
     connection: DatabaseWrapper
 
-    def create_test_db(self, *args: Any, **kwargs: Any) -> str:
-        """Create the test database, and go to it directly from here on."""
+    def _create_test_db(self, *args: Any, **kwargs: Any) -> str:
         self.connection.go_past_pgbouncer()
         # Of an app that has queried at its start: its pool would go on with the real database
         self.connection.close()
         self.connection.close_pool()
-        return super().create_test_db(*args, **kwargs)
+        return super()._create_test_db(*args, **kwargs)  # type: ignore[misc, no-any-return]
 
     def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:
         """Go to the test database of another connection, as directly as that one does."""
