@@ -244,6 +244,7 @@ class Call:
         return _diagnose.Context(
             host=params.get("host") or params.get("hostaddr", "the server"),
             port=params["port"],
+            dbname=params.get("dbname", ""),
             user=params.get("user") or self._answer.user or "",
             entra=self.entra is not None,
             scope=self.plan.cloud.scope,

@@ -58,7 +58,7 @@ def no_role(servers: Servers) -> None:
     psycopg.connect(host=servers.postgres.socket, port=servers.postgres.port, user="nobody")
 
 
-@told("no-database", "CREATE DATABASE", 'database "none" does not exist')
+@told("no-database", 'CREATE DATABASE "none"', 'database "none" does not exist')
 def no_database(servers: Servers) -> None:
     servers.connect(dbname="none")
 
