@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from psycopg_pool import PoolClosed
 from psycopg_pool.base import BasePool as PsycopgPool
@@ -32,7 +32,7 @@ class BasePool(PsycopgPool):
         self, *args: Any, min_size: int | None, reconnect_failed: Any, **options: Any
     ) -> None:
         self._causes = Causes()
-        self._live: WeakSet[BaseConnection[Any]] = WeakSet()
+        self._live: WeakKeyDictionary[BaseConnection[Any], None] = WeakKeyDictionary()
         self._full_event: Any = None
         if min_size is None:
             min_size = self._MIN_SIZE
@@ -45,7 +45,7 @@ class BasePool(PsycopgPool):
 
     def _took(self, conn: BaseConnection[Any]) -> None:
         self._causes.succeeded()
-        self._live.add(conn)
+        self._live[conn] = None
 
     def _attempt(self, attempt: AttemptWithBackoff | None) -> AttemptWithBackoff:
         return Attempt(self._causes, self.reconnect_timeout) if attempt is None else attempt
@@ -53,7 +53,9 @@ class BasePool(PsycopgPool):
     def _hopeless(self) -> psycopg.Error | None:
         """Return why nothing is to be waited for: no connection lives, and no try can help."""
         error = self._causes.final()
-        return error if error and all(conn.closed for conn in self._live) else None
+        # Taken at once, in a list: another worker may add one meanwhile
+        live = (ref() for ref in self._live.keyrefs())
+        return error if error and all(conn is None or conn.closed for conn in live) else None
 
     @property
     def _pool_full_event(self) -> Any:

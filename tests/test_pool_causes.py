@@ -263,3 +263,24 @@ def test_live_connections_are_those_that_are_not_closed(api: Api, key: Key) -> N
         api.run(conn.close())
         api.run(pool.putconn(conn))
         assert isinstance(waiting.exception(60), azpg.LoginError)
+
+
+def test_a_connection_made_at_that_moment_does_no_harm(api: Api) -> None:
+    """One worker may add its connection while another looks whether any lives."""
+    pool = make(api)
+    made: list[Any] = []
+
+    class Meanwhile:
+        """A closed connection; another is made while it is looked at."""
+
+        @property
+        def closed(self) -> bool:
+            made.append(Meanwhile())
+            pool._took(made[-1])
+            return True
+
+    pool._took(first := Meanwhile())
+    pool._causes.failed(azpg.LoginError("refused", kind="role", hint=""))
+    assert str(pool._hopeless()) == "refused"
+    assert made
+    assert first.closed
