@@ -70,6 +70,22 @@ def minimums(session: nox.Session) -> None:
     session.run("pytest", "--numprocesses=auto", "--ignore=tests/emulator", *session.posargs)
 
 
+@nox.session(python=PRESENT[:1], default=False)
+@nox.parametrize("series", ["2.0", "2.1"])
+def sqlalchemy(session: nox.Session, series: str) -> None:
+    """Compare psycopg and azpg by SQLAlchemy's own dialect suite: minutes, so not by default."""
+    wanted = f"sqlalchemy~={series}.0"
+    session.install(".[emulator,sqlalchemy]", wanted, "pip", "pytest")
+    sdist = Path(session.create_tmp()) / series
+    shutil.rmtree(sdist, ignore_errors=True)
+    sources = ("--no-binary=sqlalchemy", "--no-deps", f"--dest={sdist}")
+    session.run("python", "-m", "pip", "download", *sources, wanted)
+    session.run("python", "-m", "tarfile", "-e", str(next(sdist.glob("*.tar.gz"))), str(sdist))
+    (source,) = (path.parent for path in sdist.glob("*/test"))
+    postgres = max(Path("/usr/lib/postgresql").glob("*"))
+    session.run("python", "tests/dialect_suite.py", str(source), str(postgres))
+
+
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Install the built wheel alone and import it from elsewhere."""

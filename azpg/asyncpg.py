@@ -59,7 +59,7 @@ async def connect(
     read as libpq reads it: a setting of the server goes into `server_settings`.
 
     `ssl` is an sslmode, or a context of your own, which has to verify the server. `timeout` is
-    how many seconds one try may take: by default 15 for each host. `statement_cache_size` is 0
+    how many seconds one try may take, by default 15. `statement_cache_size` is 0
     under PgBouncer, unless you give it.
 
     Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
@@ -110,7 +110,6 @@ async def connect(
                     call.params(await call.answer_async(), await call.addresses_async()),
                     own,
                     server_settings or {},
-                    each=timeout is UNSET,
                 ),
                 **kwargs,
             )
@@ -190,8 +189,6 @@ def _arguments(
     params: Mapping[str, str],
     own: tls.SSLContext | None,
     server_settings: Mapping[str, str],
-    *,
-    each: bool,
 ) -> dict[str, Any]:
     """Return also what asyncpg would otherwise look up in the environment."""
     hosts = _split(params, "host")
@@ -207,7 +204,7 @@ def _arguments(
         "options": params.get("options"),
     }
     secret = params.get("password", "" if params.get("passfile") == NO_PASSFILE else None)
-    seconds = float(params["connect_timeout"]) * (len(addresses) if each else 1)
+    seconds = float(params["connect_timeout"])
     return {
         "host": addresses,
         "port": [int(port) for port in _split(params, "port")],

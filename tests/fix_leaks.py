@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import psycopg
 import psycopg_pool
 import pytest
@@ -35,7 +36,7 @@ _STOP = (
 _MOST = 200_000
 
 _WATCHED = tuple(
-    str(Path(module.__file__ or "").parent) for module in (azpg, psycopg, psycopg_pool)
+    str(Path(module.__file__ or "").parent) for module in (asyncpg, azpg, psycopg, psycopg_pool)
 )
 
 
@@ -51,7 +52,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _frames(error: BaseException) -> Iterator[types.FrameType]:
-    """Yield the frames of azpg and of psycopg behind an error."""
+    """Yield the frames of azpg and of the drivers behind an error."""
     for each in _chain(error):
         traceback = each.__traceback__
         while traceback is not None:

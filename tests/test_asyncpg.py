@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fix_asyncpg import Run
     from fix_clock import Clock
     from fix_credentials import Credentials
+    from fix_hostile import Certificates, Hostile
     from fix_leaks import Leaks, Tokens
     from fix_servers import Postgres
     from fix_tunnel import Dig
@@ -184,6 +185,29 @@ def test_the_next_of_several_hosts(
     host = f"{azure.host},{azure.host}"
     port = [free_port, azure.port]
     assert ask(host=host, hostaddr=f"127.0.0.1,{azure.hostaddr}", port=port) == "myapp"
+
+
+def test_direct_tls_begins_with_tls(
+    look: Callable[..., Any], hostile: Callable[..., Hostile], credentials: Credentials
+) -> None:
+    """direct_tls=True asks for no TLS, it begins it."""
+    server = hostile(lambda peer: peer.read(1))
+    options = {"credential": credentials.with_get_token(), "user": "x", "direct_tls": True}
+    with pytest.raises(azpg.ConnectError):
+        look(None, **server.address(), **options)
+    assert server.clear[:1] == b"\x16"
+
+
+def test_a_root_file_that_changed(
+    ask: Callable[..., Any], azure: Emulator, certificates: Certificates, tmp_path: Path
+) -> None:
+    """The roots are read anew when their file has changed."""
+    file = tmp_path / "roots.pem"
+    file.write_text(Path(certificates.root).read_text())
+    with pytest.raises(azpg.TLSError):
+        ask(server="myserver", sslrootcert=str(file))
+    file.write_text(Path(azure.root_certificate).read_text())
+    assert ask(server="myserver", sslrootcert=str(file)) == "myapp"
 
 
 def test_direct_tls(ask: Callable[..., Any], azure: Emulator) -> None:
