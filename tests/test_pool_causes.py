@@ -130,6 +130,19 @@ def test_a_refusal_is_not_repeated_for_a_second(api: Api, key: Key, kind: str) -
     api.run(pool.close())
 
 
+def test_a_refusal_is_not_repeated_for_who_waits_either(api: Api, key: Key) -> None:
+    """Clients that wait beside a live connection have a server asked once a second at most."""
+    with api.pool(**key.kwargs(api), min_size=1, max_size=4) as pool:
+        conn = api.run(pool.getconn())
+        key.right = False
+        asked, started = key.asked, time.monotonic()
+        for _ in range(30):
+            with pytest.raises(psycopg_pool.PoolTimeout):
+                api.run(pool.getconn(timeout=0.03))
+        assert key.asked - asked <= 2 + time.monotonic() - started
+        api.run(pool.putconn(conn))
+
+
 def test_a_pool_grows_back_when_it_can(api: Api, key: Key) -> None:
     """A pool that refusals have made small is full again after the next checkout."""
     with api.pool(**key.kwargs(api), min_size=3) as pool:
