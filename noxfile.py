@@ -86,6 +86,13 @@ def sqlalchemy(session: nox.Session, series: str) -> None:
     session.run("python", "tests/dialect_suite.py", str(source), str(postgres))
 
 
+@nox.session(python=PRESENT[:1], default=False)
+def torture(session: nox.Session) -> None:
+    """Break everything for minutes: `nox -s torture -- --minutes 10 --connections 10000`."""
+    session.install(".[emulator]")
+    session.run("python", "tests/torture.py", *session.posargs)
+
+
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Install the built wheel alone and import it from elsewhere."""
