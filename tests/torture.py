@@ -181,10 +181,11 @@ class Torture:
     def __exit__(self, *_: object) -> None:
         self._started.close()
 
-    def suffer(self, name: str, *, patient: bool = False) -> None:
+    def suffer(self, name: str, *, patient: bool = False, hold: float = 0.0) -> None:
         """Let one fault happen and wait until all is back.
 
-        Who is not patient does not wait for a PgBouncer that leaves its server alone.
+        A fault that lasts is held for some seconds more after each crew has felt it. Who is not
+        patient does not wait for a PgBouncer that leaves its server alone.
         """
         fault = LONG[name]
         with fault.begin(self._emulator):
@@ -192,6 +193,7 @@ class Torture:
                 before = {crew: crew.errors for crew in self.crews}
                 feel = [crew for crew in self.crews if fault.at in {None, crew.place}]
                 self._wait(f"{name}: to be felt", feel, lambda crew: crew.errors > before[crew], 60)
+                time.sleep(hold)
         self.ledger.era += 1
         waited_for, bound = self.crews, fault.back
         if fault.stops_pgbouncer and patient:
@@ -328,13 +330,13 @@ def main() -> None:
 
 
 def draw(torture: Torture, chance: random.Random, seconds: float) -> None:
-    """Let faults happen for some seconds, each as often as the others."""
+    """Let faults happen for some seconds, each as often as the others, for up to ten each."""
     end = time.monotonic() + seconds
     while True:
         for name in chance.sample(sorted(LONG), len(LONG)):
             if time.monotonic() > end:
                 return
-            torture.suffer(name, patient=True)
+            torture.suffer(name, patient=True, hold=chance.uniform(0.0, 10.0))
 
 
 def _show(what: str, figures: object) -> None:
