@@ -191,7 +191,7 @@ def test_a_system_assigned_identity_signs_in(
 
 def test_a_user_assigned_identity_signs_in(api: Api, azure: Emulator, connected: Any) -> None:
     """_CLIENTID says which identity the default credential is to ask for."""
-    other = azure.add_role(f"other-{api.kind}", kind="user-assigned")
+    other = azure.add_role(f"connected-{api.kind}", kind="user-assigned")
     connected(HOST=HOST, CLIENTID=other.client_id)
     with api.connect() as conn:
         assert api.row(conn, "select current_user") == (other.name,)
