@@ -308,23 +308,23 @@ def main() -> None:
             draw(torture, random.Random(asked.seed), 60 * asked.minutes)
         after = vitals()
         verdict = torture.judge()
+        for what, seconds in sorted(torture.times.items()):
+            longest = f"{max(seconds):.1f} s at most"
+            _show(f"{what} ({len(seconds)})", f"{median(seconds):.1f} s, {longest}")
+        ledger, counts = torture.ledger, emulator.counts
+        _show("seed", asked.seed)
+        _show("faults", sum(map(len, torture.times.values())))
+        _show("sign-ins, tokens", f"{counts.sign_ins}, {counts.tokens_issued}")
+        _show("transactions acknowledged", len(ledger.acknowledged))
+        _show("in doubt, of them kept", f"{len(ledger.doubtful)}, {verdict.kept}")
+        _show("lost, doubled, unknown", f"{verdict.lost}, {verdict.doubled}, {verdict.unknown}")
+        _show("reads", ledger.reads)
+        _show("turned away", ledger.turned_away)
+        for wrong in ledger.wrong:
+            _show("WRONG", wrong)
+        _show("before and after", f"{before}; {after}")
         first, last = churn(asked.connections)
-        counts = emulator.counts
-    ledger = torture.ledger
-    for what, seconds in sorted(torture.times.items()):
-        _show(f"{what} ({len(seconds)})", f"{median(seconds):.1f} s, {max(seconds):.1f} at most")
-    _show("seed", asked.seed)
-    _show("faults", sum(map(len, torture.times.values())))
-    _show("sign-ins, tokens", f"{counts.sign_ins}, {counts.tokens_issued}")
-    _show("transactions acknowledged", len(ledger.acknowledged))
-    _show("in doubt, of them kept", f"{len(ledger.doubtful)}, {verdict.kept}")
-    _show("lost, doubled, unknown", f"{verdict.lost}, {verdict.doubled}, {verdict.unknown}")
-    _show("reads", ledger.reads)
-    _show("turned away", ledger.turned_away)
-    _show("before the faults, and after", f"{before}, {after}")
-    _show(f"of {asked.connections} connections after 100, and all", f"{first}, {last}")
-    for wrong in ledger.wrong:
-        _show("WRONG", wrong)
+        _show(f"100 and {asked.connections} connections", f"{first}; {last}")
     left = after.outgrown(before, math.inf) or last.outgrown(first, GROWTH)
     sys.exit(bool(left or ledger.wrong or any(verdict[:3])))
 
@@ -340,7 +340,7 @@ def draw(torture: Torture, chance: random.Random, seconds: float) -> None:
 
 
 def _show(what: str, figures: object) -> None:
-    print(f"{what:45} {figures}")  # noqa: T201  # it is a program
+    print(f"{what:32} {figures}", flush=True)  # noqa: T201  # it is a program
 
 
 if __name__ == "__main__":
