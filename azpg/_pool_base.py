@@ -41,6 +41,19 @@ class BasePool(PsycopgPool):
         )
         self._reconnect_failed = reconnect_failed  # psycopg_pool's null pools drop it
 
+    def __repr__(self) -> str:
+        shown, at, address = super().__repr__().rpartition(" at ")
+        # The server is known from a connection: conninfo and kwargs may be functions
+        for conn in self._connections():
+            _, bracket, server = repr(conn).partition("(")
+            if bracket:
+                return f"{shown} ({server.rpartition(')')[0]}){at}{address}"
+        return f"{shown}{at}{address}"
+
+    def _connections(self) -> list[BaseConnection[Any]]:
+        # Taken at once, in a list: another worker may add one meanwhile
+        return [conn for ref in self._live.keyrefs() if (conn := ref()) is not None]
+
     # Causes
 
     def _took(self, conn: BaseConnection[Any]) -> None:
@@ -53,9 +66,7 @@ class BasePool(PsycopgPool):
     def _hopeless(self) -> psycopg.Error | None:
         """Return why nothing is to be waited for: no connection lives, and no try can help."""
         error = self._causes.final()
-        # Taken at once, in a list: another worker may add one meanwhile
-        live = (ref() for ref in self._live.keyrefs())
-        return error if error and all(conn is None or conn.closed for conn in live) else None
+        return error if error and all(conn.closed for conn in self._connections()) else None
 
     @property
     def _pool_full_event(self) -> Any:

@@ -17,6 +17,7 @@ from .errors import clean
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnDict, ConnParam
+    from psycopg.pq.abc import PGconn
 
     from ._call import AsyncPassword, Password
     from ._clouds import Cloud
@@ -41,6 +42,16 @@ def _threshold(asked: Threshold, call: Call) -> int | None:
     if asked is UNSET:
         return None if call.plan.pgbouncer else 5
     return asked
+
+
+def _with_sslmode(shown: str, pgconn: PGconn) -> str:
+    """Add the sslmode to what psycopg shows of a connection, where it shows a server."""
+    head, bracket, tail = shown.rpartition(")")
+    try:
+        (mode,) = (each.val for each in pgconn.info if each.keyword == b"sslmode")
+    except psycopg.OperationalError:  # closed
+        return shown
+    return f"{head} sslmode={mode.decode()}){tail}" if bracket and mode else shown
 
 
 class Connection(psycopg.Connection[Row]):
@@ -132,6 +143,9 @@ class Connection(psycopg.Connection[Row]):
         del call
         raise error
 
+    def __repr__(self) -> str:
+        return _with_sslmode(super().__repr__(), self.pgconn)
+
     @classmethod
     def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
         # Settled already: psycopg need not parse them again
@@ -215,6 +229,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         error = call.error
         del call
         raise error
+
+    def __repr__(self) -> str:
+        return _with_sslmode(super().__repr__(), self.pgconn)
 
     @classmethod
     async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
