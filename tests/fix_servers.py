@@ -117,6 +117,7 @@ def _serve(folder: Path) -> Iterator[Postgres]:
         "ssl_cert_file": "server.pem",
         "ssl_key_file": "server.pem",
         "fsync": "off",
+        "max_prepared_transactions": 4,
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     _run("pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start")
