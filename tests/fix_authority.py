@@ -1,12 +1,14 @@
-"""Microsoft Entra as a credential meets it: every authority over HTTPS, and an `az` on PATH."""
+"""Microsoft Entra as a credential meets it: authorities over HTTPS, an `az`, a person's browser."""
 
 from __future__ import annotations
 
 import json
 import os
 import ssl
+import sys
 import threading
 import time
+from base64 import urlsafe_b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +56,26 @@ class _RefusalError(Exception):
     def __init__(self, error: str, description: str) -> None:
         super().__init__(description)
         self.answer = {"error": error, "error_description": description}
+
+
+def _of_a_person(form: dict[str, str]) -> dict[str, str]:
+    """Return who has signed in; the code that the browser brought is the nonce."""
+    person = {
+        "iss": f"https://{form['host']}/tenant/v2.0",
+        "aud": form["client_id"],
+        "sub": "subject",
+        "tid": "tenant",
+        "preferred_username": "alice@contoso.com",
+        "nonce": form["code"],
+    }
+    return {
+        "id_token": f"e30.{_base64(person)}.",
+        "client_info": _base64({"uid": "user", "utid": "tenant"}),
+    }
+
+
+def _base64(value: dict[str, str]) -> str:
+    return urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
 class _Server(ThreadingHTTPServer):
@@ -116,14 +138,14 @@ class _Handler(BaseHTTPRequestHandler):
             token = authority.give(form)
         except _RefusalError as refusal:
             return self._answer(400, refusal.answer)
-        return self._answer(
-            200,
-            {
-                "token_type": "Bearer",
-                "expires_in": authority.lifetime,
-                "access_token": token,
-            },
-        )
+        answer = {
+            "token_type": "Bearer",
+            "expires_in": authority.lifetime,
+            "access_token": token,
+        }
+        if form["grant_type"] == "authorization_code":
+            answer |= _of_a_person(form)
+        return self._answer(200, answer)
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -216,3 +238,43 @@ def az(tmp_path: Path, azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Cli:
     cli.answer(azure.token())
     monkeypatch.setenv("PATH", f"{cli.program.parent}{os.pathsep}{os.environ['PATH']}")
     return cli
+
+
+_BROWSER = """\
+#!{python} -SE
+import http.client, sys
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+asked = dict(parse_qsl(urlsplit(sys.argv[1]).query))
+with open({log!r}, "a") as log:
+    print(asked["scope"], file=log)
+to = urlsplit(asked["redirect_uri"])
+there = http.client.HTTPConnection(to.hostname, to.port, timeout=30)
+form = urlencode({{"code": asked["nonce"], "state": asked["state"]}})
+there.request("POST", "/", form, {{"Content-Type": "application/x-www-form-urlencoded"}})
+there.getresponse().read()
+"""
+
+
+class Browser:
+    """A browser whose person signs in at once, and its history."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "history"
+        self.program = folder / "browser"
+        script = _BROWSER.format(python=sys.executable, log=str(self._log))
+        self.program.write_text(script, encoding="utf-8")
+        self.program.chmod(0o755)
+
+    @property
+    def sign_ins(self) -> list[str]:
+        """What each sign-in was for."""
+        return self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []
+
+
+@pytest.fixture
+def browser(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Browser:
+    """Give the programs that a test starts a browser."""
+    browser = Browser(tmp_path)
+    monkeypatch.setenv("BROWSER", f"{browser.program} %s &")
+    return browser
