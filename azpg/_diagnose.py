@@ -156,15 +156,19 @@ def _token(context: Context) -> str:
 
 def _login(context: Context) -> str:
     role = _literal(context.user)
-    if context.entra:
-        return _MAKE_ROLE.format(role=role) + _long(context)
     short = context.host.partition(".")[0]
     name = context.user.removesuffix(f"@{short}")
-    single = f"; Flexible Server takes no @{short}: user={_literal(name)}"
+    single = f"Flexible Server takes no @{short}: user={_literal(name)}"
+    if context.entra:
+        return (
+            (f"{single}. Otherwise " if name != context.user else "")
+            + _MAKE_ROLE.format(role=role)
+            + _long(context)
+        )
     return (
         f"check user={role} and its password; a role of Microsoft Entra has none: leave out "
         "password= (or unset PGPASSWORD), and azpg gets a token"
-        + (single if name != context.user else "")
+        + (f"; {single}" if name != context.user else "")
         + _long(context)
     )
 

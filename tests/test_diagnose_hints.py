@@ -49,8 +49,11 @@ def test_a_wrong_password_is_told_of_tokens() -> None:
 def test_single_servers_user_is_told_apart() -> None:
     """user@server is what Single Server took, and Flexible Server does not."""
     text = FATAL + "password authentication failed"
-    assert "user='alice'" in hint(text, entra=False, user="alice@myserver").partition(";")[2]
-    assert "takes no @" not in hint(text, entra=False, user="alice@contoso.com")
+    told = "Flexible Server takes no @myserver: user='alice'"
+    assert told in hint(text, entra=False, user="alice@myserver").partition(";")[2]
+    assert hint(text, user="alice@myserver").startswith(told)
+    for entra in (False, True):
+        assert "takes no @" not in hint(text, entra=entra, user="alice@contoso.com")
 
 
 def test_a_password_for_an_entra_role_is_told_so() -> None:
