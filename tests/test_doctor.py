@@ -117,14 +117,14 @@ def test_direct_tls(azure: Emulator) -> None:
 
 def test_a_person(azure: Emulator) -> None:
     """A role that is an address, such as a person's, is signed in and looked up like any other."""
-    alice = azure.add_role("alice@contoso.com")
-    azure.add_role("Data Team", kind="group", members=[alice])
+    alice = azure.add_role("alice.doctor@contoso.com")
+    azure.add_role("Doctors", kind="group", members=[alice])
     azure.sign_in_as(alice)
     try:
         signed_in = facts(examine(server="myserver"), "sign-in")
     finally:
         azure.sign_in_as(azure.principal)
-    assert signed_in["user"] == "alice@contoso.com"
+    assert signed_in["user"] == "alice.doctor@contoso.com"
     assert isinstance(signed_in["member_of"], list)
 
 

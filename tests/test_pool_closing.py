@@ -150,20 +150,32 @@ def test_ctrl_c_while_a_client_waits(program: Program, azure: Emulator, kind: st
 
         import azpg
 
+        over = threading.Event()
+
         def interrupt(pool: Any) -> None:
             while not pool.get_stats()["requests_waiting"]:
                 pass
-            os.kill(os.getpid(), signal.SIGINT)
+            # Again, as Python misses one that comes just before a wait until it wakes
+            while True:
+                os.kill(os.getpid(), signal.SIGINT)
+                if over.wait(1):
+                    break
 
         def wait() -> None:
             with azpg.create_pool(min_size=1) as pool, pool.connection():
                 threading.Thread(target=interrupt, args=(pool,)).start()
-                pool.getconn(timeout=60)
+                try:
+                    pool.getconn(timeout=60)
+                finally:
+                    over.set()
 
         async def wait_async() -> None:
             async with azpg.create_pool_async(min_size=1) as pool, pool.connection():
                 threading.Thread(target=interrupt, args=(pool,)).start()
-                await pool.getconn(timeout=60)
+                try:
+                    await pool.getconn(timeout=60)
+                finally:
+                    over.set()
 
         try:
             wait() if kind == "sync" else asyncio.run(wait_async())
