@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -40,6 +41,11 @@ class BasePool(PsycopgPool):
             *args, min_size=min_size, reconnect_failed=reconnect_failed, **options
         )
         self._reconnect_failed = reconnect_failed  # psycopg_pool's null pools drop it
+
+    def __del__(self) -> None:
+        # At the program's end the workers stand still: to wait for them takes 5 s for each
+        if not sys.is_finalizing() and (ended := getattr(super(), "__del__", None)):
+            ended()
 
     def __repr__(self) -> str:
         shown, at, address = super().__repr__().rpartition(" at ")

@@ -120,7 +120,7 @@ def test_pools_come_and_go(api: Api, azure: Emulator) -> None:
 # Programs that end
 
 
-@pytest.mark.parametrize("how", ["end", "exit"])
+@pytest.mark.parametrize("how", ["end", "exit", "global"])
 def test_a_program_ends_with_its_pool_open(program: Program, azure: Emulator, how: str) -> None:
     """A pool that nobody closes delays no end of a program, and says nothing."""
 
@@ -132,6 +132,8 @@ def test_a_program_ends_with_its_pool_open(program: Program, azure: Emulator, ho
         pool = azpg.create_pool(min_size=2)
         with pool.connection() as conn:
             conn.execute("select 1")
+        if how == "global":
+            globals()["pool"] = pool
         if how == "exit":
             sys.exit(0)
 
