@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from fix_asyncpg import Run
     from fix_credentials import Credentials
     from fix_hostile import Certificates, Hostile, Peer, Script
     from fix_leaks import Leaks, Tokens
@@ -332,17 +333,20 @@ def test_a_connect_that_is_cancelled_shows_no_token(
     certificates: Certificates,
     credentials: Credentials,
     leaks: Leaks,
+    run: Run,
 ) -> None:
     """A cancelled connect leaves with no frame that holds the token."""
     waiting = asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     def stall(peer: Peer) -> None:
         peer.start_tls(certificates.right)
         peer.packet()
-        loop.call_soon_threadsafe(waiting.set)
+        loops[0].call_soon_threadsafe(waiting.set)
         peer.read_all()
 
     async def main() -> None:
+        loops.append(asyncio.get_running_loop())
         credential = credentials.with_get_token()
         address = hostile(stall).address()
         task = asyncio.create_task(
@@ -356,9 +360,7 @@ def test_a_connect_that_is_cancelled_shows_no_token(
             await task
         leaks.none_shown(caught.value, credentials.secret)
 
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        runner.run(main())
+    run(main())
 
 
 def test_keys_are_written_only_where_code_says_so(
