@@ -57,9 +57,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test the built package against real servers, on each Python that is here."""
     session.install(".[emulator]", *TESTS)
-    # The emulator's own tests, half a minute of starts and stops, run on the oldest alone.
-    left_out = [] if session.python == PRESENT[0] else ["--ignore=tests/emulator"]
-    session.run("pytest", "--numprocesses=auto", *left_out, *session.posargs)
+    _pytest(session, everything=session.python == PRESENT[0])
 
 
 @nox.session(python=PRESENT[:1])
@@ -67,7 +65,14 @@ def minimums(session: nox.Session) -> None:
     """Test with the lowest version of every dependency that is allowed."""
     lowest = [name.replace(">=", "==") for name in PROJECT["project"]["dependencies"]]
     session.install(".[emulator]", *lowest, "psycopg-pool==3.3.0", *TESTS)
-    session.run("pytest", "--numprocesses=auto", "--ignore=tests/emulator", *session.posargs)
+    _pytest(session, everything=False)
+
+
+def _pytest(session: nox.Session, *, everything: bool) -> None:
+    # Two for each core: much of a test's time is a server's
+    workers = 2 * (os.cpu_count() or 1)
+    left_out = () if everything else ("--ignore=tests/emulator", "-m", "not once")
+    session.run("pytest", f"--numprocesses={workers}", *left_out, *session.posargs)
 
 
 @nox.session(python=PRESENT[:1], default=False)

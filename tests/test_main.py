@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.once
+
 DOCS = Path(__file__).parent.parent / "docs"
 HOST = "myserver.postgres.database.azure.com"
 TOKEN = re.compile(r"eyJ[\w-]{20,}")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from fix_api import Api
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Emulator]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.once
+
 PATH = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 SHOWN = (
     "(host=myserver.postgres.database.azure.com user=myapp database=postgres sslmode=verify-full)"

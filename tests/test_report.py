@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.once
+
 PAINTED = re.compile(r"\x1b\[\d+m")
 
 
