@@ -88,6 +88,9 @@ class BasePool(PsycopgPool):
     def _give_up(self) -> list[Any]:
         """Return the clients to be failed, once nothing is to be waited for. Called locked."""
         if not self._hopeless():
+            # psycopg_pool, once reconnect_timeout is over, lets clients wait for nobody's try
+            if self._waiting and self._nconns < max(self._min_size, 1):
+                self._maybe_grow_pool()
             return []
         waiting = list(self._waiting)
         self._waiting.clear()

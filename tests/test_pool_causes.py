@@ -207,6 +207,16 @@ def test_a_pool_is_full_again_soon_after_a_failure(api: Api, mortal: Emulator) -
         assert not backends(pool) & before
 
 
+def test_who_waits_is_served_after_a_reconnection_has_failed(api: Api, mortal: Emulator) -> None:
+    """While a client waits the pool goes on trying, also when reconnect_timeout is over."""
+    with api.pool(min_size=1, reconnect_timeout=0.1) as pool:
+        with mortal.fault(connect="refuse"):
+            mortal.cut()
+            waiting = api.begin(pool.getconn, 60)
+            until(lambda: pool.get_stats().get("connections_errors", 0) >= 5)
+        api.run(pool.putconn(waiting.result(60)))
+
+
 def test_a_failed_reconnection_is_told_to_the_callback(api: Api, mortal: Emulator) -> None:
     """reconnect_failed is called by null pools too, which psycopg_pool's forget."""
     told: list[Any] = []
