@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("azpg")
 
-FORK_WAIT = 2.0
-"""Seconds that a fork waits for tokens on their way."""
+FORK_WAIT = 10.0
+"""Seconds that a fork waits for tokens on their way.
+
+A child forked in the middle of one would find azure.identity half imported, for ever, or share its
+connection.
+"""
 
 
 def clocks() -> _token.Clocks:
