@@ -243,7 +243,7 @@ def test_an_identity_endpoint_that_hangs(
     started = time.monotonic()
     with azure.fault(identity="hang"):
         error = refused(api, password=password, retry_timeout=0)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert isinstance(error, azpg.CredentialError)
     assert error.kind == "credential-timeout"
     assert "AZURE_TOKEN_CREDENTIALS" in error.hint

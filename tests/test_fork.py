@@ -128,7 +128,7 @@ def test_a_fork_on_a_loop_waits_for_no_task_of_it(program: Program) -> None:
             await credential.asked.wait()
             begun = time.monotonic()
             pid = forked(work)
-            assert time.monotonic() - begun < 1.5
+            assert time.monotonic() - begun < 5
             ended_well(pid)
             credential.may.set()
             assert await asking == "token"

@@ -197,7 +197,7 @@ def test_a_pools_config_error_surfaces_from_the_classes(api: Api) -> None:
     started = time.monotonic()
     with pytest.raises(azpg.ConfigError, match="sslmode"):
         api.run(pool.open(wait=True))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_create_pool_async_judges_before_it_is_awaited() -> None:
@@ -219,7 +219,7 @@ def test_what_may_mend_itself_is_a_pool_timeout_with_its_cause(
     started = time.monotonic()
     with pytest.raises(psycopg_pool.PoolTimeout, match=r"[Cc]onnection refused") as caught:
         api.open_pool(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=0.5)
-    assert 0.4 < time.monotonic() - started < 5
+    assert 0.4 < time.monotonic() - started < 20
     assert isinstance(caught.value.__cause__, azpg.UnreachableError)
     assert caught.value.__cause__.kind == "refused"
 
