@@ -6,7 +6,7 @@ import copy
 import math
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg_pool.base import AttemptWithBackoff
 
@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg_pool import PoolTimeout
 
+E = TypeVar("E", bound=BaseException)
+
 REST = 1.0
 """Seconds that a pool does not try again after a failure that no further try can mend."""
+
+
+def own(error: E) -> E:
+    """Return the same error as an exception of its own, for one more who is to be told."""
+    return clean(copy.copy(error))
 
 
 class Causes:
@@ -57,7 +64,7 @@ class Causes:
         if isinstance(failure, ConfigError) or (
             isinstance(failure, ConnectError) and failure.kind not in _diagnose.TRANSIENT
         ):
-            return clean(copy.copy(failure))
+            return own(failure)
         return None
 
     def resting(self) -> psycopg.Error | None:

@@ -142,9 +142,9 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
     def _add_connection(self, attempt: AttemptWithBackoff | None, growing: bool = False) -> None:
         super()._add_connection(self._attempt(attempt), growing)
         with self._lock:
-            clients = self._give_up()
-        for client in clients:
-            client.fail(self._causes.final())
+            told = self._give_up()
+        for client, error in told:
+            client.fail(error)
 
     def _get_ready_connection(self, timeout: float | None) -> CT | None:
         if not self._pool or self._nconns < self._min_size:
@@ -303,9 +303,9 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     ) -> None:
         await super()._add_connection(self._attempt(attempt), growing)
         async with self._lock:
-            clients = self._give_up()
-        for client in clients:
-            await client.fail(self._causes.final())
+            told = self._give_up()
+        for client, error in told:
+            await client.fail(error)
 
     async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
         if not self._pool or self._nconns < self._min_size:

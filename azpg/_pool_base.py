@@ -11,7 +11,7 @@ from psycopg_pool import PoolClosed
 from psycopg_pool.base import BasePool as PsycopgPool
 
 from . import _fork
-from ._causes import Attempt, Causes
+from ._causes import Attempt, Causes, own
 from ._pool_options import entra_password
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class BasePool(PsycopgPool):
         if event is not None and self._hopeless():
             event.set()
 
-    def _give_up(self) -> list[Any]:
-        """Return the clients to be failed, once nothing is to be waited for. Called locked."""
-        if not self._hopeless():
+    def _give_up(self) -> list[tuple[Any, psycopg.Error]]:
+        """Return whom to fail and how, once nothing is to be waited for. Called locked."""
+        if not (error := self._hopeless()):
             # psycopg_pool, once reconnect_timeout is over, lets clients wait for nobody's try
             if self._waiting and self._nconns < max(self._min_size, 1):
                 self._maybe_grow_pool()
@@ -96,7 +96,8 @@ class BasePool(PsycopgPool):
         self._waiting.clear()
         if self._pool_full_event is not None:
             self._pool_full_event.set()
-        return waiting
+        # Settled here: what is remembered may be forgotten before they are told
+        return [(client, own(error)) for client in waiting]
 
     # Growing again: psycopg_pool's pool stays as small as failed connects have made it
 

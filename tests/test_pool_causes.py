@@ -80,6 +80,23 @@ def test_all_who_wait_are_told(api: Api, azure: Emulator, kind: str) -> None:
     api.run(pool.close())
 
 
+def test_who_is_given_up_is_told_whatever_succeeds_meanwhile(api: Api, azure: Emulator) -> None:
+    """A success between giving a client up and telling it takes no reason away."""
+    pool = make(api, min_size=1, kwargs={"user": "nobody"})
+    give_up = pool._give_up
+
+    def give_up_and_forget() -> Any:
+        told = give_up()
+        pool._causes.succeeded()
+        return told
+
+    pool._give_up = give_up_and_forget
+    api.run(pool.open())
+    with pytest.raises(azpg.LoginError, match="nobody"):
+        api.run(pool.getconn(timeout=60))
+    api.run(pool.close())
+
+
 def test_who_waits_is_served_by_a_connection_that_lives(api: Api, key: Key) -> None:
     """While one connection lives, a refused second one fails nobody."""
     with api.pool(**key.kwargs(api), min_size=1, max_size=2) as pool:
