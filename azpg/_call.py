@@ -256,12 +256,10 @@ class Call:
 @cache
 def machine() -> _conninfo.Machine:
     """Return what the rules need to know of this machine."""
-    home = os.environ.get("APPDATA", "") if sys.platform == "win32" else os.path.expanduser("~")
-    folder = "postgresql" if sys.platform == "win32" else ".postgresql"
     return _conninfo.Machine(
         keywords=frozenset(_sources.libpq().variables),
         linux=sys.platform == "linux",
-        root_crt=os.path.exists(os.path.join(home, folder, "root.crt")),
+        root_crt=os.path.exists(_roots.libpqs_file()),
     )
 
 

@@ -147,7 +147,7 @@ class _Examination:
         if plan.roots is not None:
             params["sslrootcert"] = _roots.bundle(plan.roots).path()
         # Where nobody named one, libpq's own
-        self._root_file = params.get("sslrootcert") or os.path.expanduser("~/.postgresql/root.crt")
+        self._root_file = params.get("sslrootcert") or _roots.libpqs_file()
         for name in sorted(params):
             source = _source(name, said)
             if name == "host" and self.options.get("server"):

@@ -182,3 +182,10 @@ def _private_folder() -> str:
 
     atexit.register(remove)
     return folder
+
+
+def libpqs_file() -> str:
+    """Return where libpq looks for the user's own roots, whether there are any or not."""
+    if sys.platform == "win32":
+        return os.path.join(os.environ.get("APPDATA", ""), "postgresql", "root.crt")
+    return os.path.join(os.path.expanduser("~"), ".postgresql", "root.crt")

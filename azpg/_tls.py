@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+
+from . import _roots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ class Context(ssl.SSLContext):
 
 def context(params: Mapping[str, str], names: Mapping[str, str]) -> Context:
     """Return the context that libpq's keywords ask for; `sslmode` is `require` or stricter."""
-    roots = params.get("sslrootcert") or _own_root_file()
+    roots = params.get("sslrootcert") or _roots.libpqs_file()
     if params.get("sslcert"):
         return _made(params, names, roots)  # not kept, as a password may open its key
     asked = frozenset((name, params.get(name, "")) for name in _READ)
@@ -94,13 +95,6 @@ def _made(params: Mapping[str, str], names: Mapping[str, str], roots: str) -> Co
     if file := params.get("sslkeylogfile"):
         made.keylog_filename = file
     return made
-
-
-def _own_root_file() -> str:
-    """Return where libpq looks for a root file of the user's own."""
-    if sys.platform == "win32":
-        return os.path.join(os.environ.get("APPDATA", ""), "postgresql", "root.crt")
-    return os.path.join(os.path.expanduser("~"), ".postgresql", "root.crt")
 
 
 def _version(params: Mapping[str, str], name: str, default: str) -> ssl.TLSVersion:
