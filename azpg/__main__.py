@@ -136,9 +136,9 @@ def _run(words: list[str]) -> int:
 
 
 def _doctor(*, json: bool, **options: Any) -> int:
-    from . import _report
+    from ._doctor import report
 
-    return _report.main(options, as_json=json)
+    return report.main(options, as_json=json)
 
 
 def _psql(*, command: list[str], **options: Any) -> int:
@@ -160,9 +160,9 @@ def _conninfo(**options: Any) -> int:
 
 
 def _roots(*, pem: bool) -> int:
-    from . import _report
+    from ._doctor import report
 
-    return _report.roots(as_pem=pem)
+    return report.roots(as_pem=pem)
 
 
 def _demo() -> int:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg import _connector, _doctor, _sources
-from azpg._finding import Setting, Step
+from azpg import _connector, _sources
+from azpg._doctor.examine import examine
+from azpg._doctor.finding import Setting, Step
 
 if TYPE_CHECKING:
     from fix_api import Api
@@ -260,7 +261,7 @@ def authority_refuses(authority: Authority) -> str:
 def test_the_doctor_shows_where_each_value_came_from(authority: Authority, connected: Any) -> None:
     """Each value of the connector's is told as such, and a service principal by its name."""
     connected(CONNECTIONSTRING=STRING, **PRINCIPAL)
-    walk = _doctor.examine({"dbname": "postgres"})
+    walk = examine({"dbname": "postgres"})
     steps = {step.name: step for step in walk if isinstance(step, Step)}
     facts = steps["configuration"].found.facts
     assert facts["user"] == Setting("myapp", "Service Connector")

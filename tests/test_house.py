@@ -19,24 +19,25 @@ SOURCE = ROOT / "azpg"
 
 # From the bottom up; a module may import what stands on a lower floor.
 FLOORS = (
-    {"errors", "_clouds", "_token", "_retry", "_spelling", "_credentials", "_fork", "_liveness"}
-    | {"_connector", "_finding", "_handshake"},
-    {"_refusals"},
+    {"errors", "_clouds", "_token", "_retry", "_spelling", "_credentials", "_fork", "_connector"}
+    | {"pool/_liveness", "_doctor/finding", "_doctor/handshake", "_doctor/vitals"},
+    {"_refusals", "_doctor/way"},
     {"_failures"},
-    {"_sources", "_diagnose", "_flight", "_identity", "_vitals", "_way"},
-    {"_conninfo", "_roots", "_entra", "_causes", "_explain"},
+    {"_sources", "_diagnose", "_flight"},
+    {"_conninfo", "_roots", "_entra", "_explain", "pool/_causes"},
     {"_options"},
     {"_call"},
     {"connection", "_environ", "_tls"},
-    {"_pool_options"},
-    {"_pool_base"},
-    {"_pool"},
-    {"pool"},
+    {"pool/_options"},
+    {"pool/_base"},
+    {"pool/_classes"},
+    {"pool/__init__"},
     {"__init__"},
     {"sqlalchemy", "asyncpg"},
     {"django/__init__", "django/base"},
-    {"_doctor"},
-    {"_demo", "_report"},
+    {"_doctor/__init__", "_doctor/identity"},
+    {"_doctor/examine"},
+    {"_doctor/report", "_demo"},
     {"__main__"},
 )
 PURE = (
@@ -49,36 +50,48 @@ PURE = (
     "_diagnose",
     "_failures",
     "_refusals",
-    "_finding",
-    "_identity",
+    "_doctor/finding",
+    "_doctor/identity",
 )
 CLOCKS_AND_DOORS = {"asyncio", "os", "random", "socket", "subprocess", "threading", "time"}
 
 
 def imports(module: str, *, typing: bool = False) -> set[str]:
     """Return what a module imports when it runs (`typing`: or only for type checkers)."""
-    tree = ast.parse((SOURCE / f"{module}.py").read_text())
+    path = SOURCE / f"{module}.py"
     names: set[str] = set()
     skipped: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
             skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
         if node in skipped:
             continue
-        if isinstance(node, ast.ImportFrom):
-            dots = "." * node.level
-            if node.module:
-                names.add(dots + node.module)
-            else:
-                names |= {dots + alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            names |= {located(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            source = ".".join([*package, *filter(None, [node.module])])
+            names |= {located(source, alias.name) for alias in node.names}
     return names
+
+
+def located(*dotted: str) -> str:
+    """Return azpg's own modules as "azpg/" and their paths, others by their dotted names."""
+    parts = ".".join(dotted).split(".")
+    if parts[0] != "azpg":
+        return dotted[0]
+    folder = "/".join(parts[1:])
+    if (SOURCE / f"{folder}.py").is_file():
+        return f"azpg/{folder}"
+    if (SOURCE / folder / "__init__.py").is_file():
+        return "/".join(filter(None, ["azpg", folder, "__init__"]))
+    return located(".".join(parts[:-1]))
 
 
 MODULES = sorted(
     str(path.relative_to(SOURCE).with_suffix(""))
-    for path in [*SOURCE.glob("*.py"), *SOURCE.glob("django/*.py")]
+    for path in SOURCE.rglob("*.py")
+    if "emulator" not in path.parts
 )
 
 
@@ -92,12 +105,8 @@ def test_imports_run_one_way(module: str) -> None:
     """A module imports only from floors below its own."""
     floor = next(i for i, names in enumerate(FLOORS) if module in names)
     below = set().union(*FLOORS[:floor])
-    own = {
-        name.removeprefix(".").removeprefix("azpg.")
-        for name in imports(module)
-        if name.startswith((".", "azpg."))
-    }
-    own -= {"emulator", "emulator._command"} if floor >= len(FLOORS) - 2 else set()
+    own = {name.removeprefix("azpg/") for name in imports(module) if name.startswith("azpg/")}
+    own -= {"emulator/__init__", "emulator/_command"} if floor >= len(FLOORS) - 2 else set()
     assert own <= below, f"{module} imports {own - below}"
 
 
@@ -111,7 +120,8 @@ def test_the_emulator_shares_nothing_with_the_library() -> None:
     """The emulator imports nothing of the library, so a mistake there is not mirrored here."""
     for path in (SOURCE / "emulator").glob("*.py"):
         found = imports(f"emulator/{path.stem}", typing=True)
-        assert not {name for name in found if name.startswith(("..", "azpg"))}, path.name
+        own = {name for name in found if name.startswith("azpg/")}
+        assert all(name.startswith("azpg/emulator/") for name in own), path.name
 
 
 def test_all_is_what_is_there() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from psycopg_pool.base import AttemptWithBackoff
 
-from . import _diagnose, _retry
-from .errors import ConfigError, ConnectError, clean
+from azpg import _diagnose, _retry
+from azpg.errors import ConfigError, ConnectError, clean
 
 if TYPE_CHECKING:
     import psycopg

@@ -9,15 +9,16 @@ import psycopg
 import psycopg_pool
 from psycopg.rows import Row
 
-from ._pool import (
+from azpg.connection import UNSET, AsyncConnection, Connection
+from azpg.errors import ConfigError
+
+from ._classes import (
     AsyncConnectionPool,
     AsyncNullConnectionPool,
     ConnectionPool,
     NullConnectionPool,
 )
-from ._pool_options import judged
-from .connection import UNSET, AsyncConnection, Connection
-from .errors import ConfigError
+from ._options import judged
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnParam
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
         ConnectionCB,
     )
 
-    from ._call import AsyncPassword, Password
-    from ._clouds import Cloud
-    from ._credentials import Credential, SyncCredential
-    from .connection import Threshold
+    from azpg._call import AsyncPassword, Password
+    from azpg._clouds import Cloud
+    from azpg._credentials import Credential, SyncCredential
+    from azpg.connection import Threshold
 
 __all__ = [
     "AsyncConnectionPool",

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 import azpg
-from azpg import _doctor, _vitals
 from azpg.__main__ import main
 from azpg._clouds import AZURE_ROOTS
-from azpg._finding import Setting, Step
+from azpg._doctor import vitals
+from azpg._doctor.examine import examine
+from azpg._doctor.finding import Setting, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +33,9 @@ NAMES = ["configuration", "name", "TCP", "TLS", "identity", "sign-in", "PgBounce
 Steps: TypeAlias = "dict[str, Step]"
 
 
-def examine(**options: Any) -> Steps:
+def walk(**options: Any) -> Steps:
     """Return the steps by their names."""
-    walked = [each for each in _doctor.examine(options) if isinstance(each, Step)]
+    walked = [each for each in examine(options) if isinstance(each, Step)]
     assert [step.name for step in walked] == NAMES
     return {step.name: step for step in walked}
 
@@ -53,7 +54,7 @@ def statuses(steps: Steps) -> dict[str, str]:
 
 def test_all_is_well(azure: Emulator) -> None:
     """Every step is walked, and each finds what it is there for."""
-    steps = examine(server="myserver")
+    steps = walk(server="myserver")
     assert statuses(steps) == {"configuration": "warning"}  # the emulator's own variables
     assert facts(steps, "name")["addresses"] == [f"{azure.hostaddr} (this machine)"]
     assert facts(steps, "TCP")["address"] == f"{azure.hostaddr}:5432"
@@ -85,13 +86,13 @@ def test_all_is_well(azure: Emulator) -> None:
 def test_one_token_serves_the_whole_walk(azure: Emulator) -> None:
     """The token that is looked at is the one that signs in: none is asked for twice."""
     before = azure.counts
-    examine(server="myserver")
+    walk(server="myserver")
     assert (azure.counts - before).tokens_issued == 1
 
 
 def test_through_pgbouncer(azure: Emulator) -> None:
     """A connection that goes through PgBouncer is looked at there."""
-    steps = examine(server="myserver", pgbouncer=True)
+    steps = walk(server="myserver", pgbouncer=True)
     assert facts(steps, "TCP")["address"] == f"{azure.hostaddr}:6432"
     assert facts(steps, "PgBouncer")["pool_mode"] == "transaction"
 
@@ -100,7 +101,7 @@ def test_through_a_tunnel(azure: Emulator, dig: Dig, monkeypatch: pytest.MonkeyP
     """The way there is looked up and shown, and the server's own name verified."""
     monkeypatch.delenv("PGHOSTADDR")
     tunnel = dig((azure.hostaddr, azure.port))
-    steps = examine(server="myserver", host="localhost", port=str(tunnel.port))
+    steps = walk(server="myserver", host="localhost", port=str(tunnel.port))
     assert facts(steps, "name")["name"] == ["localhost"]
     assert f"127.0.0.1:{tunnel.port}" in facts(steps, "TCP")["address"]
     assert HOST in facts(steps, "TLS")["names"]
@@ -110,7 +111,7 @@ def test_through_a_tunnel(azure: Emulator, dig: Dig, monkeypatch: pytest.MonkeyP
 
 def test_direct_tls(azure: Emulator) -> None:
     """A connection that begins with TLS is looked at in that way."""
-    steps = examine(server="myserver", conninfo="sslnegotiation=direct")
+    steps = walk(server="myserver", conninfo="sslnegotiation=direct")
     assert HOST in facts(steps, "TLS")["names"]
     assert facts(steps, "sign-in")["user"] == "myapp"
 
@@ -121,7 +122,7 @@ def test_a_person(azure: Emulator) -> None:
     azure.add_role("Doctors", kind="group", members=[alice])
     azure.sign_in_as(alice)
     try:
-        signed_in = facts(examine(server="myserver"), "sign-in")
+        signed_in = facts(walk(server="myserver"), "sign-in")
     finally:
         azure.sign_in_as(azure.principal)
     assert signed_in["user"] == "alice.doctor@contoso.com"
@@ -143,7 +144,7 @@ def test_libpqs_own_root_file(postgres: Postgres, command: Command, tmp_path: Pa
 def test_one_host_of_two(azure: Emulator) -> None:
     """Where the first address does not answer, the second is gone to, and it is told."""
     here = f"127.0.0.1,{azure.hostaddr}"
-    steps = examine(server="myserver", hostaddr=here, port=f"1,{azure.port}")
+    steps = walk(server="myserver", hostaddr=here, port=f"1,{azure.port}")
     assert steps["TCP"].found.status == "warning"
     assert "127.0.0.1:1: Connection refused" in steps["TCP"].found.problem
     assert facts(steps, "TCP")["address"] == f"{azure.hostaddr}:5432"
@@ -152,7 +153,7 @@ def test_one_host_of_two(azure: Emulator) -> None:
 
 def test_a_server_of_its_own_tls(postgres: Postgres) -> None:
     """PostgreSQL's own view of TLS is told, and a password asks for no token."""
-    steps = examine(**postgres.conninfo())
+    steps = walk(**postgres.conninfo())
     assert facts(steps, "sign-in")["tls_at_the_server"].startswith("TLSv1.3 TLS_")
     assert steps["identity"].found.status == "skipped"
     assert steps["PgBouncer"].found.status == "skipped"
@@ -162,7 +163,7 @@ def test_a_server_of_its_own_tls(postgres: Postgres) -> None:
 
 def test_a_unix_socket(postgres: Postgres) -> None:
     """A socket has no way there to look at, and is signed in to all the same."""
-    steps = examine(host=postgres.socket, user="admin", password="none", dbname="postgres")
+    steps = walk(host=postgres.socket, user="admin", password="none", dbname="postgres")
     assert facts(steps, "sign-in")["user"] == "admin"
     skipped = {"name", "TCP", "TLS", "identity", "PgBouncer"}
     assert {name for name, status in statuses(steps).items() if status == "skipped"} == skipped
@@ -175,7 +176,7 @@ def test_weak_tls_is_told(postgres: Postgres, dig: Dig, sslmode: str, status: st
     """A mode that verifies nothing, which another host's password may use, gets a word."""
     tunnel = dig((postgres.hostaddr, postgres.port))
     near = postgres.conninfo(host="localhost", hostaddr="127.0.0.1", port=str(tunnel.port))
-    steps = examine(**near | {"sslmode": sslmode, "sslrootcert": None})
+    steps = walk(**near | {"sslmode": sslmode, "sslrootcert": None})
     assert steps["TLS"].found.status == status
     assert f"sslmode={sslmode}" in steps["TLS"].found.problem
     assert facts(steps, "sign-in")["tls"] is (sslmode == "require")
@@ -232,7 +233,7 @@ def test_what_is_broken_is_found(
 ) -> None:
     """Exactly the steps that are broken fail, with the reason; the others go as far as they can."""
     with azure.fault(**fault) if fault else contextlib.nullcontext():
-        steps = examine(**{"server": "myserver", **options})
+        steps = walk(**{"server": "myserver", **options})
     failed = {name: step for name, step in steps.items() if step.found.status == "failed"}
     assert list(failed) == list(failures)
     for name, words in failures.items():
@@ -246,7 +247,7 @@ def test_what_is_broken_is_found(
 def test_a_name_that_leads_nowhere(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name fails, with what to look for; TCP, TLS and sign-in are not tried."""
     monkeypatch.delenv("PGHOSTADDR")
-    steps = examine(server="myserver", host="no.invalid")
+    steps = walk(server="myserver", host="no.invalid")
     assert "no.invalid" in steps["name"].found.problem
     assert steps["name"].found.hint
     skipped = [n for n, step in steps.items() if step.found.problem == "no address to go to"]
@@ -256,10 +257,10 @@ def test_a_name_that_leads_nowhere(azure: Emulator, monkeypatch: pytest.MonkeyPa
 def test_hints_are_as_they_are_typed_here(azure: Emulator) -> None:
     """A hint names the command's options, not Python's keywords."""
     with azure.fault(certificate="other-name"):
-        steps = examine(server="myserver")
+        steps = walk(server="myserver")
     assert "--server" in steps["TLS"].found.hint
     assert "server=" not in steps["TLS"].found.hint
-    assert "--server myserver" in examine(host="localhost")["configuration"].found.problem
+    assert "--server myserver" in walk(host="localhost")["configuration"].found.problem
 
 
 def test_the_look_at_a_refused_server_carries_nothing(
@@ -272,7 +273,7 @@ def test_the_look_at_a_refused_server_carries_nothing(
         peer.read_all()
 
     server = hostile(script)
-    steps = examine(**{k: str(v) for k, v in server.address().items() if k != "retry_timeout"})
+    steps = walk(**{k: str(v) for k, v in server.address().items() if k != "retry_timeout"})
     assert steps["TLS"].found.status == "failed"
     assert steps["TLS"].found.facts["chain"]
     assert not server.decrypted
@@ -303,7 +304,7 @@ def test_what_came_from_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("PGSSLMODE", "require")
     monkeypatch.setenv("PGPASSWORD", "geheim")
     monkeypatch.setenv("PGAPPNAME", "a\x1b[2Jb")
-    steps = examine(
+    steps = walk(
         server="myserver", conninfo="service=mine user=app", hostaddr="127.0.0.1", port="1"
     )
     found = facts(steps, "configuration")
@@ -360,7 +361,7 @@ def test_certifis_lack_is_told(
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     monkeypatch.setattr(certifi, "where", lambda: str(empty))
-    lacking = facts(examine(server="myserver"), "TLS")["certifi_lacks"]
+    lacking = facts(walk(server="myserver"), "TLS")["certifi_lacks"]
     assert len(lacking) == len(AZURE_ROOTS)
     assert "DigiCert Global Root G2" in lacking
 
@@ -368,7 +369,7 @@ def test_certifis_lack_is_told(
 def test_prepared_statements_are_looked_for_without_a_trace(azure: Emulator) -> None:
     """The look at PgBouncer's prepared statements leaves none behind."""
     with azpg.connect(server="myserver", autocommit=True) as conn:
-        assert not _vitals.takes_prepared(conn)
+        assert not vitals.takes_prepared(conn)
         assert not conn.execute("select * from pg_prepared_statements").fetchall()
 
 
@@ -378,7 +379,7 @@ def test_two_sessions_are_no_transaction_pool(azure: Emulator) -> None:
         azpg.connect(server="myserver", autocommit=True) as one,
         azpg.connect(server="myserver", autocommit=True) as other,
     ):
-        assert _vitals.pool_mode(one, other).startswith("session")
+        assert vitals.pool_mode(one, other).startswith("session")
 
 
 def test_a_read_only_server_and_a_set_role_are_told(azure: Emulator) -> None:
@@ -386,6 +387,6 @@ def test_a_read_only_server_and_a_set_role_are_told(azure: Emulator) -> None:
     with azpg.connect(
         server="myserver", options="-c default_transaction_read_only=on -c role=azure_pg_admin"
     ) as conn:
-        found = _vitals.session(conn)
+        found = vitals.session(conn)
     assert found["read_only"] is True
     assert found["user"] == "azure_pg_admin, signed in as myapp"

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 import psycopg
 
 import azpg
+from azpg import _roots
+from azpg._clouds import AZURE_ROOTS
 
-from . import _doctor, _handshake, _roots
-from ._clouds import AZURE_ROOTS
-from ._finding import Setting, Step
+from . import handshake
+from .examine import examine
+from .finding import Setting, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ._finding import Fact, Status
+    from .finding import Fact, Status
 
 
 def main(options: Mapping[str, Any], *, as_json: bool) -> int:
@@ -31,7 +33,7 @@ def main(options: Mapping[str, Any], *, as_json: bool) -> int:
     steps: list[Step] = []
     with _quiet():
         if as_json:
-            steps = [each for each in _doctor.examine(options) if isinstance(each, Step)]
+            steps = [each for each in examine(options) if isinstance(each, Step)]
             data = {
                 "ok": not _failed(steps),
                 "versions": _versions(),
@@ -41,7 +43,7 @@ def main(options: Mapping[str, Any], *, as_json: bool) -> int:
         else:
             report = Report(sys.stdout, environ=os.environ)
             report.begin()
-            for each in _doctor.examine(options):
+            for each in examine(options):
                 if isinstance(each, Step):
                     report.step(each)
                     steps.append(each)
@@ -57,7 +59,7 @@ def roots(*, as_pem: bool) -> int:
         sys.stdout.write(_roots.pem(AZURE_ROOTS).decode("ascii"))
         return 0
     found = _roots.certificates(AZURE_ROOTS)
-    seen = {each.sha256: each for each in _handshake.read([root.der for root in found.values()])}
+    seen = {each.sha256: each for each in handshake.read([root.der for root in found.values()])}
     for sha256, each in sorted(seen.items(), key=lambda item: item[1].subject):
         print(  # noqa: T201
             f"{each.subject}\n"

@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 from psycopg_pool import PoolClosed
 from psycopg_pool.base import BasePool as PsycopgPool
 
-from . import _fork
+from azpg import _fork
+
 from ._causes import Attempt, Causes, own
-from ._pool_options import entra_password
+from ._options import entra_password
 
 if TYPE_CHECKING:
     import psycopg

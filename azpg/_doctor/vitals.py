@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 if TYPE_CHECKING:
-    from ._finding import Fact
+    from .finding import Fact
 
 ROUND_TRIPS = 9
 

@@ -9,22 +9,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import azpg
+from azpg import _diagnose, _roots, _sources, _spelling, _token
+from azpg._call import Call
+from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
+from azpg._conninfo import PGBOUNCER_PORTS
+from azpg._flight import clocks
 
-from . import _diagnose, _handshake, _identity, _roots, _sources, _spelling, _token, _vitals, _way
-from ._call import Call
-from ._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
-from ._conninfo import PGBOUNCER_PORTS
-from ._finding import Finding, Setting, Step
-from ._flight import clocks
+from . import handshake, identity, vitals, way
+from .finding import Finding, Setting, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ._clouds import Cloud
-    from ._conninfo import Plan
-    from ._finding import Fact, Status
-    from ._sources import Merged
-    from ._way import Place
+    from azpg._clouds import Cloud
+    from azpg._conninfo import Plan
+    from azpg._sources import Merged
+
+    from .finding import Fact, Status
+    from .way import Place
 
 
 def examine(options: Mapping[str, Any]) -> Iterator[str | Step]:
@@ -163,14 +165,14 @@ class _Examination:
         addresses: list[str] = []
         names: list[str] = []
         failed: list[str] = []
-        for goal in _way.goals(self.plan.params, self.plan.reach):
+        for goal in way.goals(self.plan.params, self.plan.reach):
             try:
-                real, found = _way.look_up(goal.found_at)
+                real, found = way.look_up(goal.found_at)
             except OSError as error:
                 failed.append(f"failed to resolve host {goal.found_at!r}: {error.strerror}")
                 continue
-            self._places += [_way.Place(goal.name, each, goal.port) for each in found]
-            addresses += [f"{each} ({_way.kind(each)})" for each in found]
+            self._places += [way.Place(goal.name, each, goal.port) for each in found]
+            addresses += [f"{each} ({way.kind(each)})" for each in found]
             if goal.found_at not in found:
                 names.append(" → ".join(dict.fromkeys((goal.found_at, real))))
         facts: dict[str, Fact] = {"name": names} if names else {}
@@ -180,8 +182,8 @@ class _Examination:
             raise _Skipped("a Unix socket has none")
         if failed and not self._places:
             self._blocked = "no address to go to"
-            goal = next(_way.goals(self.plan.params, self.plan.reach))
-            return self.diagnosed("\n".join(failed), _way.Place(*goal), facts)
+            goal = next(way.goals(self.plan.params, self.plan.reach))
+            return self.diagnosed("\n".join(failed), way.Place(*goal), facts)
         return Finding(facts, "warning" if failed else "ok", "\n".join(failed))
 
     def tcp(self) -> Finding:
@@ -191,7 +193,7 @@ class _Examination:
         failed: list[str] = []
         for place in self._places:
             try:
-                own = _way.knock(place, timeout)
+                own = way.knock(place, timeout)
             except OSError as error:
                 failed.append(f"{place}: {error.strerror or error}")
                 continue
@@ -214,7 +216,7 @@ class _Examination:
             raise _Skipped("sslmode=disable")
         place = self._reached
         try:
-            seen = _handshake.look(
+            seen = handshake.look(
                 (place.address, place.port),
                 place.name,
                 roots=self._root_file if mode in {"verify-full", "verify-ca"} else None,
@@ -222,7 +224,7 @@ class _Examination:
                 direct=params.get("sslnegotiation") == "direct",
                 timeout=self._timeout(),
             )
-        except (_handshake.NoTLSError, OSError) as error:
+        except (handshake.NoTLSError, OSError) as error:
             return self.diagnosed(str(error), place, {})
         facts = self._facts_of(seen)
         if seen.problem:
@@ -231,7 +233,7 @@ class _Examination:
             return Finding(facts, "warning", f"sslmode={mode} takes any certificate")
         return Finding(facts)
 
-    def _facts_of(self, seen: _handshake.Handshake) -> dict[str, Fact]:
+    def _facts_of(self, seen: handshake.Handshake) -> dict[str, Fact]:
         facts: dict[str, Fact] = {"version": seen.version, "cipher": seen.cipher}
         if seen.sent:
             own, last = seen.sent[0], seen.sent[-1]
@@ -245,7 +247,7 @@ class _Examination:
             facts["root_days_left"] = seen.root.days_left()
         roots = _roots.certificates(AZURE_ROOTS).values()
         if missing := [root.der for root in roots if root.source != "certifi"]:
-            facts["certifi_lacks"] = [each.subject for each in _handshake.read(missing)]
+            facts["certifi_lacks"] = [each.subject for each in handshake.read(missing)]
         return facts
 
     def identity(self) -> Finding:
@@ -254,7 +256,7 @@ class _Examination:
         cloud = self._plan.cloud if self._plan else _wished_cloud(self.options)
         client_id = self.options.get("client_id")
         password = self._entra or azpg.EntraPassword(cloud=cloud, client_id=client_id)
-        facts: dict[str, Fact] = {"environment": list(_identity.variables(os.environ))}
+        facts: dict[str, Fact] = {"environment": list(identity.variables(os.environ))}
         try:
             token = password.token()
         except azpg.CredentialError as error:
@@ -262,9 +264,9 @@ class _Examination:
             return self.refused(error, facts)
         self._secrets.append(token.text)
         claims = _token.claims(token.text)
-        facts |= {"credential": password.answered_by(), **_identity.facts(claims)}
+        facts |= {"credential": password.answered_by(), **identity.facts(claims)}
         facts |= {"characters": len(token.text), "minutes_left": int(token.left(clocks()) / 60)}
-        return replace(_identity.judged(claims, cloud, clocks().wall), facts=facts)
+        return replace(identity.judged(claims, cloud, clocks().wall), facts=facts)
 
     def sign_in(self) -> Finding:
         if self._blocked:
@@ -272,14 +274,14 @@ class _Examination:
         started = time.perf_counter()
         self._conn = conn = azpg.connect(**self._once(), autocommit=True)
         self._connect_ms = 1000 * (time.perf_counter() - started)
-        facts = _vitals.session(conn)
+        facts = vitals.session(conn)
         ahead = float(str(facts["clock_ahead_seconds"]))
-        if abs(ahead) > _identity.CLOCKS_APART:
+        if abs(ahead) > identity.CLOCKS_APART:
             return Finding(
                 facts,
                 "warning",
                 f"the server's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
-                f"{_identity.SET_THE_CLOCK}: tokens are judged by the server's",
+                f"{identity.SET_THE_CLOCK}: tokens are judged by the server's",
             )
         return Finding(facts)
 
@@ -295,7 +297,7 @@ class _Examination:
             raise _Skipped(f"port {conn.info.port} does not tell where it would be")
         place = self._reached._replace(port=int(port))
         try:
-            _way.knock(place, min(self._timeout(), 3.0))
+            way.knock(place, min(self._timeout(), 3.0))
         except OSError as error:
             return Finding(
                 {},
@@ -312,15 +314,15 @@ class _Examination:
 
     def _pooled(self, conn: azpg.Connection[Any], port: int, options: Mapping[str, Any]) -> Finding:
         with azpg.connect(**options, autocommit=True) as other:
-            mode = _vitals.pool_mode(conn, other)
+            mode = vitals.pool_mode(conn, other)
         facts: dict[str, Fact] = {"port": port, "pool_mode": mode}
         if mode != "statement":
-            facts["prepared_statements"] = _vitals.takes_prepared(conn)
+            facts["prepared_statements"] = vitals.takes_prepared(conn)
         return Finding(facts)
 
     def speed(self) -> Finding:
         conn = self._signed_in()
-        round_trip = _vitals.round_trip_ms(conn)
+        round_trip = vitals.round_trip_ms(conn)
         return Finding(
             {
                 "round_trip_ms": round(round_trip, 2),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _token
-from ._clouds import CLOUDS
-from ._finding import Finding
+from azpg import _token
+from azpg._clouds import CLOUDS
+
+from .finding import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ._clouds import Cloud
-    from ._finding import Fact
+    from azpg._clouds import Cloud
+
+    from .finding import Fact
 
 CLOCKS_APART = 60.0
 """Seconds that two clocks may differ before it is worth a word."""

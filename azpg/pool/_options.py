@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import psycopg
 
-from . import _sources
-from ._call import Call
-from .connection import AsyncConnection, Connection
-from .errors import ConfigError, ConnectError
+from azpg import _sources
+from azpg._call import Call
+from azpg.connection import AsyncConnection, Connection
+from azpg.errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ._entra import EntraPassword
+    from azpg._entra import EntraPassword
 
 C = TypeVar("C")
 

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._clouds import is_socket
+from azpg._clouds import is_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

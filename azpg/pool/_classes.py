@@ -12,12 +12,13 @@ from psycopg_pool import PoolTimeout
 from psycopg_pool.pool import AddConnection
 from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 
+from azpg._options import loop_misfit
+from azpg.connection import AsyncConnection, Connection
+from azpg.errors import ConfigError
+
+from ._base import BasePool
 from ._liveness import alive
-from ._options import loop_misfit
-from ._pool_base import BasePool
-from ._pool_options import guarded, guarded_async, hide_conninfo, hide_kwargs, without_retry
-from .connection import AsyncConnection, Connection
-from .errors import ConfigError
+from ._options import guarded, guarded_async, hide_conninfo, hide_kwargs, without_retry
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from fix_pools import backends, idle, terminate, until
 
-from azpg._liveness import alive
+from azpg.pool._liveness import alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

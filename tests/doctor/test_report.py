@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from azpg import _doctor
 from azpg.__main__ import main
-from azpg._finding import Step
-from azpg._report import Report
+from azpg._doctor.examine import examine
+from azpg._doctor.finding import Step
+from azpg._doctor.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def showing(**options: Any) -> Callable[..., None]:
         report = Report(stream, {"TERM": "xterm"} | environ)
         report.begin()
         steps = []
-        for each in _doctor.examine(options):
+        for each in examine(options):
             if isinstance(each, Step):
                 report.step(each)
                 steps.append(each)

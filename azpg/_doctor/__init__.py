@@ -1,0 +1,1 @@
+"""What `azpg doctor` looks at, judges and prints."""
