@@ -340,7 +340,9 @@ def test_a_mirror_goes_past_pgbouncer(azure: Emulator, databases: Databases) -> 
 # Documentation
 
 SETTINGS = re.findall(
-    r"```python title=\"settings.py\"\n(.*?)```", (DOCS / "django.md").read_text(), re.DOTALL
+    r"```python title=\"settings.py\"\n(.*?)```",
+    (DOCS / "how-to" / "django.md").read_text(),
+    re.DOTALL,
 )
 
 

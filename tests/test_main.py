@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.once
 
-DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 HOST = "myserver.postgres.database.azure.com"
 TOKEN = re.compile(r"eyJ[\w-]{20,}")
 
@@ -208,7 +208,7 @@ def test_documented_commands_run(
         conn.execute("create database mydb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```sh\n(.*?)```", (REFERENCE / f"{page}.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
         done = subprocess.run(
