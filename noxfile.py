@@ -99,6 +99,18 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into docs/_build."""
+    session.install(".[emulator]", *nox.project.dependency_groups(PROJECT, "docs"))
+    _sphinx(session)
+
+
+def _sphinx(session: nox.Session) -> None:
+    built = ("-d", session.create_tmp(), "docs", "docs/_build")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", *built)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Install the built wheel alone and import it from elsewhere."""
     session.install("build", *PROJECT["build-system"]["requires"])

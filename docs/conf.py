@@ -1,0 +1,23 @@
+"""How Sphinx makes the site: `nox -s docs`."""
+
+import azpg
+
+project = "azpg"
+author = copyright = "The azpg authors"  # noqa: A001  # Sphinx's name
+version = release = azpg.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+default_role = "py:obj"  # `azpg.connect` in a docstring is a link, `kind` is code
+myst_heading_anchors = 3
+highlight_language = "text"
+
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 60
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"azpg {version}"
+html_copy_source = False
+html_show_sphinx = False
