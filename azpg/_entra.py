@@ -43,9 +43,11 @@ class EntraPassword:
 
     Raise `CredentialError` when no token can be had, `ConfigError` for a cloud of no known name.
 
-    >>> import psycopg_pool, azure.identity
-    >>> token = azpg.EntraPassword(azure.identity.AzureCliCredential())
-    >>> asyncpg.connect(..., password=token.call_async)
+    >>> token = azpg.EntraPassword(azure.identity.ManagedIdentityCredential())
+    >>> token.user()
+    'myapp'
+    >>> dsn = azpg.conninfo(server="myserver", user="myapp")
+    >>> psycopg.connect(dsn, password=token()).close()
     """
 
     __module__ = "azpg"

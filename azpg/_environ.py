@@ -48,7 +48,8 @@ def environment(
 
     Raise `ConfigError` for a call that cannot be meant, `ConnectError` where no token can be had.
 
-    >>> subprocess.run(["pg_dump", "--schema-only"], env=environment(server="myserver"))
+    >>> environment(server="myserver", pgbouncer=True)["PGPORT"]
+    '6432'
     """
     call = Call(
         conninfo,

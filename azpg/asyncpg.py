@@ -68,6 +68,7 @@ async def connect(
     >>> conn = await azpg.asyncpg.connect(server="myserver", database="mydb")
     >>> await conn.fetchval("select 1")
     1
+    >>> await conn.close()
     """
     libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in _sources.libpq().variables}
     libpq |= {"host": _joined(host), "port": _joined(port), "user": user}

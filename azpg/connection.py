@@ -83,7 +83,7 @@ class Connection(psycopg.Connection[Row]):
     ) -> Self:
         """Connect to Azure Database for PostgreSQL and return the new connection.
 
-        `conninfo` is libpq's key/value string or URI; environment variables and service files
+        The conninfo is libpq's key/value string or URI; environment variables and service files
         count as in libpq, and `kwargs` are its keywords and win.
 
         `server` is the server's short name, or its full one; `host` given beside it is the way
@@ -97,7 +97,7 @@ class Connection(psycopg.Connection[Row]):
         are retried in all, each with one warning: by default 30, or the `connect_timeout` that was
         asked for, where that is less; 0 tries once. Give a job 180: a failover of a server with
         high availability takes 60 to 120 s
-        (learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability).
+        (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability).
 
         Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
         or one of its kinds when no connection could be made.
@@ -260,7 +260,7 @@ def conninfo(
     Raise `ConfigError` for a call that cannot be meant, with all its problems.
 
     >>> azpg.conninfo(server="myserver", dbname="mydb")
-    'dbname=mydb host=myserver.postgres.database.azure.com ... sslmode=verify-full ...'
+    '...host=myserver.postgres.database.azure.com ...sslmode=verify-full ...'
     """
     call = Call(
         conninfo,

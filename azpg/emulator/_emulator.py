@@ -28,7 +28,7 @@ class Emulator(Breakable):
     """Run an Azure-like PostgreSQL server on this machine for as long as the context lasts.
 
     It is a real PostgreSQL and a real PgBouncer behind verified TLS, with Entra sign-in and a
-    managed identity endpoint. Clients reach it by configuration alone:
+    managed identity endpoint. Clients reach it by configuration alone::
 
         with Emulator() as emulator:
             subprocess.run(["python", "app.py"], env={**os.environ, **emulator.env})
@@ -160,7 +160,7 @@ class Emulator(Breakable):
     def reader_host(self) -> str:
         """The name of the read replica, which the certificate is for as well.
 
-        Behind it is the synchronous standby, which takes reading sessions alone:
+        Behind it is the synchronous standby, which takes reading sessions alone::
 
             psycopg.connect(
                 host=f"{emulator.host},{emulator.reader_host}",
