@@ -1,0 +1,100 @@
+"""The page of options: every option stands there, with the default that it has."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import psycopg_pool
+from psycopg.conninfo import conninfo_to_dict
+
+import azpg
+import azpg.asyncpg
+from azpg import _retry, _token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "options.md"
+PSYCOPGS = {*inspect.signature(psycopg.connect).parameters, "conninfo"}
+
+
+def table(heading: str) -> dict[str, str]:
+    """Return the first two columns of the table under a heading."""
+    (chapter,) = re.findall(
+        rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
+    _, *rows = re.findall(r"^\| (.*?) \| (.*?) \|", chapter, re.MULTILINE)
+    return {name.strip("`"): value for name, value in rows}
+
+
+def defaults(function: Callable[..., Any], without: Collection[str]) -> dict[str, str]:
+    """Return the defaults of a function's options, written as on the page."""
+    return {
+        name: f"`{getattr(option.default, '__name__', repr(option.default))}`"
+        for name, option in inspect.signature(function).parameters.items()
+        if name not in without
+    }
+
+
+def test_azpgs_own_options_are_all_there() -> None:
+    """The page has azpg.connect's options, apart from psycopg's, with their defaults."""
+    assert table("azpg's own") == defaults(azpg.connect, PSYCOPGS)
+
+
+def test_a_pools_options_are_all_there() -> None:
+    """The page has create_pool's further options with their defaults, also of the async one."""
+    connects = {*inspect.signature(azpg.connect).parameters}
+    assert table("Pools") == defaults(azpg.create_pool, connects)
+    own = defaults(azpg.create_pool_async, connects)
+    assert {**own, "pool_class": "`ConnectionPool`"} == table("Pools")
+
+
+def test_a_pools_options_have_the_defaults_of_psycopg_pool() -> None:
+    """A pool keeps psycopg_pool's defaults, but for two."""
+    theirs = inspect.signature(psycopg_pool.ConnectionPool).parameters
+    ours = inspect.signature(azpg.create_pool).parameters
+    shared = theirs.keys() & ours.keys() - {"conninfo", "kwargs"}
+    changed = {name for name in shared if ours[name].default != theirs[name].default}
+    assert len(shared) > 10
+    # None is psycopg_pool's 4, or 0 in a pool that keeps none; its open=None is an old False
+    assert changed == {"min_size", "open"}
+
+
+def test_asyncpgs_options_are_all_there() -> None:
+    """The page has what azpg.asyncpg.connect reads itself, with its defaults."""
+    read = defaults(azpg.asyncpg.connect, inspect.signature(azpg.connect).parameters)
+    assert table("asyncpg") == read
+
+
+def test_the_options_of_entra_password_are_all_there() -> None:
+    """The page has EntraPassword's options with their defaults."""
+    public = {"cloud": f"`{azpg.AZURE_PUBLIC!r}`"}
+    assert table("EntraPassword") | public == defaults(azpg.EntraPassword, ())
+
+
+def test_what_libpq_is_handed_is_all_there() -> None:
+    """The page has each keyword that azpg fills in, with its value."""
+    handed = conninfo_to_dict(azpg.conninfo(server="myserver"))
+    del handed["host"]
+    assert Path(str(handed.pop("sslrootcert"))).read_text().count("BEGIN") == 7
+    shown = table("What libpq is handed")
+    assert shown.pop("sslrootcert") == "a file of seven roots"
+    assert shown == {name: f"`{value}`" for name, value in handed.items()}
+
+
+def test_the_times_are_those_of_the_code() -> None:
+    """The page has the seconds that cannot be set."""
+    seconds = [float(value) for value in table("Times that cannot be set")]
+    assert seconds == [
+        _token.MARGIN,
+        _token.LATE,
+        _token.ONE_REPLACEMENT,
+        _retry.FIRST,
+        _retry.CAP,
+        _retry.POOL_CAP,
+        _retry.BUSY,
+    ]
