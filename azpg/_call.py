@@ -6,12 +6,9 @@ import asyncio
 import dataclasses
 import inspect
 import logging
-import os
 import random
 import socket
-import sys
 import time
-from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import psycopg
@@ -28,6 +25,7 @@ from . import (
     _roots,
     _sources,
 )
+from ._settled import settle
 from .errors import ConfigError, ConnectError, LibpqConfigError, clean
 
 if TYPE_CHECKING:
@@ -36,8 +34,9 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
     from ._clouds import Cloud
+    from ._connector import Identity
+    from ._conninfo import Plan
     from ._credentials import Credential
-    from ._sources import Said
     from ._token import Token
 
     Password: TypeAlias = str | Callable[[], str]
@@ -88,47 +87,36 @@ class Call:
         ):
             self.error = ConfigError(wrong)
             return
-        said, problems = _sources.merge(conninfo, keywords, os.environ, server=server)
-        asked = said["connect_timeout"].value if "connect_timeout" in said else None
-        budget = _retry.budget(asked) if retry_timeout is None else retry_timeout
-        self._retry = _retry.Retry(budget, time.monotonic())
-        self._hurry = retry_timeout is not None and retry_timeout > 0
-        """no try may take longer than what is left; the first may, where no budget was given"""
-        # Then "no host is given" would be one problem too many
-        unread = bool(problems) and bool(conninfo or _connector.CONNECTION_STRING in os.environ)
-        unread = unread and all(v.by != "conninfo" for v in said.values())
-        by = said["password"].by if "password" in said and said["password"].value else None
-        secrets = _sources.libpq().secrets & said.keys()
-        self._secrets = {name: said.pop(name).value for name in secrets}
         if isinstance(password, _entra.EntraPassword) and credential is None:
             credential, password = password, None
         if isinstance(credential, _entra.EntraPassword) and cloud is None:
             cloud = credential.cloud
-        self._callback = cast("Callable[[], object]", password) if callable(password) else None
-        if isinstance(password, str):
-            self._secrets["password"] = password
-        wishes = _conninfo.Wishes(
-            server=server,
-            cloud=cloud,
-            pgbouncer=pgbouncer,
-            credential=credential is not None,
-            client_id=client_id is not None,
-            password=_options.kind(password),
-            password_by=by,
-            unread=unread,
-            wrong=(
-                *problems,
-                *_options.misfits(credential, password, cloud, is_async=is_async),
-                *_options.placeholders(self._secrets),
-            ),
-        )
         try:
-            self.plan = _plan(frozenset(said.items()), wishes, machine())
-            if credential is client_id is None and _sources.by(said, "host") == "Service Connector":
-                credential, client_id = _connected(self.plan)
+            settled = settle(
+                conninfo,
+                keywords,
+                server=server,
+                credential=credential,
+                client_id=client_id,
+                password=password,
+                pgbouncer=pgbouncer,
+                cloud=cloud,
+                is_async=is_async,
+            )
+            if settled.connector is not None and credential is client_id is None:
+                credential, client_id = _connected(settled.plan, settled.connector)
         except ConfigError as error:
             self.error = clean(error)
             return
+        self.plan = settled.plan
+        self._secrets = dict(settled.secrets)
+        if isinstance(password, str):
+            self._secrets["password"] = password
+        self._callback = cast("Callable[[], object]", password) if callable(password) else None
+        budget = settled.budget if retry_timeout is None else retry_timeout
+        self._retry = _retry.Retry(budget, time.monotonic())
+        self._hurry = retry_timeout is not None and retry_timeout > 0
+        """no try may take longer than what is left; the first may, where no budget was given"""
         self.entra: _entra.EntraPassword | None = None
         """what gives the tokens, where one signs in with them"""
         if self.plan.sign_in == "entra":
@@ -253,39 +241,8 @@ class Call:
         )
 
 
-@cache
-def machine() -> _conninfo.Machine:
-    """Return what the rules need to know of this machine."""
-    return _conninfo.Machine(
-        keywords=frozenset(_sources.libpq().variables),
-        linux=sys.platform == "linux",
-        root_crt=os.path.exists(_roots.libpqs_file()),
-    )
-
-
-@lru_cache(maxsize=256)
-def _plan(
-    said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes, machine: _conninfo.Machine
-) -> _conninfo.Plan:
-    # Kept, as a program connects over and over with the same words; no secret is among them.
-    plan, problems = _conninfo.judge(dict(said), wishes, machine)
-    if problems:
-        raise ConfigError(problems)
-    for warning in plan.warnings:
-        _warn_once(warning)
-    for decision in plan.decisions:
-        logger.debug("%s", decision)
-    return plan
-
-
-@lru_cache(maxsize=256)
-def _warn_once(warning: str) -> None:
-    logger.warning("%s", warning)
-
-
-def _connected(plan: _conninfo.Plan) -> tuple[object, str | None]:
+def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
     """Return the credential, or the client id, that Service Connector names for a plan."""
-    named = _connector.identity(os.environ)
     if plan.sign_in != "entra" or not named.client_secret:
         return None, named.client_id or None
     if not (named.client_id and named.tenant_id):

@@ -24,6 +24,10 @@ _KEYWORDS = {
     "PASSWORD": "password",
 }
 
+_IDENTITY = ("CLIENTID", "CLIENTSECRET", "TENANTID")
+
+VARIABLES = (CONNECTION_STRING, *(PREFIX + name for name in (*_KEYWORDS, *_IDENTITY)))
+
 INCOMPLETE = (
     f"{PREFIX}CLIENTSECRET is a service principal's, which needs {PREFIX}CLIENTID and "
     f"{PREFIX}TENANTID beside it: set them, or leave it out"
@@ -54,6 +58,4 @@ def keywords(environ: Mapping[str, str]) -> dict[str, str]:
 
 def identity(environ: Mapping[str, str]) -> Identity:
     """Return whom the variables name."""
-    return Identity(
-        *(environ.get(PREFIX + name, "") for name in ("CLIENTID", "CLIENTSECRET", "TENANTID"))
-    )
+    return Identity(*(environ.get(PREFIX + name, "") for name in _IDENTITY))

@@ -94,7 +94,13 @@ def is_credential(value: object) -> bool:
 def is_async(credential: object) -> bool:
     """Tell whether a credential has to be awaited."""
     get = getattr(credential, "get_token_info", None) or getattr(credential, "get_token", None)
-    return inspect.iscoroutinefunction(get)
+    method = getattr(get, "__func__", None)
+    return inspect.iscoroutinefunction(get) if method is None else _is_async_method(method)
+
+
+@lru_cache(maxsize=64)
+def _is_async_method(method: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(method)
 
 
 def asks_a_person(credential: object) -> bool:

@@ -232,7 +232,7 @@ class Slots:
             entry = None
         if entry is None:
             entry = self._slots.setdefault(key, (self._hold(credential), {}))
-        return entry[1].setdefault(scope, Slot())
+        return entry[1].get(scope) or entry[1].setdefault(scope, Slot())
 
     def all(self) -> list[Slot]:
         """Return every slot there is."""

@@ -68,15 +68,19 @@ def misfits(
             f"credential is {type(credential).__name__}, which has neither get_token nor "
             f"get_token_info: pass a credential of azure.identity, or a function that makes one"
         )
-    if not is_async and _credentials.is_async(credential):
+    if credential is not None and not is_async and _credentials.is_async(credential):
         yield (
             f"{_credentials.name(credential)} is an async credential: use connect_async(), or the "
             f"credential of the same name in azure.identity"
         )
-    if not (password is None or isinstance(password, str) or callable(password)):
+    if password is None:
+        return
+    if isinstance(password, str):
+        if not _sources.sendable(password):
+            yield f"password holds {UNSENDABLE}, which libpq cannot be handed"
+        yield from placeholders({"password": password})
+    elif not callable(password):
         yield f"password is {type(password).__name__}: pass text or a function that returns it"
-    elif isinstance(password, str) and not _sources.sendable(password):
-        yield f"password holds {UNSENDABLE}, which libpq cannot be handed"
     elif not is_async and is_async_function(password):
         yield "password is an async function: use connect_async(), or a plain function"
 

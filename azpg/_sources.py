@@ -32,6 +32,7 @@ class Said(NamedTuple):
 Merged = dict[str, Said]
 
 _PLACES = {"host", "hostaddr"}
+_ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR")
 
 
 class Libpq(NamedTuple):
@@ -39,6 +40,8 @@ class Libpq(NamedTuple):
 
     variables: Mapping[str, str]
     """keyword -> environment variable, empty where it has none"""
+    environ: frozenset[str]
+    """every variable that says where a connection goes, and how"""
     secrets: frozenset[str]
     """keywords whose values are never shown"""
 
@@ -47,8 +50,10 @@ class Libpq(NamedTuple):
 def libpq() -> Libpq:
     """Return the keywords of the libpq in use."""
     options = pq.Conninfo.get_defaults()
+    variables = {o.keyword.decode(): (o.envvar or b"").decode() for o in options}
     return Libpq(
-        {o.keyword.decode(): (o.envvar or b"").decode() for o in options},
+        variables,
+        frozenset({*variables.values(), *_ALSO_READ, *_connector.VARIABLES} - {""}),
         frozenset(
             o.keyword.decode()
             for o in options
@@ -56,6 +61,23 @@ def libpq() -> Libpq:
             if o.dispchar == b"*" or o.keyword.startswith(b"scram_")
         ),
     )
+
+
+def environment() -> dict[str, str]:
+    """Return those of this process's variables that a connection depends on."""
+    # os.environ encodes each name that it is asked for, in Python: sixty cost more than all else
+    # that is done before a connect. The dict below it is asked for all at once.
+    held = getattr(os.environ, "_data", None)
+    if isinstance(held, dict) and os.name == "posix":
+        present = [os.fsdecode(name) for name in _encoded() & held.keys()]
+    else:
+        present = [name for name in libpq().environ if name in os.environ]
+    return {name: value for name in present if (value := os.environ.get(name)) is not None}
+
+
+@cache
+def _encoded() -> frozenset[bytes]:
+    return frozenset(map(os.fsencode, libpq().environ))
 
 
 def merge(
@@ -84,9 +106,8 @@ def merge(
         problems += problem
         _add(said, found, "service file")
 
-    variables = {
-        k: environ[v] for k, v in known.variables.items() if v in environ and k != "service"
-    }
+    variables = {k: environ[v] for k, v in known.variables.items() if v in environ}
+    variables.pop("service", None)
     if environ.get("PGREQUIRESSL", "").startswith("1"):
         variables.setdefault("sslmode", "require")
     _add(said, variables, "environment")
@@ -105,7 +126,18 @@ def merge(
     return said, problems
 
 
+def may_name_a_service(
+    conninfo: str, keywords: Mapping[str, object], environ: Mapping[str, str]
+) -> bool:
+    """Tell whether a service file may count, whose words can be others the next time."""
+    # A URI may spell it s%65rvice
+    named = "service" in conninfo or "%" in conninfo
+    return named or "service" in keywords or "PGSERVICE" in environ
+
+
 def _read(conninfo: str) -> tuple[dict[str, str], list[str]]:
+    if not conninfo:
+        return {}, []
     if misread := _spelling.misread_uri(conninfo):
         return {}, [misread]
     try:

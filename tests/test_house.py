@@ -26,6 +26,7 @@ FLOORS = (
     {"_sources", "_diagnose", "_flight"},
     {"_conninfo", "_roots", "_entra", "_explain", "pool/_causes"},
     {"_options"},
+    {"_settled"},
     {"_call"},
     {"connection", "_environ", "_tls"},
     {"pool/_options"},
@@ -178,10 +179,10 @@ def test_public_classes_show_the_public_module() -> None:
 
 
 def test_runtime_dependencies_are_three() -> None:
-    """Nothing but psycopg, azure-identity and certifi is needed."""
+    """Nothing but psycopg with its pool, azure-identity and certifi is needed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[>\[]", dependency)[0] for dependency in project["dependencies"]}
-    assert names == {"psycopg", "azure-identity", "certifi"}
+    assert names == {"psycopg", "psycopg-pool", "azure-identity", "certifi"}
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.stem)

@@ -1,0 +1,128 @@
+"""What a call's words come to: merged, judged once, and kept for the calls that say the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import _connector, _conninfo, _options, _retry, _roots, _sources
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from ._clouds import Cloud
+    from ._connector import Identity
+    from ._sources import Said
+
+logger = logging.getLogger("azpg")
+
+MOST = 256
+"""Calls that are kept: a program has a handful, and one that makes up its words is not to grow."""
+
+
+class Settled(NamedTuple):
+    """One call's plan, and what beside it was said."""
+
+    plan: _conninfo.Plan
+    secrets: Mapping[str, str]
+    """keyword -> value, of those that are never shown; a password that was an argument excepted"""
+    budget: float
+    """seconds that a failed connect is tried again, where the call itself does not say"""
+    connector: Identity | None
+    """whom Service Connector's variables name, where they lead there"""
+
+    def __repr__(self) -> str:
+        return f"<Settled {self.plan!r}>"
+
+
+_KEPT: dict[Hashable, Settled] = {}
+
+
+def settle(
+    conninfo: str,
+    keywords: Mapping[str, object],
+    *,
+    server: str | None,
+    credential: object,
+    client_id: str | None,
+    password: object,
+    pgbouncer: bool | None,
+    cloud: Cloud | str | None,
+    is_async: bool,
+) -> Settled:
+    """Return what the words come to, or raise `ConfigError` with all that is wrong with them."""
+    wrong = [*_options.misfits(credential, password, cloud, is_async=is_async)]
+    environ = _sources.environment()
+    words = (
+        *(conninfo, server, cloud, pgbouncer),
+        # Of these only whether they were given: no object of the caller's is kept, and no secret
+        *(credential is None, client_id is None, _options.kind(password)),
+        *((name, None if value is None else str(value)) for name, value in keywords.items()),
+        *environ.items(),
+    )
+    if not wrong and (settled := _KEPT.get(words)) is not None:
+        return settled
+    said, problems = _sources.merge(conninfo, keywords, environ, server=server)
+    asked = said["connect_timeout"].value if "connect_timeout" in said else None
+    # Then "no host is given" would be one problem too many
+    unread = bool(problems) and bool(conninfo or _connector.CONNECTION_STRING in environ)
+    unread = unread and all(v.by != "conninfo" for v in said.values())
+    by = said["password"].by if "password" in said and said["password"].value else None
+    hidden = _sources.libpq().secrets & said.keys()
+    secrets = {name: said.pop(name).value for name in hidden}
+    if isinstance(password, str):
+        secrets.pop("password", None)
+    wishes = _conninfo.Wishes(
+        server=server,
+        cloud=cloud,
+        pgbouncer=pgbouncer,
+        credential=credential is not None,
+        client_id=client_id is not None,
+        password=_options.kind(password),
+        password_by=by,
+        unread=unread,
+        wrong=(*problems, *wrong, *_options.placeholders(secrets)),
+    )
+    plan = _plan(frozenset(said.items()), wishes, _machine())
+    connected = _sources.by(said, "host") == "Service Connector"
+    named = _connector.identity(environ) if connected else None
+    settled = Settled(plan, secrets, _retry.budget(asked), named)
+    from_outside = _sources.may_name_a_service(conninfo, keywords, environ)
+    if not secrets and not from_outside and environ.keys().isdisjoint(_connector.VARIABLES):
+        if len(_KEPT) >= MOST:
+            _KEPT.clear()
+        _KEPT[words] = settled
+    return settled
+
+
+@cache
+def _machine() -> _conninfo.Machine:
+    return _conninfo.Machine(
+        keywords=frozenset(_sources.libpq().variables),
+        linux=sys.platform == "linux",
+        root_crt=os.path.exists(_roots.libpqs_file()),
+    )
+
+
+@lru_cache(maxsize=MOST)
+def _plan(
+    said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes, machine: _conninfo.Machine
+) -> _conninfo.Plan:
+    # Here no secret is left among the words, so these are kept where the whole call is not.
+    plan, problems = _conninfo.judge(dict(said), wishes, machine)
+    if problems:
+        raise ConfigError(problems)
+    for warning in plan.warnings:
+        _warn_once(warning)
+    for decision in plan.decisions:
+        logger.debug("%s", decision)
+    return plan
+
+
+@lru_cache(maxsize=MOST)
+def _warn_once(warning: str) -> None:
+    logger.warning("%s", warning)
