@@ -104,6 +104,12 @@ def test_a_refused_host_tells_of_the_password(problems: Problems, host: str) -> 
     assert "give password=" in problems(host=host)[0]
 
 
+def test_a_refused_host_tells_where_a_token_goes(problems: Problems) -> None:
+    """The suffixes of the cloud that is meant are in the error."""
+    (problem,) = problems(host="evil.example", cloud="cosmos")
+    assert "under .postgres.cosmos.azure.com or .postgres.database.azure.com: write" in problem
+
+
 @pytest.mark.parametrize("credential", ["credential", "client_id"])
 def test_the_rule_holds_however_entra_was_chosen(problems: Problems, credential: str) -> None:
     """A credential or a client id opens no other host."""

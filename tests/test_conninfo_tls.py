@@ -220,6 +220,12 @@ def test_libpqs_own_root_file_counts_for_other_hosts() -> None:
     assert judged(root_crt=True, host=HOST).roots == azpg.AZURE_PUBLIC.roots
 
 
+def test_a_callers_root_file_is_the_only_one(planned: Planned) -> None:
+    """Beside it nothing is pinned, for any host."""
+    for host in (HOST, "db"):
+        assert planned(host=host, sslrootcert="/own/root.pem", password="x").roots is None
+
+
 @pytest.mark.parametrize("mode", ["disable", *WEAKER])
 def test_no_root_file_beside_a_weaker_mode(mode: str) -> None:
     """A root file would turn libpq's "prefer" into plaintext."""
@@ -321,6 +327,12 @@ def test_a_misspelt_sslmode_lists_the_good_ones(problems: Problems, mode: str, t
     (problem,) = problems(host=HOST, sslmode=mode)
     assert "disable, allow, prefer, require, verify-ca, verify-full" in problem
     assert problem.endswith(told)
+
+
+def test_an_sslmode_like_no_other_is_refused_without_a_guess(problems: Problems) -> None:
+    """Where none is close the list alone is shown."""
+    (problem,) = problems(host=HOST, sslmode="1")
+    assert problem.endswith("verify-full")
 
 
 def test_an_empty_sslmode_is_refused(problems: Problems) -> None:

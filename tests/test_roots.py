@@ -140,6 +140,13 @@ def test_azpgs_own_file_is_not_needed_for_what_certifi_has(
     assert sorted(fingerprints(_roots.pem(frozenset(some)))) == sorted(some)
 
 
+def test_a_roots_source_is_told(fingerprints: Fingerprints) -> None:
+    """Where certifi has one its copy serves, and azpg's own where it has not."""
+    theirs = fingerprints(certifi.contents())
+    told = {name: root.source for name, root in _roots.certificates(ROOTS).items()}
+    assert told == {name: "certifi" if name in theirs else "azpg" for name in ROOTS}
+
+
 def test_a_fingerprint_that_nobody_has_is_a_config_error() -> None:
     """Every one is named; a bundle that lacks a root is never made."""
     with pytest.raises(azpg.ConfigError) as caught:
@@ -161,3 +168,8 @@ def test_there_is_one_bundle_for_a_set_of_roots() -> None:
     """All connections of a process share its look."""
     assert _roots.bundle(ROOTS) is _roots.bundle(frozenset(ROOTS))
     assert _roots.bundle(ROOTS) is not _roots.bundle(frozenset({G1}))
+
+
+def test_libpqs_own_file_is_in_the_home_folder(tmp_path: Path) -> None:
+    """Where libpq looks for roots that the user trusts."""
+    assert _roots.libpqs_file() == str(tmp_path / "home" / ".postgresql" / "root.crt")

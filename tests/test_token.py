@@ -52,6 +52,8 @@ def jwt(claims: object) -> str:
         ({"xms_mirid": "garbage", "upn": "alice"}, "alice"),
         ({"xms_mirid": 7, "unique_name": "alice"}, "alice"),
         ({"xms_mirid": "garbage"}, None),
+        ({"xms_mirid": "two/parts"}, None),
+        ({"xms_mirid": "three/parts/enough"}, "enough"),
         ({"xms_mirid": ""}, None),
         ({"xms_mirid": "///"}, None),
         ({"xms_mirid": 7}, None),
@@ -115,4 +117,5 @@ def test_a_token_of_no_kind_is_told_too() -> None:
     assert _token.nameless({"oid": "x"}) == (
         "the token is of no known kind and holds no name (oid x)"
     )
+    assert _token.nameless({"tid": "x"}) == "the token is of no known kind and holds no name"
     assert _token.nameless({}) == "the token is no JWT that can be read, so it names no user"

@@ -266,6 +266,14 @@ def test_a_clock_that_is_wrong_is_seen_through(
     assert token.left(NOON) >= min(given, given - off if off < given else DAY) - 600
 
 
+@pytest.mark.parametrize(("given", "taken"), [(300, 300), (600, 600), (601, 301), (900, 600)])
+def test_a_short_token_that_came_in_dead_keeps_a_life(given: int, taken: int) -> None:
+    """What a token may be dated back by is not taken from one that has no more than twice that."""
+    text = jwt(NOON.wall - HOUR - given, NOON.wall - HOUR)
+    token = _token.received(text, NOON.wall - HOUR, None, now=NOON, chance=lowest)
+    assert token.left(NOON) == taken
+
+
 @pytest.mark.parametrize("off", [-HOUR, HOUR], ids=["back", "forward"])
 def test_a_clock_set_while_running(off: float) -> None:
     """Set back, the other clock tells the time gone; set forward, the token is taken for older."""
