@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -63,8 +66,9 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PRESENT[:1])
 def minimums(session: nox.Session) -> None:
     """Test with the lowest version of every dependency that is allowed."""
-    lowest = [name.replace(">=", "==") for name in PROJECT["project"]["dependencies"]]
-    session.install(".[emulator]", *lowest, "psycopg-pool==3.3.0", *TESTS)
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    allowed = (*PROJECT["project"]["dependencies"], *itertools.chain(*extras))
+    session.install(".", *(name.replace(">=", "==") for name in allowed), *TESTS)
     _pytest(session, everything=False)
 
 
@@ -111,26 +115,86 @@ def _sphinx(session: nox.Session) -> None:
 
 
 @nox.session
-def wheel(session: nox.Session) -> None:
-    """Install the built wheel alone and import it from elsewhere."""
-    session.install("build", *PROJECT["build-system"]["requires"])
-    built = Path(session.create_tmp()) / "dist"
-    shutil.rmtree(built, ignore_errors=True)
-    session.run("python", "-m", "build", "--no-isolation", f"--outdir={built}", silent=True)
-    session.install("--force-reinstall", str(next(built.glob("*.whl"))))
-    session.chdir(built)
-    session.run("python", "-W", "error", "-c", _IMPORT)
+def release(session: nox.Session) -> None:
+    """Build what is released into dist/, twice, and install it in each way that is promised."""
+    wanted = nox.project.dependency_groups(PROJECT, "release")
+    session.install(*wanted, *PROJECT["build-system"]["requires"])
+    built, source = _built_twice(session)
+    session.run("twine", "check", "--strict", *map(str, built))
+    wheel = next(str(path) for path in built if path.suffix == ".whl")
+    extras = (None, *PROJECT["project"]["optional-dependencies"])
+    resolutions = ("lowest-direct", "highest")
+    # The corners; before a release all: `nox -s release -- everywhere`
+    pairs = [*zip((PRESENT[0], PRESENT[-1]), resolutions, strict=True)]
+    if "everywhere" in session.posargs:
+        pairs = [*itertools.product(PRESENT, resolutions)]
+    ways = [(*pair, extra) for pair in pairs for extra in extras]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda way: _installed(session, wheel, *way), ways))
+    # With its types, for whoever imports it
+    session.install(f"{wheel}[emulator]", *TESTS)
+    with session.chdir("tests/typing"):
+        session.run("mypy", "--strict", "--config-file=", "api.py", "classes.py")
+    # With its tests, for whoever packages it
+    session.chdir(source)
+    session.run("pytest", "-q", "tests/test_connection.py", "tests/test_house.py")
 
 
-_IMPORT = """
-from importlib import metadata, resources
-import azpg, azpg.__main__
-assert metadata.version("azpg") == azpg.__version__
-assert all(getattr(azpg, name) is not None for name in azpg.__all__)
-held = resources.files("azpg")
-assert held.joinpath("py.typed").is_file() and held.joinpath("roots.pem").is_file()
-print(azpg.conninfo(server="myserver", dbname="mydb"))
-"""
+def _built_twice(session: nox.Session) -> tuple[list[Path], Path]:
+    """Build from here, and again from the sdist elsewhere; return both files and that place."""
+    dist, again = Path("dist").absolute(), Path(session.create_tmp(), "again").absolute()
+    for folder in (dist, again):
+        shutil.rmtree(folder, ignore_errors=True)
+    build = ("python", "-m", "build", "--no-isolation")
+    commit = _last_commit()
+    session.run(*build, f"--outdir={dist}", env=commit, silent=True)
+    (sdist,) = dist.glob("*.tar.gz")
+    usual = os.umask(0o077)
+    try:
+        session.run("python", "-m", "tarfile", "-e", str(sdist), str(again), silent=True)
+        (source,) = again.iterdir()
+        elsewhere = {"TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "1", "LC_ALL": "C"}
+        with session.chdir(source):
+            session.run(*build, f"--outdir={again}", env=commit | elsewhere, silent=True)
+    finally:
+        os.umask(usual)
+    built = sorted(dist.iterdir())
+    for path in built:
+        first, second = (
+            hashlib.sha256(folder.joinpath(path.name).read_bytes()).hexdigest()
+            for folder in (dist, again)
+        )
+        if first != second:
+            session.error(f"{path.name} is another when it is built again: compare {again}")
+        session.log(f"{first}  {path.name}, built twice")
+    return built, source
+
+
+def _last_commit() -> dict[str, str]:
+    """Return the time that a build dates its files by; without git its backend has one."""
+    if (git := shutil.which("git")) is None:
+        return {}
+    asked = (git, "log", "-1", "--format=%ct")
+    told = subprocess.run(asked, check=False, capture_output=True, text=True)  # noqa: S603
+    return {} if told.returncode else {"SOURCE_DATE_EPOCH": told.stdout.strip()}
+
+
+def _installed(
+    session: nox.Session, wheel: str, version: str, resolution: str, extra: str | None
+) -> None:
+    """Check the wheel where nothing else is installed."""
+    name = f"{version}-{resolution}-{extra or 'bare'}"
+    place = Path(session.create_tmp(), name).absolute()
+    python, extras = str(place / "bin" / "python"), () if extra is None else (extra,)
+    session.run("uv", "venv", "--quiet", "--clear", f"--python={version}", str(place), log=False)
+    install = ("uv", "pip", "install", "--quiet", f"--python={python}")
+    wanted = ("--requirements=pyproject.toml", *(f"--extra={name}" for name in extras))
+    session.run(*install, f"--resolution={resolution}", *wanted, log=False)
+    session.run(*install, "--no-deps", wheel, log=False)
+    session.run("uv", "pip", "check", "--quiet", f"--python={python}", log=False)
+    check = (python, "-W", "error", "tests/installed.py", *extras)
+    session.run(*check, external=True, silent=True, log=False)
+    session.log(f"works: {name}")
 
 
 if __name__ == "__main__":
