@@ -50,7 +50,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check all types with mypy, and the public API as a caller sees it with pyright too."""
     session.install(
-        ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "types"), "nox[uv]"
+        ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "types", "site"), "nox[uv]"
     )
     session.run("mypy", "azpg", "tests", "noxfile.py")
     session.run("pyright", "tests/typing", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
@@ -105,13 +105,18 @@ def torture(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into docs/_build."""
-    session.install(".[emulator]", *nox.project.dependency_groups(PROJECT, "docs"))
-    _sphinx(session)
+    integrations = ".[asyncpg,emulator,sqlalchemy]"
+    session.install(integrations, *nox.project.dependency_groups(PROJECT, "docs"))
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    strictly = ("--fail-on-warning", "--keep-going", "--quiet", "--fresh-env")
+    session.run("sphinx-build", *strictly, "-d", session.create_tmp(), "docs", "docs/_build")
 
 
-def _sphinx(session: nox.Session) -> None:
-    built = ("-d", session.create_tmp(), "docs", "docs/_build")
-    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", *built)
+@nox.session(requires=["docs"])
+def site(session: nox.Session) -> None:
+    """Look at the site with Chromium, as it is on a phone, in the dark and without scripts."""
+    session.install(*nox.project.dependency_groups(PROJECT, "site"))
+    session.run("pytest", "--noconftest", "-q", "tests/browse_site.py", *session.posargs)
 
 
 @nox.session

@@ -8,9 +8,11 @@ version = release = azpg.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
+suppress_warnings = ["misc.highlighting_failure"]  # a block may leave out parts: …
 default_role = "py:obj"  # `azpg.connect` in a docstring is a link, `kind` is code
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 highlight_language = "text"
+pygments_dark_style = "github-dark"
 
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
@@ -19,5 +21,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"azpg {version}"
+html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_copy_source = False
 html_show_sphinx = False

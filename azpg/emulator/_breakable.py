@@ -59,7 +59,7 @@ class Breakable:
         "pgbouncer" (6432) or "reader" (the standby's name); without it they are everywhere.
 
         `identity` is what the identity endpoint does: an HTTP status to answer (429, 500),
-        "down", "garbage" or "hang". `token` is what is wrong with the tokens handed out.
+        "down", "garbage" or "hang". `token` is what is wrong with the tokens handed out::
 
             with emulator.fault(connect="refuse", at="pgbouncer"):
                 ...

@@ -262,7 +262,7 @@ class Emulator(Breakable):
         `object_id` is made up unless it is given. `resource_type` says what a "system-assigned"
         identity belongs to, such as "Microsoft.Compute/virtualMachines" (default: a web app).
         `token_size` is how long its tokens are at least, in characters; people's reach 7,000.
-        With a `password` it is a native PostgreSQL role, and no token opens it.
+        With a `password` it is a native PostgreSQL role, and no token opens it::
 
             alice = emulator.add_role("alice@contoso.com")
             team = emulator.add_role("team", kind="group", members=[alice])
