@@ -44,6 +44,10 @@ def lint(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("zizmor", "--offline", "--quiet", "--persona=auditor", ".github")
+    for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "*.yml")):
+        files = map(str, Path(".github").glob(pattern))
+        session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)
 
 
 @nox.session
