@@ -111,6 +111,23 @@ def test_imports_run_one_way(module: str) -> None:
     assert own <= below, f"{module} imports {own - below}"
 
 
+def test_the_drawing_is_the_house() -> None:
+    """Each module stands on one floor of the drawing in CONTRIBUTING.md, above all it imports."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    drawn = page.partition("```text\n")[2].partition("\n\n")[0]
+    lines = [line[16:].split() for line in drawn.splitlines()]
+    floors = [*lines[:-2], lines[-2] + lines[-1]]  # the rules take two lines
+    height = {name: -number for number, names in enumerate(floors) for name in names}
+
+    def stands(module: str) -> int:
+        return height[module if module in height else module.partition("/")[0] + "/"]
+
+    for module in MODULES:
+        own = {name[5:] for name in imports(module) if name.startswith("azpg/")}
+        own = {name for name in own if not name.startswith("emulator/")}
+        assert all(stands(name) <= stands(module) for name in own), module
+
+
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_read_no_clock_and_open_nothing(module: str) -> None:
     """A pure module is handed clocks, chance and files; it fetches none."""
