@@ -111,21 +111,25 @@ def test_imports_run_one_way(module: str) -> None:
     assert own <= below, f"{module} imports {own - below}"
 
 
-def test_the_drawing_is_the_house() -> None:
-    """Each module stands on one floor of the drawing in CONTRIBUTING.md, above all it imports."""
-    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    drawn = page.partition("```text\n")[2].partition("\n\n")[0]
-    lines = [line[16:].split() for line in drawn.splitlines()]
-    floors = [*lines[:-2], lines[-2] + lines[-1]]  # the rules take two lines
-    height = {name: -number for number, names in enumerate(floors) for name in names}
+def test_the_picture_is_the_house() -> None:
+    """Each module stands on one floor of the picture for contributors, above all it imports."""
+    picture = (ROOT / "docs" / "house.svg").read_text("utf-8")
+    floors = re.findall(r'<g class="floor">(.*?)</g>', picture, re.DOTALL)
+    height = {
+        name: -number
+        for number, floor in enumerate(floors)
+        for words in re.findall(r'class="in".*?>(.*?)<', floor)
+        for name in words.split()
+    }
 
     def stands(module: str) -> int:
         return height[module if module in height else module.partition("/")[0] + "/"]
 
     for module in MODULES:
-        own = {name[5:] for name in imports(module) if name.startswith("azpg/")}
+        own = {name.removeprefix("azpg/") for name in imports(module) if name.startswith("azpg/")}
         own = {name for name in own if not name.startswith("emulator/")}
         assert all(stands(name) <= stands(module) for name in own), module
+    assert len(height) == len({name.partition("/")[0] for name in MODULES})
 
 
 @pytest.mark.parametrize("module", PURE)

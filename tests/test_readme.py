@@ -43,6 +43,11 @@ def test_cheat_sheet(monkeypatch: pytest.MonkeyPatch, dig: Callable[..., Tunnel]
         assert emulator.counts.refused_sign_ins == 0
 
 
+def test_it_is_short() -> None:
+    """Two screens, and no more."""
+    assert len(README.splitlines()) <= 90
+
+
 async def execute(code: str, names: dict[str, Any]) -> None:
     """Run code that may await, and end what it leaves open."""
     compiled = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
