@@ -107,7 +107,7 @@ class Breakable:
 
         With `reset` they end by RST, otherwise by FIN. Queries under way run on in the server,
         as they do when a network fails. `at` is the one place where they are cut, "postgres",
-        "pgbouncer" or "reader"; without it they are cut everywhere.
+        "pgbouncer" or "reader"; without it they are cut everywhere::
 
             emulator.cut(reset=True)
         """
@@ -125,7 +125,7 @@ class Breakable:
           the server recovers; the port stays open and says so with 57P03.
 
         Nothing is lost of what was acknowledged. PgBouncer stays up; as always it tries a server
-        that it found down again only after 15 seconds.
+        that it found down again only after 15 seconds::
 
             emulator.restart_postgres("immediate")
         """
@@ -145,7 +145,7 @@ class Breakable:
         The next client is told by the real server that the "remaining connection slots are
         reserved". With `reserved` those are taken too: "sorry, too many clients already". A slot
         whose owner leaves meanwhile is free again. PgBouncer keeps its connections; when it was
-        refused another one, it tries again only after 15 seconds.
+        refused another one, it tries again only after 15 seconds::
 
             with emulator.slots_used_up():
                 ...
@@ -167,7 +167,7 @@ class Breakable:
 
         It returns when a new standby stands by; only then does the reader answer again. Until
         then it refuses, and its sessions are cut. The first call without `standby=True` makes a
-        standby beforehand, which takes about a second.
+        standby beforehand, which takes about a second::
 
             failing_over = threading.Thread(target=emulator.fail_over)
         """

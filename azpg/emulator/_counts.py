@@ -11,7 +11,7 @@ Tally = Counter[str]
 class Counts:
     """Count what reached the emulator since it started.
 
-    Subtract two snapshots to see what one step cost:
+    Subtract two snapshots to see what one step cost::
 
         before = emulator.counts
         ...

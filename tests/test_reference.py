@@ -1,4 +1,4 @@
-"""The page of options: every option stands there, with the default that it has."""
+"""The reference: every name and option stands there, with the default that it has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from azpg import _retry, _token
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "options.md"
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+PAGE = REFERENCE / "options.md"
+API = (REFERENCE / "api.md").read_text()
 PSYCOPGS = {*inspect.signature(psycopg.connect).parameters, "conninfo"}
 
 
@@ -98,3 +100,19 @@ def test_the_times_are_those_of_the_code() -> None:
         _retry.POOL_CAP,
         _retry.BUSY,
     ]
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """The page of the library names all that azpg exports, and nothing else of azpg's own."""
+    named = re.findall(r"^\.\. (?:auto)?\w+:: azpg\.(\w+)(?:\(\.\.\.\))?$", API, re.MULTILINE)
+    assert sorted(named) == sorted(azpg.__all__)
+
+
+def test_each_cloud_is_told_by_its_name_and_its_hosts() -> None:
+    """The page of the library says what each cloud is called, and what its hosts end in."""
+    entries = re.findall(r"data:: azpg\.(\w+)\n\n((?: +.*\n)+)", API)
+    assert len(entries) == 4
+    for constant, text in entries:
+        cloud = getattr(azpg, constant)
+        named, *suffixes = re.findall("`(.*?)`", text)
+        assert (named, tuple(suffixes)) == (f'cloud="{cloud.name}"', cloud.suffixes)
