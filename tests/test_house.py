@@ -132,6 +132,14 @@ def test_the_picture_is_the_house() -> None:
     assert len(height) == len({name.partition("/")[0] for name in MODULES})
 
 
+def test_what_contributors_are_told_to_touch_is_there() -> None:
+    """Every file that CONTRIBUTING.md names exists."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = set(re.findall(r"\b(?:azpg|docs|tests)/[\w./-]+\.\w+", page))
+    assert named
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_read_no_clock_and_open_nothing(module: str) -> None:
     """A pure module is handed clocks, chance and files; it fetches none."""
