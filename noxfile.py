@@ -56,7 +56,7 @@ def types(session: nox.Session) -> None:
     session.install(
         ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "types", "site"), "nox[uv]"
     )
-    session.run("mypy", "azpg", "tests", "noxfile.py")
+    session.run("mypy", "azpg", "tests", "noxfile.py", "docs/scaling.py")
     session.run("pyright", "tests/typing", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
@@ -121,6 +121,13 @@ def site(session: nox.Session) -> None:
     """Look at the site with Chromium, as it is on a phone, in the dark and without scripts."""
     session.install(*nox.project.dependency_groups(PROJECT, "site"))
     session.run("pytest", "--noconftest", "-q", "tests/browse_site.py", *session.posargs)
+
+
+@nox.session(default=False)
+def scaling(session: nox.Session) -> None:
+    """Print the tables of docs/scaling.md and draw its plot anew."""
+    session.install(".", *nox.project.dependency_groups(PROJECT, "plots"))
+    session.run("python", "docs/scaling.py", "docs/scaling.svg")
 
 
 @nox.session
