@@ -33,7 +33,7 @@ AZURE_ROOTS = frozenset(
 
 # ASCII labels only: what is judged here is what libpq will resolve and verify. It keeps out
 # Unix sockets (/, @), lists, IDNA look-alikes and anything else libpq reads in a way of its own.
-_HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
+_HOST = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
 _SUFFIX = re.compile(r"(?:\.[a-z0-9_-]+)+\.[a-z][a-z0-9-]*", re.ASCII)
 
 
@@ -58,6 +58,9 @@ class Cloud:
     roots: frozenset[str] = field(default=AZURE_ROOTS, repr=False)
 
     def __post_init__(self) -> None:
+        # Out of JSON or YAML they come as lists
+        object.__setattr__(self, "suffixes", tuple(self.suffixes))
+        object.__setattr__(self, "roots", frozenset(self.roots))
         for suffix in self.suffixes:
             if not _SUFFIX.fullmatch(suffix):
                 raise ValueError(
@@ -114,7 +117,7 @@ CLOUDS = (AZURE_PUBLIC, AZURE_US_GOV, AZURE_CHINA, COSMOS_POSTGRES)
 def plain(host: str) -> str | None:
     """Return a DNS name without its trailing dot and in lower case; None if it is no DNS name."""
     name = host.removesuffix(".")
-    return name.lower() if _HOST.fullmatch(name) else None
+    return name.lower() if re.fullmatch(_HOST, name) else None
 
 
 def cloud_of(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:

@@ -6,10 +6,8 @@ secret in it. Nothing is refused one by one: `judge` collects every problem of a
 
 from __future__ import annotations
 
-import difflib
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from . import _spelling
 from ._clouds import (
@@ -50,8 +48,7 @@ NO_PASSFILE = "/dev/null/none"
 """A path that cannot exist: libpq reads ~/.pgpass where it has no passfile and no password."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(NamedTuple):
     """azpg's own options of one call; of secrets only what kind they are."""
 
     server: str | None = None
@@ -69,8 +66,7 @@ class Wishes:
     """problems already seen in the objects themselves"""
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """What the rules need to know of the machine."""
 
     keywords: frozenset[str]
@@ -80,8 +76,7 @@ class Machine:
     """libpq's own ~/.postgresql/root.crt exists"""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
 
     params: dict[str, str]
@@ -391,5 +386,7 @@ def _is_pgbouncer(port: str) -> bool:
 
 
 def _close(value: str, right: Collection[str]) -> str:
+    import difflib  # noqa: PLC0415  # late: only for what is misspelt
+
     close = difflib.get_close_matches(value.lower(), right, n=1)
     return f": did you mean {close[0]!r}?" if close else ""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._failures import CREDENTIALS, SIGN_IN_AGAIN, STATES, TABLE
+from ._refusals import compiled
 from .errors import ConnectError, CredentialError
 
 if TYPE_CHECKING:
     from ._refusals import Row
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What is known of the attempt; hints are written with it."""
 
     host: str = "the server"
@@ -54,11 +53,11 @@ _PGBOUNCER_PORTS = ("6432", "8432")
 _PGBOUNCER_TAKES = 2047
 """bytes of a password, up to 1.25; pgbouncer/pgbouncer#1310 made it more"""
 
-_SEVERAL = re.compile(r"all failures were:", re.IGNORECASE)
-_QUOTED = re.compile(r'"[^"\n]*"')
-_ATTEMPT = re.compile(r"- host: '([^'\n]*)', port: '(\d+)'", re.IGNORECASE)
-_ADDRESS = re.compile(r"""(?:server at "|hostaddr: ')([0-9a-f.:]+)""", re.IGNORECASE)
-_CLIENT = re.compile(r'for host "([0-9a-f.:]+)"', re.IGNORECASE)
+_SEVERAL = "all failures were:"
+_QUOTED = r'"[^"\n]*"'
+_ATTEMPT = r"- host: '([^'\n]*)', port: '(\d+)'"
+_ADDRESS = r"""(?:server at "|hostaddr: ')([0-9a-f.:]+)"""
+_CLIENT = r'for host "([0-9a-f.:]+)"'
 
 
 def diagnose(text: str, context: Context, state: str = "") -> Diagnosis:
@@ -81,32 +80,32 @@ def diagnose(text: str, context: Context, state: str = "") -> Diagnosis:
 def telling(text: str) -> tuple[Row, re.Match[str]] | None:
     """Return the row that tells most of a text, and where the text says so."""
     # psycopg puts the last of several failures first, without a word about where it happened
-    several = _SEVERAL.search(text)
+    several = compiled(_SEVERAL).search(text)
     begin = several.end() if several else 0
     # What is quoted are mostly names, which may hold any words
-    plain = _QUOTED.sub(lambda quoted: f'"{"." * (len(quoted[0]) - 2)}"', text)
+    plain = compiled(_QUOTED).sub(lambda quoted: f'"{"." * (len(quoted[0]) - 2)}"', text)
     for row in TABLE:
-        if said := row.pattern.search(plain, begin) or row.pattern.match(plain):
+        pattern = compiled(row.pattern)
+        if said := pattern.search(plain, begin) or pattern.match(plain):
             return row, said
     return None
 
 
 def _of_attempt(text: str, context: Context) -> Context:
     """Return the context of the attempt that a text ends with, as far as the text tells."""
-    if attempts := _ATTEMPT.findall(text):
+    if attempts := compiled(_ATTEMPT).findall(text):
         host, port = attempts[-1]
         if host in context.host.split(","):
-            context = replace(context, host=host, port=port)
-    addresses, clients = _ADDRESS.findall(text), _CLIENT.findall(text)
-    return replace(
-        context,
+            context = context._replace(host=host, port=port)
+    addresses, clients = compiled(_ADDRESS).findall(text), compiled(_CLIENT).findall(text)
+    return context._replace(
         address=addresses[-1] if addresses else "",
         client=clients[-1] if clients and _is_address(clients[-1]) else "this machine's address",
     )
 
 
 def _hint(template: str, context: Context, names: dict[str, str]) -> str:
-    context = replace(context, user=context.user or "…")
+    context = context._replace(user=context.user or "…")
     words = {
         "host": context.host,
         "port": context.port,
@@ -249,12 +248,12 @@ def _is_private(address: str) -> bool:
 
 
 # How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
-_TOKEN = re.compile(r"eyJ[\w.-]{16,}", re.ASCII)
+_TOKEN = r"eyJ[\w.-]{16,}"
 
 
 def shown(text: str, *secrets: str | None) -> str:
     """Return a server's text fit to print: no control characters, no secret thrown back."""
-    text = _TOKEN.sub("…", text)
+    text = re.sub(_TOKEN, "…", text, flags=re.ASCII)
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "…")
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
@@ -264,7 +263,8 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
     """Return text, kind and hint for a credential that raised."""
     said = shown(str(error)) or type(error).__name__
     kind = "credential"
-    if type(error).__name__ == "AuthenticationRequiredError" or SIGN_IN_AGAIN.search(said):
+    person = type(error).__name__ == "AuthenticationRequiredError"
+    if person or compiled(SIGN_IN_AGAIN).search(said):
         kind = "interaction-required"
         hint = (
             "sign in again as the person you are (`az login` on your own machine): no program can "
@@ -275,8 +275,8 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
             "an async credential belongs to the event loop it was first used on, and that one has "
             "ended: pass a function that makes the credential, or azure.identity's sync one"
         )
-    elif known := next((hint for pattern, hint in CREDENTIALS if pattern.search(said)), None):
-        hint = known
+    elif known := [hint for pattern, hint in CREDENTIALS if compiled(pattern).search(said)]:
+        hint = known[0]
     elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"
     elif name == "DefaultAzureCredential":

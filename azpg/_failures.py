@@ -6,7 +6,7 @@ over the years and will again: patterns are loose, and a text that none matches 
 
 from __future__ import annotations
 
-import re
+from typing import NamedTuple
 
 from ._refusals import REFUSALS, row
 from .errors import ConnectError, ConnectTimeoutError, TLSError, UnreachableError
@@ -303,50 +303,53 @@ STATES = {
 
 # What only a person can mend: a second factor, a password or session that has run out, a consent.
 # The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
-SIGN_IN_AGAIN = re.compile(
+SIGN_IN_AGAIN = (
     r"interaction_required|consent_required|login_required|"
     r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
     r"70008|70043|700084)\b"
 )
 
 
-def _advice(pattern: str, hint: str) -> tuple[re.Pattern[str], str]:
-    return re.compile(pattern, re.IGNORECASE), hint
+class Advice(NamedTuple):
+    """What to type where a credential says so."""
+
+    pattern: str
+    hint: str
 
 
 CREDENTIALS = (
-    _advice(
+    Advice(
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
         "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
         "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)",
     ),
-    _advice(
+    Advice(
         r"AADSTS(7000215|7000222)\b",
         "the client secret is wrong or has expired: make a new one, az ad app credential reset "
         "--id <client id>, and set AZURE_CLIENT_SECRET",
     ),
-    _advice(
+    Advice(
         r"AADSTS(700016|90002|50020)\b",
         "that tenant does not know it: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or sign in with "
         "az login --tenant <the server's tenant>",
     ),
-    _advice(
+    Advice(
         r"AADSTS(500011|650057)\b",
         "the tenant does not know the database's resource: check cloud= and the tenant; where both "
         "are right, an administrator adds it, az ad sp create --id "
         "123cd850-d9df-40bd-94d5-c9f07b7fa203",
     ),
-    _advice(
+    Advice(
         r"AADSTS(70021|700211|700213)\b",
         "no federated credential of the identity has this token's issuer and subject: compare az "
         "identity federated-credential list with the service account",
     ),
-    _advice(
+    Advice(
         r"Identity not found|No User Assigned",
         "no such managed identity is assigned here: assign it (portal: Identity), and name it by "
         'its client id, client_id="…"',
     ),
-    _advice(
+    Advice(
         r"Failed to resolve|NameResolutionError|Max retries exceeded|ProxyError|"
         r"Failed to establish a new connection",
         "Microsoft Entra is not reached from here: check HTTPS_PROXY, the firewall to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 from .errors import ConnectError, LoginError
@@ -14,14 +15,20 @@ class Row(NamedTuple):
     kind: str
     error: type[ConnectError]
     transient: bool
-    pattern: re.Pattern[str]
+    pattern: str
     hint: str
 
 
 def row(
     kind: str, error: type[ConnectError], pattern: str, hint: str, *, transient: bool = False
 ) -> Row:
-    return Row(kind, error, transient, re.compile(pattern, re.IGNORECASE), hint)
+    return Row(kind, error, transient, pattern, hint)
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern when a text is first held against it: who connects pays for none."""
+    return re.compile(pattern, re.IGNORECASE)
 
 
 _HBA = r"(no pg_hba\.conf entry|pg_hba\.conf rejects) .*"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,14 +33,14 @@ def budget(connect_timeout: str | None) -> float:
     return min(asked, BUDGET) if asked > 0 else BUDGET
 
 
-@dataclass(slots=True)
 class Retry:
     """The pauses of one connect: exponential with full jitter, within a budget of seconds."""
 
-    budget: float
-    started: float
-    cap: float = CAP
-    tries: int = 0
+    def __init__(self, budget: float, started: float, cap: float = CAP) -> None:
+        self.budget = budget
+        self.started = started
+        self.cap = cap
+        self.tries = 0
 
     def pause(self, kind: str, now: float, chance: Callable[[float, float], float]) -> float | None:
         """Return the seconds to wait before the next try, or None when the budget is spent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
@@ -32,11 +31,11 @@ _ALIASES = {
     "username": "user",
 }
 
-_PLACEHOLDER = re.compile(r"[{<]\s*your[ _-][^{}<>]*[}>]", re.IGNORECASE)
+_PLACEHOLDER = r"(?i)[{<]\s*your[ _-][^{}<>]*[}>]"
 
 
 # A user and password, if any, and then no more "@": elsewhere it is left from a password.
-_URI = re.compile(r"postgres(?:ql)?://([^/@]*@)?[^@?]*(\?.*)?", re.DOTALL)
+_URI = r"(?s)postgres(?:ql)?://([^/@]*@)?[^@?]*(\?.*)?"
 
 
 def unknown_keyword(name: str, known: Collection[str]) -> str:
@@ -49,6 +48,8 @@ def _suggestion(name: str, known: Collection[str]) -> str:
         return f": it is an option of azpg's, which stands beside the conninfo ({name}=…)"
     right = _ALIASES.get(name.lower())
     if right is None:
+        import difflib  # noqa: PLC0415  # late: only for what is misspelt
+
         close = difflib.get_close_matches(name.lower(), [*known, *_OPTIONS], n=1, cutoff=0.7)
         right = close[0] if close else None
     return f": write {right!r}" if right else ""
@@ -56,7 +57,7 @@ def _suggestion(name: str, known: Collection[str]) -> str:
 
 def misread_uri(conninfo: str) -> str | None:
     """Return the sentence for a URI of which libpq reads a piece of the password as the host."""
-    if not re.match("postgres(?:ql)?://", conninfo) or _URI.fullmatch(conninfo):
+    if not re.match("postgres(?:ql)?://", conninfo) or re.fullmatch(_URI, conninfo):
         return None
     return (
         "the URI has an '@' or '/' that belongs to the user's name or the password: "
@@ -139,7 +140,7 @@ def _known(value: str) -> str:
 
 def placeholder(value: str) -> str | None:
     """Return the portal's placeholder that was left in a value: `{your_password}`, `<your-db>`."""
-    found = _PLACEHOLDER.search(value)
+    found = re.search(_PLACEHOLDER, value)
     return found[0] if found else None
 
 
@@ -148,7 +149,7 @@ def on_command_line(text: str) -> str:
     text = text.replace("pgbouncer=True", "--pgbouncer").replace(
         "pgbouncer=False", "--no-pgbouncer"
     )
-    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
+    return re.sub(_KEYWORD, lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
 
 
-_KEYWORD = re.compile(r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=([\"'])(.*?)\2")
+_KEYWORD = r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=([\"'])(.*?)\2"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +40,7 @@ ONE_REPLACEMENT = 60.0
 """Seconds in which a refused token is replaced once at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
+class Clocks(NamedTuple):
     """One look at both clocks, in seconds."""
 
     monotonic: float
@@ -104,8 +103,7 @@ def received(
     return Token(text, expires_on, now, life, ahead)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A token in hand, and when the next is asked for."""
 
     token: Token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,10 +26,9 @@ CONTEXT = _diagnose.Context(
 )
 
 
-def hint(text: str, **changes: object) -> str:
+def hint(text: str, **changes: Any) -> str:
     """Return the hint for a text."""
-    fields = {name: getattr(CONTEXT, name) for name in CONTEXT.__slots__} | changes
-    return _diagnose.diagnose(text, _diagnose.Context(**fields)).hint
+    return _diagnose.diagnose(text, CONTEXT._replace(**changes)).hint
 
 
 def test_an_unknown_role_is_told_how_to_make_it() -> None:
@@ -192,7 +191,7 @@ def test_quoted_names_decide_nothing(name: str, row: st.DataObject) -> None:
 @given(row=st.sampled_from(TABLE), user=st.text(), dbname=st.text())
 def test_a_hint_holds_no_control_character(row: Row, user: str, dbname: str) -> None:
     """Whatever the names are."""
-    told = _diagnose._hint(row.hint, replace(CONTEXT, user=user, dbname=dbname), {})
+    told = _diagnose._hint(row.hint, CONTEXT._replace(user=user, dbname=dbname), {})
     assert all(c.isprintable() or c == "\n" for c in told)
 
 

@@ -11,6 +11,7 @@ import pytest
 import azpg
 from azpg import _diagnose
 from azpg._failures import CREDENTIALS, STATES, TABLE
+from azpg._refusals import compiled
 
 PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 CONTEXT = {
@@ -78,7 +79,9 @@ def test_the_page_is_whole() -> None:
     told = [_diagnose.telling(entry.said) for entry in FAILURES]
     assert {found[0].pattern for found in told if found} == {row.pattern for row in TABLE}
     for pattern, hint in CREDENTIALS:
-        assert any(pattern.search(entry.said) and entry.hint == hint for entry in NO_TOKEN)
+        assert any(
+            compiled(pattern).search(entry.said) and entry.hint == hint for entry in NO_TOKEN
+        )
 
 
 def test_no_entry_is_there_twice() -> None:

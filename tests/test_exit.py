@@ -83,7 +83,6 @@ def test_the_end_during_a_refresh(program: Program, kind: str) -> None:
 
     def main(*, kind: str) -> None:
         import asyncio
-        import dataclasses
 
         import azpg
 
@@ -92,7 +91,7 @@ def test_the_end_during_a_refresh(program: Program, kind: str) -> None:
 
         def renew() -> None:
             assert password._slot.held is not None
-            password._slot.held = dataclasses.replace(password._slot.held, ask_after=0.0)
+            password._slot.held = password._slot.held._replace(ask_after=0.0)
 
         async def ask() -> None:
             assert await password.call_async() == "token"
