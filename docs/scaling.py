@@ -52,7 +52,7 @@ SIZES = (
 def capacity() -> str:
     """Return how many processes each size bears, as a table."""
     rows = [
-        "| compute | for users | processes on 5432 | on 6432 | server connections to begin with |",
+        "| compute | for users | processes on 5432 | on 6432 | behind it |",
         "|---|---|---|---|---|",
     ]
     for size in SIZES:
@@ -122,11 +122,11 @@ def earliest(low: float, _high: float) -> float:
 def bursts() -> str:
     """Return how many requests come in one second, as a table."""
     rows = [
-        "| a token of | started | jitter | at the start | first renewal | last hour | all day |",
-        "|---|---|---|---|---|---|---|",
+        "| a token of | start | first renewal | last hour | all day |",
+        "|---|---|---|---|---|",
     ]
     for fleet in FLEETS:
-        started = f"over {fleet.spread / 60:.0f} min" if fleet.spread else "at once"
+        started = f", started over {fleet.spread / 60:.0f} minutes" if fleet.spread else ""
         for jitter in (True,) if fleet.spread else (False, True):
             every, renewals = requests(fleet, jitter=jitter)
             figures = (
@@ -136,7 +136,8 @@ def bursts() -> str:
                 every.total(),
             )
             told = " | ".join(f"{figure:,}" for figure in figures)
-            rows.append(f"| {fleet.token} | {started} | {'azpg' if jitter else 'none'} | {told} |")
+            drawn = "" if jitter else ", no jitter"
+            rows.append(f"| {fleet.token}{started}{drawn} | {told} |")
     return "\n".join(rows)
 
 
