@@ -21,7 +21,10 @@ from azpg import _roots
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fix_program import Program
     from fix_roots import HoldsTheRoots
+
+    from azpg.emulator import Emulator
 
 NOBODY = 65534
 
@@ -306,3 +309,40 @@ def test_a_private_folder_outlives_a_forked_child(tmp_path: Path) -> None:
     assert there == "True"
     assert Path(path).parent.parent == tmp_path
     assert not Path(path).parent.exists()
+
+
+def test_a_program_writes_nothing_but_the_bundle(
+    program: Program, azure: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Sign-ins that work and that fail, pools, and a file that says where keys should be logged."""
+    (tmp_path / "services").write_text(f"[s]\nsslkeylogfile={tmp_path / 'keys'}\n")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+
+    def main() -> None:
+        import os
+        import sys
+
+        import azpg
+
+        def told(event: str, arguments: tuple[Any, ...]) -> None:
+            changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+            if event == "open" and isinstance(arguments[0], str) and arguments[2] & changing:
+                sys.stdout.write(f"{arguments[0]}\n")
+
+        sys.dont_write_bytecode = True
+        azpg.connect().close()  # what azure-identity imports is no concern here
+        sys.addaudithook(told)
+        azpg.connect("service=s").close()
+        azpg.create_pool("service=s", min_size=1).close()
+        try:
+            azpg.connect("service=s", user="nobody")
+        except azpg.LoginError:
+            del os.environ["PGSSLROOTCERT"]
+            azpg.conninfo("service=s")
+
+    (written,) = program(main)
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    (left,) = files - {tmp_path / "services", tmp_path / "program.py"}
+    assert Path(written).parent == left.parent == tmp_path / "home" / ".cache" / "azpg"

@@ -1,0 +1,397 @@
+"""Take out one guard of the library after the other, and see that the tests that hold it fail.
+
+    python tests/guards.py [WORD]     all of them, or those with a word in their promise
+
+Each works on a copy: nothing in the checkout changes.
+"""
+
+# ruff: noqa: T201  # a command prints
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+ROOT = Path(__file__).parent.parent
+
+DECIDED = 'self.params["sslmode"] = "verify-full"'
+
+
+class Guard(NamedTuple):
+    """One place in the source, what is left of it when it is taken out, and who must notice."""
+
+    promise: str
+    module: str
+    source: str
+    without: str
+    tests: tuple[str, ...]
+
+
+GUARDS = (
+    # Where a token may go
+    Guard(
+        "a token goes to Azure alone",
+        "_conninfo",
+        "self.problems += [no_token_for(name, cloud) for name in dict.fromkeys(outside)]",
+        "pass",
+        (
+            "test_conninfo_sent::test_a_token_goes_only_to_verified_hosts_of_one_cloud",
+            "test_hostile_servers::test_no_token_goes_to_a_foreign_host_however_it_asks",
+        ),
+    ),
+    Guard(
+        "a token goes to hosts of one cloud",
+        "_conninfo",
+        "[name for name in names if cloud_of(name) is not cloud]",
+        "()",
+        ("test_conninfo_hosts::test_a_token_goes_nowhere_else",),
+    ),
+    Guard(
+        "a name that only looks like Azure's is none",
+        "_clouds",
+        "return name.lower() if re.fullmatch(_HOST, name) else None",
+        "return name.lower()",
+        ("test_clouds::test_a_plain_name_is_ascii_labels",),
+    ),
+    Guard(
+        "a cloud of your own cannot cover the world",
+        "_clouds",
+        "if not _SUFFIX.fullmatch(suffix):",
+        "if not suffix:",
+        ("test_clouds::test_a_cloud_that_would_cover_too_much_is_refused",),
+    ),
+    Guard(
+        "server= is Azure's name or none",
+        "_conninfo",
+        "if cloud_of(server, clouds):",
+        "if plain(server):",
+        ("test_conninfo_hosts::test_server_takes_no_other_name",),
+    ),
+    Guard(
+        "a refused call asks for no token",
+        "_settled",
+        "    if problems:\n        raise ConfigError(problems)\n",
+        "",
+        ("test_conninfo_sent::test_problems_come_before_a_token_or_a_network",),
+    ),
+    Guard(
+        "psql is led nowhere else",
+        "_environ",
+        "    if problems:\n        raise ConfigError(problems)\n",
+        "",
+        ("test_environ::test_psql_is_not_led_elsewhere",),
+    ),
+    Guard(
+        "a database's name leads no command elsewhere",
+        "_environ",
+        'is_conninfo(call.plan.params.get("dbname", ""))',
+        "False",
+        ("test_environ::test_a_dbname_that_leads_elsewhere_is_refused",),
+    ),
+    # Never in clear
+    Guard(
+        "nothing is said in clear",
+        "_conninfo",
+        DECIDED,
+        'self.params["sslmode"] = "prefer"',
+        ("test_hostile_servers::test_nothing_but_the_request_for_tls_is_said_in_clear",),
+    ),
+    Guard(
+        "a server is verified before anything is said",
+        "_conninfo",
+        DECIDED,
+        'self.params["sslmode"] = "require"',
+        ("test_hostile_servers::test_a_bad_certificate_ends_before_anything_is_said",),
+    ),
+    Guard(
+        "a weaker sslmode is raised",
+        "_conninfo",
+        DECIDED,
+        'self.default("sslmode", "verify-full")',
+        (
+            "test_conninfo_tls::test_a_weaker_sslmode_is_raised_for_a_token",
+            "test_conninfo_tls::test_a_weaker_sslmode_is_raised_for_a_password",
+        ),
+    ),
+    Guard(
+        "no encryption is refused",
+        "_conninfo",
+        'if mode == "disable":',
+        "if False:",
+        ("test_conninfo_tls::test_no_encryption_is_refused",),
+    ),
+    Guard(
+        "GSS encryption does not take the place of TLS",
+        "_conninfo",
+        'self.default("gssencmode", "disable")',
+        "pass",
+        ("test_conninfo_tls::test_gss_encryption_is_never_tried",),
+    ),
+    Guard(
+        "asyncpg verifies the name too",
+        "_tls",
+        'made.check_hostname = params["sslmode"] == "verify-full"',
+        "made.check_hostname = False",
+        ("test_asyncpg_errors::test_a_server_that_only_looks_right_gets_no_token",),
+    ),
+    # Whom it believes
+    Guard(
+        "only the pinned roots are believed",
+        "_roots",
+        "{name: root for name, root in _known() if name in roots}",
+        "dict(_known())",
+        ("test_roots::test_the_bundle_is_the_pinned_and_nothing_else",),
+    ),
+    Guard(
+        "a bundle that was touched is made anew",
+        "_roots",
+        "if self._look is None or _Look.at(path) != self._look:",
+        "if self._look is None:",
+        ("test_roots_file::test_a_file_that_was_touched_is_made_anew",),
+    ),
+    Guard(
+        "no bundle lies where others can write",
+        "_roots",
+        "(seen.st_uid != os.geteuid() or seen.st_mode & 0o022)",
+        "False",
+        ("test_roots_file::test_a_folder_that_is_not_safe_is_not_used",),
+    ),
+    # What was judged is what is sent
+    Guard(
+        "what was emptied stays empty",
+        "_sources",
+        "        said.setdefault(keyword, Said(value, by))",
+        "        said.update({keyword: Said(value, by)} if value and keyword not in said else {})",
+        ("test_conninfo_sent::test_an_empty_word_keeps_the_environment_out",),
+    ),
+    Guard(
+        "what was set aside stays aside",
+        "_conninfo",
+        "if places or keyword in self.params:",
+        "if places:",
+        ("test_conninfo_sent::test_a_place_set_aside_for_server_stays_aside",),
+    ),
+    Guard(
+        "libpq finds nothing that azpg did not judge",
+        "_sources",
+        '    _add(said, variables, "environment")\n',
+        "",
+        ("test_conninfo_sent::test_libpq_reads_what_azpg_judged",),
+    ),
+    Guard(
+        "a service is read as libpq reads it",
+        "_sources",
+        "            values.setdefault(keyword, value)",
+        "            values[keyword] = value",
+        ("test_sources::test_reads_every_source_as_libpq_does",),
+    ),
+    # One user's token is never another's
+    Guard(
+        "a token belongs to its credential",
+        "_flight",
+        "entry = self._slots.get(key)\n        if entry is not None and",
+        "entry = next(iter(self._slots.values()), None)\n        if False and",
+        (
+            "test_entra::test_two_credentials_never_share",
+            "test_credentials::test_identities_of_one_process_never_mix",
+        ),
+    ),
+    Guard(
+        "an id that is used again opens nothing",
+        "_flight",
+        "if entry is not None and entry[0]() is not credential:",
+        "if False:",
+        ("test_entra::test_an_entry_of_a_dead_credential_is_never_taken",),
+    ),
+    Guard(
+        "a token dies with its credential",
+        "_flight",
+        "return weakref.ref(credential, forget)",
+        "return lambda: credential",
+        ("test_entra::test_a_token_dies_with_its_credential",),
+    ),
+    Guard(
+        "a default credential is one identity's",
+        "_flight",
+        "(authority, client_id), DefaultCredential",
+        "(authority, None), DefaultCredential",
+        ("test_credentials::test_a_default_credential_is_made_once_for_each_identity",),
+    ),
+    Guard(
+        "a token is for one cloud",
+        "_flight",
+        "return entry[1].get(scope) or entry[1].setdefault(scope, Slot())",
+        'return entry[1].setdefault("", Slot())',
+        ("test_entra::test_two_clouds_have_two_tokens",),
+    ),
+    # A fork never shares a session
+    Guard(
+        "a child has no session of its parent's",
+        "_fork",
+        "_SESSIONS.add(session)",
+        "pass",
+        ("pool/test_fork::test_a_connection_is_its_process_own",),
+    ),
+    Guard(
+        "a child has no pool of its parent's",
+        "_fork",
+        "pool.end_in_child()",
+        "pass",
+        ("pool/test_fork::test_a_pool_says_that_it_is_the_parents",),
+    ),
+    # No secret in any reachable object
+    Guard(
+        "an error has no frames with a secret",
+        "errors",
+        "return error.with_traceback(None)",
+        "return error",
+        ("test_leaks::test_an_interrupt_holds_no_token",),
+    ),
+    Guard(
+        "an error's connection has no secret",
+        "_call",
+        'changed = dataclasses.replace(pgconn, password=b"", info=info, error_message=said)',
+        "changed = pgconn",
+        (
+            "test_leaks::test_a_failure_holds_no_token",
+            "test_leaks::test_a_refused_password_is_in_no_error",
+        ),
+    ),
+    Guard(
+        "a secret that a server throws back is masked",
+        "_diagnose",
+        'text = text.replace(secret, "…")',
+        "pass",
+        ("test_leaks::test_a_secret_thrown_back_is_masked",),
+    ),
+    Guard(
+        "a server's text does nothing to a terminal",
+        "_diagnose",
+        'c if c.isprintable() or c == "\\n" else " "',
+        "c",
+        ("test_hostile_servers::test_a_servers_text_reaches_no_terminal_as_it_is",),
+    ),
+    Guard(
+        "a conninfo that cannot be read is not quoted",
+        "_sources",
+        "[_spelling.unreadable_conninfo(conninfo, str(error), libpq().variables)]",
+        "[str(error) + conninfo]",
+        (
+            "test_conninfo_sent::test_no_piece_of_a_password_is_in_a_message",
+            "test_leaks::test_a_config_error_quotes_no_password",
+        ),
+    ),
+    Guard(
+        "a conninfo that is shown has no secret",
+        "_settled",
+        "hidden = _sources.libpq().secrets & said.keys()",
+        "hidden: set[str] = set()",
+        (
+            "test_conninfo_sent::test_no_secret_is_in_plan_or_conninfo",
+            "test_connection::test_conninfo_holds_no_secret",
+        ),
+    ),
+    Guard(
+        "a token is in no repr",
+        "_token",
+        'f"<Token of {len(self.text)} characters',
+        'f"<Token {self.text}',
+        (
+            "test_token_life::test_a_tokens_text_is_in_no_repr",
+            "test_leaks::test_what_holds_a_token_does_not_show_it",
+        ),
+    ),
+    Guard(
+        "a token is not pickled",
+        "_token",
+        'raise TypeError("a token is not pickled")',
+        "return (str, (self.text,))",
+        ("test_leaks::test_what_holds_a_token_does_not_show_it",),
+    ),
+    Guard(
+        "a token is in no log",
+        "_flight",
+        '"token from %s, good for %.0f s", name,',
+        '"token from %s, good for %.0f s", outcome.text,',
+        ("test_leaks::test_nothing_is_logged_of_a_token",),
+    ),
+    Guard(
+        "the doctor prints no secret",
+        "_doctor/identity",
+        "value if name in _SHOWN else '…'",
+        "value",
+        ("doctor/test_examine::test_secrets_are_masked",),
+    ),
+    # Nothing is written
+    Guard(
+        "nothing is written but the bundle",
+        "_conninfo",
+        'if keylog is not None and keylog != "keyword":',
+        "if False:",
+        (
+            "test_roots_file::test_a_program_writes_nothing_but_the_bundle",
+            "test_conninfo_tls::test_a_key_log_counts_nowhere_else",
+        ),
+    ),
+)
+
+
+def path_of(test: str) -> str:
+    """Return a test as pytest is told it."""
+    return "tests/{}.py::{}".format(*test.split("::"))
+
+
+def failed(tests: Collection[str], without: Guard | None = None) -> set[str]:
+    """Return which of the tests fail in a copy of the source, with all guards or without one."""
+    with tempfile.TemporaryDirectory(prefix="azpg-guards-") as folder:
+        copy = Path(folder)
+        for name in ("azpg", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if without is not None:
+            module = copy / "azpg" / f"{without.module}.py"
+            module.write_text(module.read_text().replace(without.source, without.without))
+        command = (sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider")
+        ran = subprocess.run(
+            [*command, "-p", "no:xdist", *map(path_of, tests)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+    if ran.returncode not in (0, 1):
+        raise SystemExit(ran.stdout + ran.stderr)
+    lines = re.findall(r"^FAILED (\S+?::\w+)", ran.stdout, re.MULTILINE)
+    return {test for test in tests if path_of(test) in lines}
+
+
+def main(word: str = "") -> int:
+    """Try every guard; return the exit status."""
+    tried = [guard for guard in GUARDS if word in guard.promise]
+    tests = sorted({test for guard in tried for test in guard.tests})
+    for test in (broken := failed(tests)):
+        print(f"fails with every guard in its place: {test}")
+    left = 0
+    for guard in tried:
+        passed = set(guard.tests) - failed(guard.tests, guard)
+        left += bool(passed)
+        print(f"{'NOT HELD' if passed else 'held':8}  {guard.promise}", flush=True)
+        for test in passed:
+            print(f"{'':10}passes without it: {test}")
+    noticed = len(tried) - left
+    print(f"{len(tried)} guards, {len(tests)} tests: {noticed} taken out and noticed, {left} not")
+    return 1 if left or broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
