@@ -106,6 +106,42 @@ def torture(session: nox.Session) -> None:
     session.run("python", "tests/torture.py", *session.posargs)
 
 
+@nox.session(python=PRESENT[:1], default=False)
+def mutation(session: nox.Session) -> None:
+    """Take the guards out and change what decides, line by line: what test notices? An hour."""
+    session.install(".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "mutation"))
+    session.run("python", "tests/guards.py", *session.posargs)
+    copy = Path(session.create_tmp(), "copy").absolute()
+    for name in ("azpg", "tests"):
+        shutil.copytree(name, copy / name, dirs_exist_ok=True)
+    shutil.copy("pyproject.toml", copy)
+    session.chdir(copy)
+    session.run("mutmut", "run", env={"PYTHONPATH": str(copy / "mutants")})
+    session.run("mutmut", "results")
+
+
+@nox.session(python=PRESENT[:1], default=False)
+def fuzz(session: nox.Session) -> None:
+    """Hold azpg against libpq with more and more words: `nox -s fuzz -- --minutes 5`."""
+    session.install(".[emulator]", *TESTS)
+    session.run("python", "tests/fuzz.py", *session.posargs)
+
+
+@nox.session(default=False)
+def roots(session: nox.Session) -> None:
+    """Show the pinned roots, and what the newest certifi has changed about them."""
+    session.install("--upgrade", ".", "certifi")
+    session.run("azpg", "roots")
+    session.run("python", "-W", "ignore", "tests/pins.py")
+
+
+@nox.session(python=PRESENT[-1:], default=False)
+def bench(session: nox.Session) -> None:
+    """Measure azpg beside bare psycopg: `nox -s bench -- --write docs` renews what the docs show."""
+    session.install(".[emulator]", *nox.project.dependency_groups(PROJECT, "bench"))
+    session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into docs/_build."""
