@@ -137,7 +137,7 @@ def roots(session: nox.Session) -> None:
 
 @nox.session(python=PRESENT[-1:], default=False)
 def bench(session: nox.Session) -> None:
-    """Measure azpg beside bare psycopg: `nox -s bench -- --write docs` renews what the docs show."""
+    """Measure azpg beside bare psycopg; `-- --write docs` renews what the docs show of it."""
     session.install(".[emulator]", *nox.project.dependency_groups(PROJECT, "bench"))
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 

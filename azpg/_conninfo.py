@@ -290,8 +290,8 @@ class _Judgement:
         redirected = next((name for name in names if cloud_of(name, clouds)), None)
         if redirected and left:
             self.warnings.append(
-                f"{' and '.join(left)} from the environment decide how {redirected} is reached "
-                f"and verified: unset what a test left behind"
+                f"{' and '.join(left)} in the environment {'decide' if left[1:] else 'decides'} "
+                f"how {redirected} is reached and verified: unset what a test left behind"
             )
 
     # How it is verified

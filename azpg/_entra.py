@@ -235,11 +235,10 @@ class _NoLoop(Exception):  # noqa: N818  # never leaves this module
 
 def user_of(token: _token.Token) -> str:
     """Return the role that a token's owner has by custom, or raise `CredentialError`."""
-    read = _token.claims(token.text)
-    if (name := _token.user(read)) is not None:
-        return name
+    if token.user is not None:
+        return token.user
     raise CredentialError(
-        _token.nameless(read),
+        _token.nameless(_token.claims(token.text)),
         kind="no-user",
         hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
         "display name in Microsoft Entra",

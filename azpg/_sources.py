@@ -69,15 +69,16 @@ def environment() -> dict[str, str]:
     # that is done before a connect. The dict below it is asked for all at once.
     held = getattr(os.environ, "_data", None)
     if isinstance(held, dict) and os.name == "posix":
-        present = [os.fsdecode(name) for name in _encoded() & held.keys()]
+        names = _encoded()
+        present = [names[name] for name in names.keys() & held.keys()]
     else:
         present = [name for name in libpq().environ if name in os.environ]
     return {name: value for name in present if (value := os.environ.get(name)) is not None}
 
 
 @cache
-def _encoded() -> frozenset[bytes]:
-    return frozenset(map(os.fsencode, libpq().environ))
+def _encoded() -> dict[bytes, str]:
+    return {os.fsencode(name): name for name in libpq().environ}
 
 
 def merge(

@@ -64,6 +64,8 @@ class Token:
     """seconds it had left when it was received"""
     ahead: float
     """seconds after which the next one is asked for"""
+    user: str | None = None
+    """the role that its owner has by custom"""
 
     def __repr__(self) -> str:
         return f"<Token of {len(self.text)} characters, expires_on={self.expires_on:.0f}>"
@@ -94,13 +96,14 @@ def received(
     what it is taken to have if by the clock it came in dead.
     """
     life = expires_on - now.wall
-    given = lifetime(claims(text))
+    read = claims(text)
+    given = lifetime(read)
     if given is not None and not 0.0 < life <= given:
         life = given - DATED_BACK if given > 2 * DATED_BACK else given
     ahead = life - LATE + chance(0.0, LATE / 5) if life > 2 * LATE else life * chance(0.5, 0.6)
     if refresh_on is not None and 0.0 < (early := refresh_on - now.wall) < ahead:
         ahead = early + chance(0.0, (ahead - early) / 10)
-    return Token(text, expires_on, now, life, ahead)
+    return Token(text, expires_on, now, life, ahead, user(read))
 
 
 class Held(NamedTuple):

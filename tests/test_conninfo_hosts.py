@@ -304,7 +304,7 @@ def test_pghostaddr_leads_server_and_warns(
     plan = planned(server="myserver")
     assert plan.params["hostaddr"] == "127.0.0.77"
     (warning,) = plan.warnings
-    assert warning.startswith(f"PGHOSTADDR from the environment decide how {HOST} is reached")
+    assert warning.startswith(f"PGHOSTADDR in the environment decides how {HOST} is reached")
 
 
 def test_a_redirection_of_another_host_is_no_warning(

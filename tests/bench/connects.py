@@ -1,0 +1,90 @@
+"""Warm connects: beside psycopg's with the same parameters, and beside Microsoft's library."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psycopg
+from azure_postgresql_auth.psycopg3 import EntraConnection
+
+import azpg
+
+from .measure import by_turns, by_turns_async, median, ratio
+from .results import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .measure import Costs, Kind
+    from .servers import Servers
+
+
+def rows(servers: Servers, turns: int) -> Iterator[Row]:
+    """Measure, and yield what there is to show."""
+    for user, token in servers.tokens.items():
+        size = f"a token of {len(token):,} characters"
+        yield from _sync(servers, user, size, turns)
+        yield from _async(servers, user, size, turns)
+
+
+def _sync(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
+    ours = servers.keywords(user)
+    final = servers.final(user)
+    whole = servers.whole(user)
+    credential = servers.credentials[user]
+    raw = psycopg.conninfo.make_conninfo(**final).encode()
+    costs = by_turns(
+        {
+            "azpg": lambda: azpg.connect(**ours).close(),
+            "psycopg": lambda: psycopg.connect(**final).close(),
+            "Microsoft's": lambda: EntraConnection.connect(credential=credential, **whole).close(),
+            "libpq": lambda: psycopg.pq.PGconn.connect(raw).finish(),
+        },
+        turns=turns,
+        calls=2,
+    )
+    yield from _compared(costs, "psycopg", f"a connect, {size}", 1.02)
+    yield from _compared(costs, "Microsoft's", f"a connect, {size}", 0.45, ("cpu",))
+    yield from _compared(costs, "libpq", f"a connect, {size}", None, ("wall",))
+
+
+def _async(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
+    ours = servers.keywords(user)
+    final = servers.final(user)
+
+    async def own() -> None:
+        await (await azpg.connect_async(**ours)).close()
+
+    async def bare() -> None:
+        await (await psycopg.AsyncConnection.connect(**final)).close()
+
+    costs = asyncio.run(by_turns_async({"azpg": own, "psycopg": bare}, turns=turns, calls=2))
+    yield from _compared(costs, "psycopg", f"an async connect, {size}", 1.02)
+
+
+def _compared(
+    costs: Costs,
+    other: str,
+    what: str,
+    goal: float | None,
+    kinds: tuple[Kind, ...] = ("cpu", "wall"),
+) -> Iterator[Row]:
+    for kind in kinds:
+        yield Row(
+            f"{_KINDS[kind]} of {what}",
+            "ms",
+            median(costs, "azpg", kind) * 1e3,
+            _OTHERS[other],
+            median(costs, other, kind) * 1e3,
+            goal=goal,
+            paired=ratio(costs, "azpg", other, kind),
+        )
+
+
+_KINDS: dict[Kind, str] = {"cpu": "client CPU", "wall": "wall time"}
+_OTHERS = {
+    "psycopg": "psycopg with the same parameters and the password ready",
+    "Microsoft's": "azure-postgresql-auth with verify-full and certifi's whole bundle",
+    "libpq": "libpq alone, blocking",
+}

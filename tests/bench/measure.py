@@ -1,0 +1,91 @@
+"""How two ways are compared: by turns, in one run, by the median of what each turn took."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+
+Kind: TypeAlias = Literal["cpu", "wall"]
+
+
+class Cost(NamedTuple):
+    """What one call took of this process, in seconds."""
+
+    cpu: float
+    wall: float
+
+
+Costs = dict[str, list[Cost]]
+
+
+def by_turns(
+    contenders: Mapping[str, Callable[[], object]], *, turns: int, calls: int = 1
+) -> Costs:
+    """Run each so many turns, one after the other, and return what a call took in each turn."""
+    costs: Costs = {name: [] for name in contenders}
+    for run in contenders.values():
+        run()  # whatever is done once is done here
+    for name in _in_turn(list(contenders), turns):
+        run, before = contenders[name], _now()
+        for _ in range(calls):
+            run()
+        costs[name].append(_since(before, calls))
+    return costs
+
+
+async def by_turns_async(
+    contenders: Mapping[str, Callable[[], Awaitable[object]]], *, turns: int, calls: int = 1
+) -> Costs:
+    """Do the same for what is awaited."""
+    costs: Costs = {name: [] for name in contenders}
+    for run in contenders.values():
+        await run()
+    for name in _in_turn(list(contenders), turns):
+        run, before = contenders[name], _now()
+        for _ in range(calls):
+            await run()
+        costs[name].append(_since(before, calls))
+    return costs
+
+
+def _in_turn(order: list[str], turns: int) -> Iterator[str]:
+    # The order changes from turn to turn, so that none is always the one after another
+    for _ in range(turns):
+        yield from order
+        order.append(order.pop(0))
+
+
+def _now() -> Cost:
+    gc.collect()
+    return Cost(time.process_time(), time.perf_counter())
+
+
+def _since(before: Cost, calls: int) -> Cost:
+    cpu, wall = time.process_time(), time.perf_counter()
+    return Cost((cpu - before.cpu) / calls, (wall - before.wall) / calls)
+
+
+def ratio(costs: Costs, ours: str, theirs: str, kind: Kind = "cpu") -> float:
+    """Return the median of our cost over theirs, each turn's pair side by side."""
+    pairs = zip(_all(costs, ours, kind), _all(costs, theirs, kind), strict=True)
+    return statistics.median(own / other for own, other in pairs)
+
+
+def median(costs: Costs, name: str, kind: Kind = "cpu") -> float:
+    """Return the median seconds of a call."""
+    return statistics.median(_all(costs, name, kind))
+
+
+def _all(costs: Costs, name: str, kind: Kind) -> list[float]:
+    return [cost.cpu if kind == "cpu" else cost.wall for cost in costs[name]]
+
+
+def share(values: Sequence[float], of: float) -> float:
+    """Return the value that this share of all values does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * of))]
