@@ -53,9 +53,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check all types with mypy, and the public API as a caller sees it with pyright too."""
-    session.install(
-        ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "types", "site"), "nox[uv]"
-    )
+    groups = nox.project.dependency_groups(PROJECT, "types", "site", "bench")
+    session.install(".[emulator]", *TESTS, *groups, "nox[uv]")
     session.run("mypy", "azpg", "tests", "noxfile.py", "docs/scaling.py")
     session.run("pyright", "tests/typing", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 

@@ -113,7 +113,7 @@ def _plan(
     said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes, machine: _conninfo.Machine
 ) -> _conninfo.Plan:
     # Here no secret is left among the words, so these are kept where the whole call is not.
-    plan, problems = _conninfo.judge(dict(said), wishes, machine)
+    plan, problems = _conninfo.judge(dict(sorted(said)), wishes, machine)
     if problems:
         raise ConfigError(problems)
     for warning in plan.warnings:

@@ -41,7 +41,7 @@ def main() -> int:
     """Run all parts; fail where a goal is not reached."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--turns", type=float, default=1.0, help="so many times the usual turns")
-    parser.add_argument("--write", type=Path, help="the folder for benchmarks.json, .svg and table")
+    parser.add_argument("--write", type=Path, help="the folder of benchmarks.json, .md and .svg")
     asked = parser.parse_args()
     rows: list[Row] = []
     began = time.monotonic()
@@ -61,7 +61,7 @@ def main() -> int:
     }
     if asked.write is not None:
         results.save(asked.write / "benchmarks.json", about, rows)
-        (asked.write / "benchmarks-table.md").write_text(results.table(rows))
+        results.put_into(asked.write / "benchmarks.md", about, rows)
         draw(rows, asked.write / "benchmarks.svg")
     missed = [row for row in rows if not row.reached]
     print(f"{len(rows) - len(missed)} rows as they should be, {len(missed)} not")

@@ -88,6 +88,17 @@ def table(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def put_into(page: Path, about: dict[str, str], rows: list[Row]) -> None:
+    """Put the table where the page has the last one."""
+    begin, end = "<!-- what nox -s bench printed -->\n", "<!-- its end -->\n"
+    before, rest = page.read_text().split(begin)
+    _, after = rest.split(end)
+    where = ", ".join(f"{name} {value}" for name, value in about.items())
+    page.write_text(
+        f"{before}{begin}\n{where[0].upper()}{where[1:]}.\n\n{table(rows)}\n{end}{after}"
+    )
+
+
 def save(path: Path, about: dict[str, str], rows: list[Row]) -> None:
     """Write all that was measured, and on what."""
     held = {"about": about, "rows": [asdict(row) for row in rows]}

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import statistics
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from .servers import Servers
 
 ADDRESS = "127.7.7.8"
-ROUND_TRIP = 0.020
+ONE_WAY = 0.010
 """seconds"""
 
 
@@ -43,61 +42,73 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
         "user": "myapp",
         "password": servers.tokens["myapp"],
     }
-    with _delayed(entra.hostaddr, 5432) as delay:
+    with _Delayed(entra.hostaddr, 5432) as proxy:
 
         def trips(connect: Callable[[], Any]) -> float:
-            took = {}
-            for seconds in (0.0, ROUND_TRIP / 2):
-                delay(seconds)
-                took[seconds] = statistics.median(_timed(connect) for _ in range(turns))
-            return (took[ROUND_TRIP / 2] - took[0.0]) / ROUND_TRIP
+            return statistics.median(proxy.trips(connect) for _ in range(turns))
 
-        theirs = round(trips(lambda: psycopg.connect(**bare)), 1)
-        own = round(trips(lambda: azpg.connect(**ours)), 1)
-        direct = round(trips(lambda: azpg.connect(**ours, sslnegotiation="direct")), 1)
+        theirs = trips(lambda: psycopg.connect(**bare))
+        own = trips(lambda: azpg.connect(**ours))
+        direct = trips(lambda: azpg.connect(**ours, sslnegotiation="direct"))
     against = "psycopg with its defaults"
-    yield Row("round trips to a ready connection", "trips", own, against, theirs, "more", 0.1)
-    measure = "the same with sslnegotiation=direct"
-    yield Row(measure, "trips", direct, against, theirs, "more", -0.9)
+    yield Row("round trips to a ready connection", "", own, against, theirs, "more", 0)
+    measure = "the same with `sslnegotiation=direct`"
+    yield Row(measure, "", direct, against, theirs, "more", -1)
 
 
-def _timed(connect: Callable[[], Any]) -> float:
-    before = time.perf_counter()
-    connect().close()
-    return time.perf_counter() - before
+class _Delayed:
+    """A proxy, in a thread of its own, that keeps all back for half a round trip each way."""
 
+    def __init__(self, host: str, port: int) -> None:
+        self._far = host, port
+        self._turns = 0
+        """how often the client has spoken after the server"""
+        self._last = "server"
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
 
-@contextlib.contextmanager
-def _delayed(host: str, port: int) -> Iterator[Callable[[float], None]]:
-    """Run the proxy in a thread, and yield what sets the seconds of one way."""
-    one_way = 0.0
-    loop = asyncio.new_event_loop()
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            if one_way:
-                loop.call_later(one_way, writer.write, data)
-            else:
-                writer.write(data)
-        loop.call_later(one_way, writer.close)
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
 
-    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(2 * one_way)  # TCP's own round trip, which loopback has not
-        far_reader, far_writer = await asyncio.open_connection(host, port)
+    def trips(self, connect: Callable[[], Any]) -> int:
+        """Return how many round trips a connect waits for; the first is TCP's own."""
+        self._turns, self._last = 0, "server"
+        conn = connect()
+        turns = self._turns
+        conn.close()
+        return 1 + turns
+
+    async def _run(self) -> None:
+        server = await asyncio.start_server(self._meet, ADDRESS, 5432)
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._far)
         with contextlib.suppress(ConnectionError):
-            await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
+            await asyncio.gather(
+                self._carry("client", reader, far_writer), self._carry("server", far_reader, writer)
+            )
 
-    def set_delay(seconds: float) -> None:
-        nonlocal one_way
-        one_way = seconds
-
-    server = loop.run_until_complete(asyncio.start_server(meet, ADDRESS, 5432))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield set_delay
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    async def _carry(
+        self, who: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            self._turns += (who, self._last) == ("client", "server")
+            self._last = who
+            self._loop.call_later(ONE_WAY, writer.write, data)
+        self._loop.call_later(ONE_WAY, writer.close)
