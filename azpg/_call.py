@@ -9,7 +9,7 @@ import logging
 import random
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import psycopg
 from psycopg import errors as e
@@ -45,14 +45,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("azpg")
 
 
-class Answer(NamedTuple):
+class Answer:
     """What the secret's owner answered; a token may also name the user."""
 
-    secret: str | None = None
-    user: str | None = None
-
-    def __repr__(self) -> str:
-        return f"<Answer for {self.user!r}>"
+    def __init__(self, secret: str | None = None, user: str | None = None) -> None:
+        self.secret = secret
+        self.user = user
 
 
 class Call:

@@ -66,29 +66,42 @@ class Wishes(NamedTuple):
     """problems already seen in the objects themselves"""
 
 
-class Machine(NamedTuple):
+class Machine:
     """What the rules need to know of the machine."""
 
-    keywords: frozenset[str]
-    """what the libpq in use knows"""
-    linux: bool
-    root_crt: bool
-    """libpq's own ~/.postgresql/root.crt exists"""
+    def __init__(self, keywords: Collection[str], *, linux: bool, root_crt: bool) -> None:
+        self.keywords = keywords
+        """what the libpq in use knows"""
+        self.linux = linux
+        self.root_crt = root_crt
+        """libpq's own ~/.postgresql/root.crt exists"""
 
 
-class Plan(NamedTuple):
+class Plan:
     """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
 
-    params: dict[str, str]
-    sign_in: SignIn
-    cloud: Cloud
-    roots: frozenset[str] | None
-    """the pinned roots; None where the caller's, or libpq's own, count"""
-    reach: tuple[str, ...]
-    """hosts to be looked up on each attempt, reached under the name of `server`"""
-    pgbouncer: bool
-    warnings: tuple[str, ...]
-    decisions: tuple[str, ...]
+    def __init__(
+        self,
+        *,
+        params: dict[str, str],
+        sign_in: SignIn,
+        cloud: Cloud,
+        roots: frozenset[str] | None,
+        reach: tuple[str, ...],
+        pgbouncer: bool,
+        warnings: Sequence[str],
+        decisions: Sequence[str],
+    ) -> None:
+        self.params = params
+        self.sign_in = sign_in
+        self.cloud = cloud
+        self.roots = roots
+        """the pinned roots; None where the caller's, or libpq's own, count"""
+        self.reach = reach
+        """hosts to be looked up on each attempt, reached under the name of `server`"""
+        self.pgbouncer = pgbouncer
+        self.warnings = warnings
+        self.decisions = decisions
 
 
 def judge(said: Merged, wishes: Wishes, machine: Machine) -> tuple[Plan, tuple[str, ...]]:
@@ -149,8 +162,8 @@ class _Judgement:
             roots=roots,
             reach=reach,
             pgbouncer=pgbouncer,
-            warnings=tuple(self.warnings),
-            decisions=tuple(self.decisions),
+            warnings=self.warnings,
+            decisions=self.decisions,
         )
 
     def given(self, keyword: str) -> bool:

@@ -32,16 +32,24 @@ class Context(NamedTuple):
     """the address that the server saw, where the text tells"""
 
 
-class Diagnosis(NamedTuple):
+class Diagnosis:
     """What one text means."""
 
-    kind: str
-    error: type[ConnectError]
-    transient: bool
-    hint: str
+    def __init__(
+        self, kind: str, error: type[ConnectError], hint: str, *, transient: bool = False
+    ) -> None:
+        self.kind = kind
+        self.error = error
+        self.hint = hint
+        self.transient = transient
+
+    @classmethod
+    def of(cls, row: Row, hint: str) -> Diagnosis:
+        """Return what a row of the table says."""
+        return cls(row.kind, row.error, hint, transient=row.transient)
 
 
-UNKNOWN = Diagnosis("unknown", ConnectError, transient=False, hint="")
+UNKNOWN = Diagnosis("unknown", ConnectError, "")
 
 BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
 """Kinds of refusals that blame the token itself."""
@@ -70,10 +78,10 @@ def diagnose(text: str, context: Context, state: str = "") -> Diagnosis:
         context = _of_attempt(text[: said.end()] + line, context)
         # Only a query's error may give names: at a connect they could be a secret thrown back
         names = said.groupdict() if state else {}
-        return Diagnosis(row.kind, row.error, row.transient, _hint(row.hint, context, names))
+        return Diagnosis.of(row, _hint(row.hint, context, names))
     for row in TABLE:
         if state and row.kind == STATES[state]:
-            return Diagnosis(row.kind, row.error, row.transient, _hint(row.hint, context, {}))
+            return Diagnosis.of(row, _hint(row.hint, context, {}))
     return UNKNOWN
 
 
@@ -275,7 +283,7 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
             "an async credential belongs to the event loop it was first used on, and that one has "
             "ended: pass a function that makes the credential, or azure.identity's sync one"
         )
-    elif known := [hint for pattern, hint in CREDENTIALS if compiled(pattern).search(said)]:
+    elif known := [hint for pattern, hint in CREDENTIALS.items() if compiled(pattern).search(said)]:
         hint = known[0]
     elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg.errors import FinishedPGconn
@@ -18,19 +17,19 @@ _VAGUE = {"unknown", "closed", "pool-timeout"}
 """kinds that say less than an error behind them may"""
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(NamedTuple):
     """Say what an error means.
 
     `kind` is a short word to branch on, `"unknown"` where azpg does not know the error; `hint` is
     what to type, or empty; `transient` tells whether another try on a new connection may succeed.
     """
 
-    __module__ = "azpg"
-
     kind: str = "unknown"
     hint: str = ""
     transient: bool = False
+
+
+Explanation.__module__ = "azpg"
 
 
 def explain(error: BaseException) -> Explanation:

@@ -6,15 +6,13 @@ over the years and will again: patterns are loose, and a text that none matches 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from ._refusals import REFUSALS, row
+from ._refusals import REFUSALS, Row
 from .errors import ConnectError, ConnectTimeoutError, TLSError, UnreachableError
 
 # The most telling first: several attempts are joined in one message, and the last hides the first.
 TABLE = (
     # The call itself
-    row(
+    Row(
         "config",
         ConnectError,
         r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
@@ -23,35 +21,35 @@ TABLE = (
     ),
     *REFUSALS,
     # TLS
-    row(
+    Row(
         "certificate-name",
         TLSError,
         r"certificate for .* does not match|does not match host name",
         "connect under a name that is on the certificate, and give the way there apart from it: "
         'server="myserver", host="{host}" (or hostaddr=)',
     ),
-    row(
+    Row(
         "root-file",
         TLSError,
         r"root certificate file|root\.crt|no certificate or crl found",
         "sslrootcert (or PGSSLROOTCERT) names a file that is not there or holds no PEM "
         "certificates: leave it out for Azure's own roots",
     ),
-    row(
+    Row(
         "client-certificate",
         TLSError,
         r"certificate file|private key file",
         "Azure asks for no client certificate: leave out sslcert and sslkey (or PGSSLCERT and "
         "PGSSLKEY)",
     ),
-    row(
+    Row(
         "certificate",
         TLSError,
         r"certificate has expired|certificate is not yet valid",
         "the certificate or its root has expired, or is not valid yet: check this machine's clock "
         "(timedatectl). {roots}python -m azpg doctor shows the dates. {local}",
     ),
-    row(
+    Row(
         "certificate",
         TLSError,
         r"certificate verify failed|self.signed certificate|unable to get (local )?issuer",
@@ -60,20 +58,20 @@ TABLE = (
         "beside the pinned roots. If Azure has a new root, upgrade azpg or set "
         "PGSSLROOTCERT=$(python -m certifi). {local}",
     ),
-    row(
+    Row(
         "tls-refused",
         TLSError,
         r"does not support SSL|server refused (SSL|TLS)",
         "Azure always has TLS, so this is not its server or something in between took TLS away; "
         "nothing was sent. {local}",
     ),
-    row(
+    Row(
         "direct-tls",
         TLSError,
         r"direct SSL connection|ALPN",
         "leave out sslnegotiation=direct: this server does not take it",
     ),
-    row(
+    Row(
         "tls",
         TLSError,
         r"SSL error(?!: unexpected eof)|TLSv1 alert|wrong version number|unsupported protocol|"
@@ -82,7 +80,7 @@ TABLE = (
         "a proxy or another service. Azure takes TLS 1.2 and 1.3",
     ),
     # Busy
-    row(
+    Row(
         "too-many-connections",
         ConnectError,
         r"too many connections for (role|database)",
@@ -90,7 +88,7 @@ TABLE = (
         "ROLE {name} (or DATABASE {database}) CONNECTION LIMIT …",
         transient=True,
     ),
-    row(
+    Row(
         "too-many-connections",
         ConnectError,
         r"too many (clients|connections)|remaining connection slots",
@@ -98,7 +96,7 @@ TABLE = (
         "for each process, or share them through PgBouncer (pgbouncer=True)",
         transient=True,
     ),
-    row(
+    Row(
         "too-many-connections",
         ConnectError,
         r"no more connections allowed|client connections exceeded",
@@ -106,7 +104,7 @@ TABLE = (
         "smaller, counting one for each process",
         transient=True,
     ),
-    row(
+    Row(
         "too-many-connections",
         ConnectError,
         r"query_wait_timeout",
@@ -115,7 +113,7 @@ TABLE = (
         transient=True,
     ),
     # Read-only
-    row(
+    Row(
         "session-attrs",
         ConnectError,
         r"session is (not )?read-only|server is (not )?in hot standby|target_session_attrs",
@@ -124,7 +122,7 @@ TABLE = (
         "primary's storage: full, it is read-only",
         transient=True,
     ),
-    row(
+    Row(
         "read-only",
         ConnectError,
         r"in a read-only transaction",
@@ -132,7 +130,7 @@ TABLE = (
         "before a failover: connect again, to the primary's name. False, and the storage is more "
         "than 95 % full: enlarge it (portal: Compute + storage). Or you asked for read-only",
     ),
-    row(
+    Row(
         "storage-full",
         ConnectError,
         r"No space left on device|disk full",
@@ -140,7 +138,7 @@ TABLE = (
         "autogrow",
     ),
     # Starting, going down
-    row(
+    Row(
         "starting",
         ConnectError,
         r"database system is (starting up|shutting down|in recovery|not (yet )?accept)|"
@@ -150,7 +148,7 @@ TABLE = (
         "the server is restarting or failing over, which takes up to two minutes: connect again",
         transient=True,
     ),
-    row(
+    Row(
         "idle",
         ConnectError,
         r"idle-session timeout|idle.in.transaction timeout|idle.transaction.timeout|"
@@ -160,7 +158,7 @@ TABLE = (
         transient=True,
     ),
     # The way there
-    row(
+    Row(
         "resolver",
         UnreachableError,
         r"temporary failure in name resolution|Errno -3\]|Errno 11002\]|: Try again",
@@ -168,7 +166,7 @@ TABLE = (
         "DNS here (in Kubernetes: CoreDNS)",
         transient=True,
     ),
-    row(
+    Row(
         "unknown-host",
         UnreachableError,
         r"failed to resolve host|could not translate host name|name or service not known|"
@@ -176,28 +174,28 @@ TABLE = (
         "check the spelling of {host}; a server with private access has a name only inside its "
         "virtual network, where its private DNS zone is linked",
     ),
-    row(
+    Row(
         "timeout",
         ConnectTimeoutError,
         r"timeout expired|timed out|did not properly respond|/10060\)",
         "no answer from {host} on port {port}: {silence}",
         transient=True,
     ),
-    row(
+    Row(
         "no-socket",
         UnreachableError,
         r"on socket .*(No such file or directory|refused)",
         'no server has this Unix socket: name the server, server="myserver"',
         transient=True,
     ),
-    row(
+    Row(
         "refused",
         UnreachableError,
         r"connection refused|actively refused|/10061\)",
         "nothing listens on port {port}{listens}",
         transient=True,
     ),
-    row(
+    Row(
         "no-route",
         UnreachableError,
         r"network is unreachable|unreachable (network|host)|no route to host|/10051\)|/10065\)|"
@@ -206,7 +204,7 @@ TABLE = (
         "all",
         transient=True,
     ),
-    row(
+    Row(
         "cut",
         UnreachableError,
         r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
@@ -217,7 +215,7 @@ TABLE = (
         transient=True,
     ),
     # PgBouncer alone knows more; it comes after all that it may have quoted
-    row(
+    Row(
         "pgbouncer-server",
         ConnectError,
         r"server login (has been|failed)|client_login_timeout|pgbouncer cannot connect|"
@@ -227,7 +225,7 @@ TABLE = (
         transient=True,
     ),
     # Queries
-    row(
+    Row(
         "prepared-statement",
         ConnectError,
         r"prepared statement .*(does not exist|already exists|already in use)",
@@ -235,7 +233,7 @@ TABLE = (
         "(pgbouncer=True does) and no prepare=True, or let PgBouncer keep track with server "
         "parameter pgbouncer.max_prepared_statements above 0",
     ),
-    row(
+    Row(
         "permission",
         ConnectError,
         r"permission denied for (?P<what>schema|table|sequence|function|database) "
@@ -243,21 +241,21 @@ TABLE = (
         "let its owner or an administrator grant it, or less: GRANT ALL ON {what} {object} TO "
         "{name}",
     ),
-    row(
+    Row(
         "permission",
         ConnectError,
         r"permission denied|must be (owner|member|superuser)|row-level security",
         "the role may not do that: let the owner grant it, or sign in as a role that may, user=",
     ),
     # psycopg's own, which say least
-    row(
+    Row(
         "event-loop",
         ConnectError,
         r"ProactorEventLoop",
         "on Windows psycopg needs another event loop: "
         "asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop)",
     ),
-    row(
+    Row(
         "closed",
         ConnectError,
         r"connection is closed|consuming input failed|sending query failed",
@@ -265,7 +263,7 @@ TABLE = (
         "pool for each piece of work",
         transient=True,
     ),
-    row(
+    Row(
         "pool-timeout",
         ConnectError,
         r"couldn't get a connection|pool initialization incomplete|requests waiting",
@@ -273,7 +271,7 @@ TABLE = (
         "give them back sooner, `with pool.connection() as conn:`, or raise max_size=",
         transient=True,
     ),
-    row(
+    Row(
         "pool-closed",
         ConnectError,
         r"the pool .* is (not open yet|already closed)|pool has already been opened/closed",
@@ -310,50 +308,38 @@ SIGN_IN_AGAIN = (
 )
 
 
-class Advice(NamedTuple):
-    """What to type where a credential says so."""
-
-    pattern: str
-    hint: str
-
-
-CREDENTIALS = (
-    Advice(
-        r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
+CREDENTIALS = {
+    r"CERTIFICATE_VERIFY_FAILED|certificate verify failed": (
         "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
-        "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)",
+        "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)"
     ),
-    Advice(
-        r"AADSTS(7000215|7000222)\b",
+    r"AADSTS(7000215|7000222)\b": (
         "the client secret is wrong or has expired: make a new one, az ad app credential reset "
-        "--id <client id>, and set AZURE_CLIENT_SECRET",
+        "--id <client id>, and set AZURE_CLIENT_SECRET"
     ),
-    Advice(
-        r"AADSTS(700016|90002|50020)\b",
+    r"AADSTS(700016|90002|50020)\b": (
         "that tenant does not know it: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or sign in with "
-        "az login --tenant <the server's tenant>",
+        "az login --tenant <the server's tenant>"
     ),
-    Advice(
-        r"AADSTS(500011|650057)\b",
+    r"AADSTS(500011|650057)\b": (
         "the tenant does not know the database's resource: check cloud= and the tenant; where both "
         "are right, an administrator adds it, az ad sp create --id "
-        "123cd850-d9df-40bd-94d5-c9f07b7fa203",
+        "123cd850-d9df-40bd-94d5-c9f07b7fa203"
     ),
-    Advice(
-        r"AADSTS(70021|700211|700213)\b",
+    r"AADSTS(70021|700211|700213)\b": (
         "no federated credential of the identity has this token's issuer and subject: compare az "
-        "identity federated-credential list with the service account",
+        "identity federated-credential list with the service account"
     ),
-    Advice(
-        r"Identity not found|No User Assigned",
+    r"Identity not found|No User Assigned": (
         "no such managed identity is assigned here: assign it (portal: Identity), and name it by "
-        'its client id, client_id="…"',
+        'its client id, client_id="…"'
     ),
-    Advice(
+    (
         r"Failed to resolve|NameResolutionError|Max retries exceeded|ProxyError|"
-        r"Failed to establish a new connection",
+        r"Failed to establish a new connection"
+    ): (
         "Microsoft Entra is not reached from here: check HTTPS_PROXY, the firewall to "
-        "login.microsoftonline.com, and NO_PROXY=169.254.169.254 for a managed identity",
+        "login.microsoftonline.com, and NO_PROXY=169.254.169.254 for a managed identity"
     ),
-)
-"""What a credential's own text means, and what to type."""
+}
+"""Patterns of a credential's own text, and what to type."""

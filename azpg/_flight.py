@@ -14,7 +14,7 @@ import time
 import weakref
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import _token
 from ._credentials import DefaultCredential, is_async
@@ -38,14 +38,15 @@ def clocks() -> _token.Clocks:
     return _token.Clocks(time.monotonic(), time.time())
 
 
-class Failure(NamedTuple):
+class Failure:
     """What every waiter of a failed flight is told, each in an exception of its own."""
 
-    text: str
-    kind: str
-    hint: str
-    lost: bool = False
-    """an async credential's loop ended under it: callers elsewhere try again"""
+    def __init__(self, text: str, kind: str, hint: str, *, lost: bool = False) -> None:
+        self.text = text
+        self.kind = kind
+        self.hint = hint
+        self.lost = lost
+        """an async credential's loop ended under it: callers elsewhere try again"""
 
     def error(self) -> CredentialError:
         """Return it as an exception."""

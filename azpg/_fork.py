@@ -13,15 +13,14 @@ import psycopg
 if TYPE_CHECKING:
     from psycopg._connection_base import BaseConnection
 
+    class Pool(Protocol):
+        """A pool that is open, and knows what to do when it finds itself in a child."""
+
+        def end_in_child(self) -> None:
+            """Be closed, without a word to a thread or a server."""
+
+
 S = TypeVar("S", bound="BaseConnection[Any]")
-
-
-class Pool(Protocol):
-    """A pool that is open, and knows what to do when it finds itself in a child."""
-
-    def end_in_child(self) -> None:
-        """Be closed, without a word to a thread or a server."""
-
 
 POOLS: WeakSet[Pool] = WeakSet()
 _SESSIONS: WeakSet[BaseConnection[Any]] = WeakSet()

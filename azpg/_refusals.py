@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import NamedTuple
 
 from .errors import ConnectError, LoginError
 
 
-class Row(NamedTuple):
+class Row:
     """One meaning: a short word for it, its error, and what to type; `{…}` is filled in."""
 
-    kind: str
-    error: type[ConnectError]
-    transient: bool
-    pattern: str
-    hint: str
-
-
-def row(
-    kind: str, error: type[ConnectError], pattern: str, hint: str, *, transient: bool = False
-) -> Row:
-    return Row(kind, error, transient, pattern, hint)
+    def __init__(
+        self,
+        kind: str,
+        error: type[ConnectError],
+        pattern: str,
+        hint: str,
+        *,
+        transient: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.error = error
+        self.pattern = pattern
+        self.hint = hint
+        self.transient = transient
 
 
 @cache
@@ -37,7 +39,7 @@ _IN_CLEAR = r"no encryption|SSL off"
 # The most telling first, as in the whole table that these rows are part of.
 REFUSALS = (
     # The token. Azure documents none of these texts; they were seen in public threads
-    row(
+    Row(
         "token-expired",
         LoginError,
         r"access token has expired",
@@ -45,14 +47,14 @@ REFUSALS = (
         "connection, as azpg.connect and azpg.create_pool do. If it was new, this machine's clock "
         "is wrong (timedatectl)",
     ),
-    row(
+    Row(
         "token-audience",
         LoginError,
         r"valid audience claim",
         '{asked}name the cloud of the server: cloud="usgov", "china", or "cosmos" for Azure Cosmos '
         "DB for PostgreSQL. A token of your own must be for the resource that the server names",
     ),
-    row(
+    Row(
         "token-invalid",
         LoginError,
         r"access token (has invalid format|does ?n.t have|does not have)|"
@@ -60,7 +62,7 @@ REFUSALS = (
         "{token}",
     ),
     # github.com/cyrilgdn/terraform-provider-postgresql/issues/423
-    row(
+    Row(
         "wrong-object-id",
         LoginError,
         r"oid mismatch for role",
@@ -69,7 +71,7 @@ REFUSALS = (
         "FOR \"pgaadauth\" ON ROLE {name} IS 'aadauth,oid=<object id>,type=service', with the id "
         "of az ad sp show --id <client id> --query id; or choose the right one with client_id=",
     ),
-    row(
+    Row(
         "wrong-role",
         LoginError,
         r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
@@ -79,7 +81,7 @@ REFUSALS = (
         "identity's new membership may take 24 h to count)",
     ),
     # github.com/Azure/azure-postgresql/issues/132
-    row(
+    Row(
         "server-fault",
         LoginError,
         r"cannot read pg_class without having selected a database",
@@ -87,7 +89,7 @@ REFUSALS = (
         "repair, and until then sign in with a password",
     ),
     # github.com/pgbouncer/pgbouncer/issues/874
-    row(
+    Row(
         "pgbouncer-password-length",
         LoginError,
         r"client sent partial pkt in startup phase|(password|packet|pkt) too long|password packet",
@@ -95,51 +97,51 @@ REFUSALS = (
         "to go to the server itself, or sign in as a managed identity, whose tokens are shorter",
     ),
     # The role and the database
-    row(
+    Row(
         "no-login",
         LoginError,
         r"is not permitted to log in",
         "let it: ALTER ROLE {name} LOGIN",
     ),
-    row(
+    Row(
         "no-connect",
         LoginError,
         r"permission denied for database .*\s.*CONNECT privilege",
         "let the role in: GRANT CONNECT ON DATABASE {database} TO {name}",
     ),
-    row(
+    Row(
         "login",
         LoginError,
         r"authentication failed for user|(password|SASL) authentication failed|no such user",
         "{login}",
     ),
-    row(
+    Row(
         "no-role",
         LoginError,
         r'role "[^"]*" does not exist',
         "create the role, CREATE ROLE {name} LOGIN, or correct user= (names are case-sensitive)",
     ),
-    row(
+    Row(
         "no-database",
         LoginError,
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
         "correct dbname= (left out with a password, it is the user's name), or CREATE DATABASE "
         "{database}. SELECT datname FROM pg_database tells which there are",
     ),
-    row(
+    Row(
         "firewall",
         LoginError,
         rf"{_HBA[:-2]}(?!.*({_IN_CLEAR}))",
         "the server does not let {client} in: add a firewall rule for it (portal: Networking), or "
         "connect through the private endpoint",
     ),
-    row(
+    Row(
         "no-tls",
         LoginError,
         _HBA + rf"({_IN_CLEAR})|SSL connection is required|(SSL|TLS connection) required",
         "the server takes only TLS: leave out sslmode, azpg asks for verify-full",
     ),
-    row(
+    Row(
         "startup-parameter",
         LoginError,
         r"unsupported (options )?startup parameter",
@@ -147,28 +149,28 @@ REFUSALS = (
         "role, ALTER ROLE {name} IN DATABASE {database} SET search_path = …, or go to the server "
         "itself with pgbouncer=False",
     ),
-    row(
+    Row(
         "server-option",
         LoginError,
         r"unrecognized configuration parameter|invalid value for parameter",
         "the server does not take a setting of options= (or PGOPTIONS), of client_encoding= or of "
         "the role (ALTER ROLE {name} RESET ALL drops those): correct it",
     ),
-    row(
+    Row(
         "auth-method",
         LoginError,
         r"channel binding (is )?required",
         "channel_binding=require (or PGCHANNELBINDING) wants SCRAM, and a Microsoft Entra token "
         "goes without: leave it out, the token is safe in verified TLS",
     ),
-    row(
+    Row(
         "auth-method",
         LoginError,
         r"authentication method requirement",
         "the server asks for another way to sign in than require_auth (or PGREQUIREAUTH) allows: "
         "leave it out; a Microsoft Entra token goes as a password, inside TLS",
     ),
-    row(
+    Row(
         "auth-method",
         LoginError,
         r"no password supplied",

@@ -12,7 +12,7 @@ from binascii import a2b_base64, b2a_base64
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .errors import ConfigError
 
@@ -31,11 +31,12 @@ def bundle(roots: frozenset[str]) -> Bundle:
     return Bundle(pem(roots))
 
 
-class Root(NamedTuple):
+class Root:
     """One root certificate, and whose copy of it this is."""
 
-    der: bytes
-    source: str
+    def __init__(self, der: bytes, source: str) -> None:
+        self.der = der
+        self.source = source
 
 
 def pem(roots: frozenset[str]) -> bytes:
@@ -83,21 +84,13 @@ def _to_pem(der: bytes) -> bytes:
     return b"\n".join([_BEGIN.encode(), *lines, _END.encode(), b""])
 
 
-class _Look(NamedTuple):
-    """What one stat tells of a file; any write to it changes one of these."""
-
-    inode: int
-    size: int
-    written: int
-    changed: int
-
-    @classmethod
-    def at(cls, path: str) -> _Look | None:
-        try:
-            seen = os.lstat(path)
-        except OSError:
-            return None
-        return cls(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+def _look(path: str) -> tuple[int, ...] | None:
+    """Return what one stat tells of a file: any write to it changes one of these."""
+    try:
+        seen = os.lstat(path)
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
 class Bundle:
@@ -106,14 +99,14 @@ class Bundle:
     def __init__(self, content: bytes) -> None:
         self.content = content
         self._path = ""
-        self._look: _Look | None = None
+        self._seen: tuple[int, ...] | None = None
 
     def path(self) -> str:
         """Return the file's path; one stat where nothing has touched the file."""
         path = self._path
-        if self._look is None or _Look.at(path) != self._look:
+        if self._seen is None or _look(path) != self._seen:
             self._path = path = self._settle()
-            self._look = _Look.at(path)
+            self._seen = _look(path)
         return path
 
     def _settle(self) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import _connector, _conninfo, _options, _retry, _roots, _sources
 from .errors import ConfigError
@@ -24,19 +24,23 @@ MOST = 256
 """Calls that are kept: a program has a handful, and one that makes up its words is not to grow."""
 
 
-class Settled(NamedTuple):
+class Settled:
     """One call's plan, and what beside it was said."""
 
-    plan: _conninfo.Plan
-    secrets: Mapping[str, str]
-    """keyword -> value, of those that are never shown; a password that was an argument excepted"""
-    budget: float
-    """seconds that a failed connect is tried again, where the call itself does not say"""
-    connector: Identity | None
-    """whom Service Connector's variables name, where they lead there"""
-
-    def __repr__(self) -> str:
-        return f"<Settled {self.plan!r}>"
+    def __init__(
+        self,
+        plan: _conninfo.Plan,
+        secrets: Mapping[str, str],
+        budget: float,
+        connector: Identity | None,
+    ) -> None:
+        self.plan = plan
+        self.secrets = secrets
+        """keyword -> value, of those never shown; not a password that was an argument"""
+        self.budget = budget
+        """seconds that a failed connect is tried again, where the call itself does not say"""
+        self.connector = connector
+        """whom Service Connector's variables name, where they lead there"""
 
 
 _KEPT: dict[Hashable, Settled] = {}
@@ -87,7 +91,7 @@ def settle(
         unread=unread,
         wrong=(*problems, *wrong, *_options.placeholders(secrets)),
     )
-    plan = _plan(frozenset(said.items()), wishes, _machine())
+    plan = _plan(frozenset(said.items()), wishes)
     connected = _sources.by(said, "host") == "Service Connector"
     named = _connector.identity(environ) if connected else None
     settled = Settled(plan, secrets, _retry.budget(asked), named)
@@ -109,11 +113,9 @@ def _machine() -> _conninfo.Machine:
 
 
 @lru_cache(maxsize=MOST)
-def _plan(
-    said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes, machine: _conninfo.Machine
-) -> _conninfo.Plan:
+def _plan(said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes) -> _conninfo.Plan:
     # Here no secret is left among the words, so these are kept where the whole call is not.
-    plan, problems = _conninfo.judge(dict(sorted(said)), wishes, machine)
+    plan, problems = _conninfo.judge(dict(sorted(said)), wishes, _machine())
     if problems:
         raise ConfigError(problems)
     for warning in plan.warnings:

@@ -35,32 +35,28 @@ _PLACES = {"host", "hostaddr"}
 _ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR")
 
 
-class Libpq(NamedTuple):
+class Libpq:
     """What the libpq in use knows."""
 
-    variables: Mapping[str, str]
-    """keyword -> environment variable, empty where it has none"""
-    environ: frozenset[str]
-    """every variable that says where a connection goes, and how"""
-    secrets: frozenset[str]
-    """keywords whose values are never shown"""
-
-
-@cache
-def libpq() -> Libpq:
-    """Return the keywords of the libpq in use."""
-    options = pq.Conninfo.get_defaults()
-    variables = {o.keyword.decode(): (o.envvar or b"").decode() for o in options}
-    return Libpq(
-        variables,
-        frozenset({*variables.values(), *_ALSO_READ, *_connector.VARIABLES} - {""}),
-        frozenset(
+    def __init__(self) -> None:
+        options = pq.Conninfo.get_defaults()
+        self.variables = {o.keyword.decode(): (o.envvar or b"").decode() for o in options}
+        """keyword -> environment variable, empty where it has none"""
+        self.environ = {*self.variables.values(), *_ALSO_READ, *_connector.VARIABLES} - {""}
+        """every variable that says where a connection goes, and how"""
+        self.secrets = frozenset(
             o.keyword.decode()
             for o in options
             # libpq marks passwords with a star; its SCRAM keys it merely hides as debug options.
             if o.dispchar == b"*" or o.keyword.startswith(b"scram_")
-        ),
-    )
+        )
+        """keywords whose values are never shown"""
+
+
+@cache
+def libpq() -> Libpq:
+    """Return it, read once."""
+    return Libpq()
 
 
 def environment() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import psycopg
@@ -24,22 +23,20 @@ if TYPE_CHECKING:
     from ._credentials import Credential, SyncCredential
 
 
-class Unset(Enum):
+class Unset:
     """Tell an argument that was left out from every value it may have."""
-
-    UNSET = "what psycopg does; under PgBouncer: None"
 
     def __repr__(self) -> str:
         return "..."
 
 
-UNSET: Final = Unset.UNSET
+UNSET: Final = Unset()
 Threshold: TypeAlias = int | Unset | None
 
 
 def _threshold(asked: Threshold, call: Call) -> int | None:
     # 5 is psycopg's default. PgBouncer on Azure has max_prepared_statements = 0 until it is set.
-    if asked is UNSET:
+    if isinstance(asked, Unset):
         return None if call.plan.pgbouncer else 5
     return asked
 

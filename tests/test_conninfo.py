@@ -235,7 +235,7 @@ def test_the_environment_beats_what_is_filled_in(
 @pytest.mark.parametrize("linux", [True, False])
 def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
     """Elsewhere libpq refuses, or ignores, what the system lacks."""
-    machine = _conninfo.Machine(frozenset(_sources.libpq().variables), linux, root_crt=False)
+    machine = _conninfo.Machine(_sources.libpq().variables, linux=linux, root_crt=False)
     said = {"host": _sources.Said(HOST, "keyword")}
     plan, _ = _conninfo.judge(said, _conninfo.Wishes(), machine)
     assert ("tcp_user_timeout" in plan.params) is linux

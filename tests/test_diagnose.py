@@ -86,7 +86,9 @@ def test_the_transient_are_those_of_the_table() -> None:
 @pytest.mark.parametrize("text", ["", "something new", FATAL + "bouncer config error"])
 def test_a_text_that_none_knows_passes(text: str) -> None:
     """No guess: a ConnectError without a hint, and not tried again."""
-    assert _diagnose.diagnose(text, CONTEXT) == ("unknown", azpg.ConnectError, False, "")
+    found = _diagnose.diagnose(text, CONTEXT)
+    assert (found.kind, found.error, found.hint) == ("unknown", azpg.ConnectError, "")
+    assert not found.transient
 
 
 @pytest.mark.parametrize(

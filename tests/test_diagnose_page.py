@@ -78,7 +78,7 @@ def test_the_page_is_whole() -> None:
     """Every row of the table has an entry, and everything known of credentials."""
     told = [_diagnose.telling(entry.said) for entry in FAILURES]
     assert {found[0].pattern for found in told if found} == {row.pattern for row in TABLE}
-    for pattern, hint in CREDENTIALS:
+    for pattern, hint in CREDENTIALS.items():
         assert any(
             compiled(pattern).search(entry.said) and entry.hint == hint for entry in NO_TOKEN
         )
