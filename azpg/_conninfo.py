@@ -77,31 +77,19 @@ class Machine:
         """libpq's own ~/.postgresql/root.crt exists"""
 
 
-class Plan:
+class Plan(NamedTuple):
     """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
 
-    def __init__(
-        self,
-        *,
-        params: dict[str, str],
-        sign_in: SignIn,
-        cloud: Cloud,
-        roots: frozenset[str] | None,
-        reach: tuple[str, ...],
-        pgbouncer: bool,
-        warnings: Sequence[str],
-        decisions: Sequence[str],
-    ) -> None:
-        self.params = params
-        self.sign_in = sign_in
-        self.cloud = cloud
-        self.roots = roots
-        """the pinned roots; None where the caller's, or libpq's own, count"""
-        self.reach = reach
-        """hosts to be looked up on each attempt, reached under the name of `server`"""
-        self.pgbouncer = pgbouncer
-        self.warnings = warnings
-        self.decisions = decisions
+    params: dict[str, str]
+    sign_in: SignIn
+    cloud: Cloud
+    roots: frozenset[str] | None
+    """the pinned roots; None where the caller's, or libpq's own, count"""
+    reach: tuple[str, ...]
+    """hosts to be looked up on each attempt, reached under the name of `server`"""
+    pgbouncer: bool
+    warnings: tuple[str, ...]
+    decisions: tuple[str, ...]
 
 
 def judge(said: Merged, wishes: Wishes, machine: Machine) -> tuple[Plan, tuple[str, ...]]:
@@ -162,8 +150,8 @@ class _Judgement:
             roots=roots,
             reach=reach,
             pgbouncer=pgbouncer,
-            warnings=self.warnings,
-            decisions=self.decisions,
+            warnings=tuple(self.warnings),
+            decisions=tuple(self.decisions),
         )
 
     def given(self, keyword: str) -> bool:

@@ -248,13 +248,13 @@ def test_a_callers_root_file_wins(
 
 
 def test_pgsslrootcert_wins_and_warns(monkeypatch: pytest.MonkeyPatch, planned: Planned) -> None:
-    """A root file from the environment counts, and one warning says so: a test may have left it."""
+    """A root file in the environment counts, and one warning says so: a test may have left it."""
     monkeypatch.setenv("PGSSLROOTCERT", "/left/root.pem")
     plan = planned(host=HOST)
     assert plan.params["sslrootcert"] == "/left/root.pem"
     assert plan.roots is None
     (warning,) = plan.warnings
-    assert warning.startswith("PGSSLROOTCERT from the environment")
+    assert warning.startswith("PGSSLROOTCERT in the environment")
 
 
 def test_both_redirections_are_one_warning(
@@ -264,7 +264,7 @@ def test_both_redirections_are_one_warning(
     monkeypatch.setenv("PGSSLROOTCERT", "/left/root.pem")
     monkeypatch.setenv("PGHOSTADDR", "127.0.0.77")
     (warning,) = planned(host=HOST).warnings
-    assert warning.startswith("PGHOSTADDR and PGSSLROOTCERT from the environment")
+    assert warning.startswith("PGHOSTADDR and PGSSLROOTCERT in the environment")
 
 
 def test_a_callers_client_certificate_is_sent(handed: Handed) -> None:

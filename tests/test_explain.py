@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 from typing import TYPE_CHECKING
 
@@ -176,5 +175,5 @@ def test_an_explanation_is_a_frozen_value() -> None:
     found = azpg.explain(KNOWN)
     assert pickle.loads(pickle.dumps(found)) == copy.deepcopy(found) == found
     assert repr(found) == "Explanation(kind='login', hint='do this', transient=False)"
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         found.kind = "x"  # type: ignore[misc]
