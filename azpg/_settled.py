@@ -60,16 +60,17 @@ def settle(
 ) -> Settled:
     """Return what the words come to, or raise `ConfigError` with all that is wrong with them."""
     wrong = [*_options.misfits(credential, password, cloud, is_async=is_async)]
-    environ = _sources.environment()
+    around = _sources.surroundings()
     words = (
         *(conninfo, server, cloud, pgbouncer),
         # Of these only whether they were given: no object of the caller's is kept, and no secret
         *(credential is None, client_id is None, _options.kind(password)),
-        *((name, None if value is None else str(value)) for name, value in keywords.items()),
-        *environ.items(),
+        *[(name, value if value is None else str(value)) for name, value in keywords.items()],
+        around,
     )
     if not wrong and (settled := _KEPT.get(words)) is not None:
         return settled
+    environ = _sources.environment()
     said, problems = _sources.merge(conninfo, keywords, environ, server=server)
     asked = said["connect_timeout"].value if "connect_timeout" in said else None
     # Then "no host is given" would be one problem too many
@@ -96,7 +97,8 @@ def settle(
     named = _connector.identity(environ) if connected else None
     settled = Settled(plan, secrets, _retry.budget(asked), named)
     from_outside = _sources.may_name_a_service(conninfo, keywords, environ)
-    if not secrets and not from_outside and environ.keys().isdisjoint(_connector.VARIABLES):
+    from_outside = from_outside or not environ.keys().isdisjoint(_connector.VARIABLES)
+    if not secrets and not from_outside and around == _sources.surroundings():
         if len(_KEPT) >= MOST:
             _KEPT.clear()
         _KEPT[words] = settled

@@ -61,20 +61,23 @@ def libpq() -> Libpq:
 
 def environment() -> dict[str, str]:
     """Return those of this process's variables that a connection depends on."""
+    held = os.environ
+    return {name: held[name] for name in libpq().environ if name in held}
+
+
+def surroundings() -> tuple[object, ...]:
+    """Return what changes when one of those variables does."""
     # os.environ encodes each name that it is asked for, in Python: sixty cost more than all else
-    # that is done before a connect. The dict below it is asked for all at once.
+    # that is done before a connect. The dict below it is asked at the price of two.
     held = getattr(os.environ, "_data", None)
     if isinstance(held, dict) and os.name == "posix":
-        names = _encoded()
-        present = [names[name] for name in names.keys() & held.keys()]
-    else:
-        present = [name for name in libpq().environ if name in os.environ]
-    return {name: value for name in present if (value := os.environ.get(name)) is not None}
+        return tuple(map(held.get, _encoded()))
+    return tuple(map(os.environ.get, libpq().environ))
 
 
 @cache
-def _encoded() -> dict[bytes, str]:
-    return {os.fsencode(name): name for name in libpq().environ}
+def _encoded() -> tuple[bytes, ...]:
+    return tuple(map(os.fsencode, libpq().environ))
 
 
 def merge(

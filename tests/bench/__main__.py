@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .servers import Servers
 
 PARTS: tuple[tuple[Callable[[Servers, int], Iterator[Row]], int], ...] = (
-    (connects.rows, 150),
+    (connects.rows, 80),
     (starts.rows, 25),
     (tokens.rows, 7),
     (pools.rows, 50),

@@ -42,7 +42,7 @@ def _sync(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
             "libpq": lambda: psycopg.pq.PGconn.connect(raw).finish(),
         },
         turns=turns,
-        calls=2,
+        calls=4,
     )
     yield from _compared(costs, "psycopg", f"a connect, {size}", 1.02)
     yield from _compared(costs, "Microsoft's", f"a connect, {size}", 0.45, ("cpu",))
@@ -59,7 +59,7 @@ def _async(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
     async def bare() -> None:
         await (await psycopg.AsyncConnection.connect(**final)).close()
 
-    costs = asyncio.run(by_turns_async({"azpg": own, "psycopg": bare}, turns=turns, calls=2))
+    costs = asyncio.run(by_turns_async({"azpg": own, "psycopg": bare}, turns=turns, calls=4))
     yield from _compared(costs, "psycopg", f"an async connect, {size}", 1.02)
 
 

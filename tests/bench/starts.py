@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -98,4 +99,8 @@ def _by_turns(programs: Mapping[str, tuple[str, ...]], turns: int) -> dict[str, 
 def run(code: str, *arguments: str) -> str:
     """Return what a fresh Python prints."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    # As everywhere, a module is compiled once, not at each start
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environ
+    ).stdout
