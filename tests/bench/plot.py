@@ -1,7 +1,8 @@
-"""The picture of the figures: what the same thing costs in three ways, for a page of any colour."""
+"""The picture of the figures: what the same thing costs in two or three ways."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -15,30 +16,33 @@ if TYPE_CHECKING:
 INK, OWN, OTHER = "#7a869a", "#2f81f7", "#9aa5b1"
 """readable on white and on black"""
 
+DRAWN = ("client CPU of a connect", "wall time of a checkout", "token requests", "starts of")
+
 
 def draw(rows: list[Row], path: Path) -> None:
     """Write an SVG, the same for the same figures."""
-    by_measure: dict[str, dict[str, float]] = {}
+    panels: dict[str, dict[str, Row]] = {}
     for row in rows:
-        if row.theirs is not None:
-            bars = by_measure.setdefault(row.measure, {"azpg": row.ours})
-            bars[row.against.partition(" with")[0]] = row.theirs
-    chosen = (
-        [(name, "ms") for name in by_measure if name.startswith("client CPU of a connect")]
-        + [(name, "µs") for name in by_measure if name.startswith("wall time of a checkout")]
-        + [(name, "") for name in by_measure if name.startswith(("token requests", "starts of"))]
-    )
+        if row.theirs is not None and row.measure.startswith(DRAWN):
+            panels.setdefault(row.measure, {})[row.against.partition(" with")[0]] = row
     settings: Any = {"svg.hashsalt": "azpg", "svg.fonttype": "none", "font.size": 11}
     with mpl.rc_context(settings):
         figure, axes = plt.subplots(
-            len(chosen), 1, figsize=(5, 1.25 * len(chosen)), layout="constrained"
+            len(panels), 1, figsize=(5, 1.5 * len(panels)), layout="constrained"
         )
-        for axis, (name, unit) in zip(axes, chosen, strict=True):
-            bars = by_measure[name]
-            drawn = axis.barh(list(bars), list(bars.values()), color=[OWN] + [OTHER] * len(bars))
-            axis.bar_label(drawn, fmt=lambda value, unit=unit: f" {value:.3g} {unit}", color=INK)
-            axis.set_title(name, loc="left", fontsize=11, color=INK)
-            axis.set_xlim(right=max(bars.values()) * 1.25)
+        for axis, (measure, others) in zip(axes, panels.items(), strict=True):
+            first = next(iter(others.values()))
+            names = ["azpg", *(name.replace("`", "") for name in others)]
+            values = [first.ours, *(row.theirs or 0 for row in others.values())]
+            bars = axis.barh(names, values, color=[OWN] + [OTHER] * len(others))
+            axis.bar_label(
+                bars, labels=[f" {value:.3g} {first.unit}" for value in values], color=INK
+            )
+            title = textwrap.fill(measure.replace("`", ""), 52)
+            axis.annotate(
+                title, (0.01, 1.06), xycoords=("figure fraction", "axes fraction"), color=INK
+            )
+            axis.set_xlim(right=max(values) * 1.3)
             axis.invert_yaxis()
             axis.xaxis.set_visible(False)
             axis.tick_params(left=False, labelcolor=INK)
