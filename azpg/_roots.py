@@ -28,7 +28,7 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 @cache
 def bundle(roots: frozenset[str]) -> Bundle:
     """Return the one bundle of this process for a set of SHA-256 fingerprints."""
-    return Bundle(pem(roots))
+    return Bundle(roots)
 
 
 class Root:
@@ -41,8 +41,7 @@ class Root:
 
 def pem(roots: frozenset[str]) -> bytes:
     """Return the certificates with these fingerprints, from certifi and else from azpg's own."""
-    found = certificates(roots)
-    return b"".join(_to_pem(found[name].der) for name in sorted(found))
+    return _joined({name: root.der for name, root in certificates(roots).items()})
 
 
 def certificates(roots: frozenset[str]) -> dict[str, Root]:
@@ -59,23 +58,33 @@ def certificates(roots: frozenset[str]) -> dict[str, Root]:
 
 
 def _known() -> Iterator[tuple[str, Root]]:
-    # Late: a process whose bundle is the caller's own never pays for them.
-    from hashlib import sha256  # noqa: PLC0415
-
     paths = {"azpg": OWN}
-    with suppress(ImportError):
+    with suppress(ImportError):  # late: only who makes a bundle pays for it
         import certifi  # noqa: PLC0415
 
         paths["certifi"] = Path(certifi.where())
     for source, path in paths.items():
         try:
-            text = path.read_text(encoding="ascii", errors="replace")
+            text = path.read_bytes().decode("latin-1")
         except OSError:
             continue
-        for part in text.split(_BEGIN)[1:]:
-            with suppress(ValueError):  # no base64: another file's trouble
-                der = a2b_base64(part.partition(_END)[0])
-                yield sha256(der).hexdigest(), Root(der, source)
+        for name, der in _read(text):
+            yield name, Root(der, source)
+
+
+def _read(text: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each certificate's fingerprint, and itself."""
+    from hashlib import sha256  # noqa: PLC0415  # late: not where the bundle is the caller's own
+
+    for part in text.split(_BEGIN)[1:]:
+        with suppress(ValueError):  # no base64: another file's trouble
+            der = a2b_base64(part.partition(_END)[0])
+            yield sha256(der).hexdigest(), der
+
+
+def _joined(found: dict[str, bytes]) -> bytes:
+    """Return certificates as the one PEM text that there is of them."""
+    return b"".join(_to_pem(found[name]) for name in sorted(found))
 
 
 def _to_pem(der: bytes) -> bytes:
@@ -94,10 +103,14 @@ def _look(path: str) -> tuple[int, ...] | None:
 
 
 class Bundle:
-    """A PEM file whose content is checked before each use, and made anew where it is not right."""
+    """A PEM file of some roots, checked before each use, and made anew where it is not right.
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+    It is right when its certificates have the roots' fingerprints, and nothing else is in it. So a
+    process that finds the file of an earlier one need not look for them in certifi.
+    """
+
+    def __init__(self, roots: frozenset[str]) -> None:
+        self.roots = roots
         self._path = ""
         self._seen: tuple[int, ...] | None = None
 
@@ -113,18 +126,21 @@ class Bundle:
         for place in (_cache_folder, _private_folder):
             with suppress(OSError):
                 return self._put_in(place())
+        certificates(self.roots)  # or it is told which is nowhere
         return str(OWN)
 
     def _put_in(self, folder: str) -> str:
         _check(os.lstat(folder), stat.S_ISDIR)
         from hashlib import sha256  # noqa: PLC0415  # late, as above
 
-        path = os.path.join(folder, f"roots-{sha256(self.content).hexdigest()[:32]}.pem")
+        name = sha256("".join(sorted(self.roots)).encode()).hexdigest()[:32]
+        path = os.path.join(folder, f"roots-{name}.pem")
         if not self._holds(path):
+            content = pem(self.roots)
             written, temporary = tempfile.mkstemp(dir=folder)
             try:
                 with open(written, "wb") as file:
-                    file.write(self.content)
+                    file.write(content)
                 os.replace(temporary, path)
             except OSError:
                 os.unlink(temporary)
@@ -136,7 +152,9 @@ class Bundle:
     def _holds(self, path: str) -> bool:
         with suppress(OSError), open(path, "rb", opener=_open_no_link) as file:
             _check(os.fstat(file.fileno()), stat.S_ISREG)
-            return file.read() == self.content
+            content = file.read()
+            found = dict(_read(content.decode("latin-1")))
+            return found.keys() == self.roots and _joined(found) == content
         return False
 
 

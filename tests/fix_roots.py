@@ -55,4 +55,4 @@ def holds_the_roots(fingerprints: Fingerprints) -> HoldsTheRoots:
 @pytest.fixture
 def made() -> _roots.Bundle:
     """Return a bundle that has not settled anywhere."""
-    return _roots.Bundle(_roots.pem(azpg.AZURE_PUBLIC.roots))
+    return _roots.Bundle(azpg.AZURE_PUBLIC.roots)

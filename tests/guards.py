@@ -155,7 +155,7 @@ GUARDS = (
         "a bundle that was touched is made anew",
         "_roots",
         "if self._seen is None or _look(path) != self._seen:",
-        "if self._look is None:",
+        "if self._seen is None:",
         ("test_roots_file::test_a_file_that_was_touched_is_made_anew",),
     ),
     Guard(

@@ -49,9 +49,11 @@ def open_folder() -> Iterator[Path]:
 def python(code: str, **environ: str) -> subprocess.Popen[str]:
     """Start Python on code that finds `made`, an unsettled bundle, and may become nobody."""
     before = """
-        import os, sys, hashlib
+        import os, sys
         from azpg import _clouds, _roots
-        made = _roots.Bundle(_roots.pem(_clouds.AZURE_ROOTS))
+        made = _roots.Bundle(_clouds.AZURE_ROOTS)
+        text = _roots.pem(made.roots)
+        _roots.pem = lambda roots: text  # nobody may be unable to read where azpg lies
         def be_nobody():
             if os.geteuid() == 0:
                 os.setegid(65534)
@@ -77,10 +79,11 @@ def printed(code: str, **environ: str) -> str:
 def test_the_file_is_the_users_own(
     made: _roots.Bundle, cache: Path, holds_the_roots: HoldsTheRoots
 ) -> None:
-    """In the user's cache, closed to others, under a name that its content decides."""
+    """In the user's cache, closed to others, under a name that its roots decide."""
     path = Path(made.path())
     assert path.parent == cache
-    assert path.name == f"roots-{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}.pem"
+    decided = hashlib.sha256("".join(sorted(made.roots)).encode()).hexdigest()[:32]
+    assert path.name == f"roots-{decided}.pem"
     assert holds_the_roots(str(path))
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -97,7 +100,7 @@ def test_the_cache_may_be_elsewhere(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert Path(made.path()).parent == tmp_path / "xdg" / "azpg"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    path = Path(_roots.Bundle(made.content).path())
+    path = Path(_roots.Bundle(made.roots).path())
     assert path.parent.parent == Path(tempfile.gettempdir())
     assert holds_the_roots(str(path))
 
@@ -109,6 +112,16 @@ def test_another_process_finds_the_same_file(made: _roots.Bundle) -> None:
     assert printed("print(made.path())") == path
     assert os.stat(path).st_ino == before.st_ino
     assert os.stat(path).st_mtime_ns == before.st_mtime_ns
+
+
+def test_an_earlier_processes_file_is_enough(made: _roots.Bundle) -> None:
+    """Who finds it right does not read certifi."""
+    made.path()
+    code = "import azpg, sys; azpg.conninfo(server='x', password='y'); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert "certifi" not in loaded.stdout.split()
 
 
 def test_a_warm_look_is_one_lstat() -> None:
@@ -145,9 +158,13 @@ def _folder(path: Path) -> None:
     path.mkdir()
 
 
+_OTHER = certifi.contents()[certifi.contents().index("-----BEGIN") :].split("\n\n")[0]
+
 CHANGES: dict[str, Callable[[Path], Any]] = {
     "tampered": _tamper,
     "whole of certifi": lambda path: shutil.copyfile(certifi.where(), path),
+    "one more": lambda path: path.write_bytes(path.read_bytes() + _OTHER.encode()),
+    "a line more": lambda path: path.write_bytes(path.read_bytes() + b"# mine\n"),
     "deleted": Path.unlink,
     "emptied": lambda path: path.write_bytes(b""),
     "truncated": lambda path: os.truncate(path, 100),
@@ -166,7 +183,7 @@ def test_a_file_that_was_touched_is_made_anew(
     """Whatever happened to it, in this process's life or before: the roots are what is used."""
     path = Path(made.path())
     CHANGES[change](path)
-    again = (made if warm else _roots.Bundle(made.content)).path()
+    again = (made if warm else _roots.Bundle(made.roots)).path()
     assert holds_the_roots(again)
     assert stat.S_ISREG(os.lstat(again).st_mode)
     assert stat.S_IMODE(os.lstat(again).st_mode) == 0o600
@@ -240,7 +257,7 @@ def test_a_read_only_home_leaves_a_private_folder(open_folder: Path) -> None:
     tmp.mkdir()
     tmp.chmod(0o777)
     path, content = printed(
-        "be_nobody(); print(made.path(), open(made.path(), 'rb').read() == made.content)",
+        "be_nobody(); print(made.path(), open(made.path(), 'rb').read() == _roots.pem(made.roots))",
         HOME=str(home),
         TMPDIR=str(tmp),
     ).split()
@@ -278,8 +295,8 @@ def test_processes_that_start_together_agree(cache: Path) -> None:
             """
             print("ready", flush=True)
             sys.stdin.readline()
-            paths = {made.path() for made in [_roots.Bundle(made.content) for _ in range(50)]}
-            assert all(open(path, "rb").read() == made.content for path in paths)
+            paths = {made.path() for made in [_roots.Bundle(made.roots) for _ in range(50)]}
+            assert all(open(path, "rb").read() == _roots.pem(made.roots) for path in paths)
             print(*paths)
             """
         )
