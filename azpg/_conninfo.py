@@ -172,8 +172,8 @@ class _Judgement:
                 f"sslmode={mode!r} ({self.by('sslmode')}) is none of {', '.join(SSLMODES)}"
                 + _close(mode, SSLMODES)
             )
-        timeout = self.params.get("connect_timeout", "0")
-        if not re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", timeout, re.ASCII):
+        timeout = self.params.get("connect_timeout")
+        if timeout is not None and not re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", timeout, re.ASCII):
             self.problems.append(f"connect_timeout={timeout!r} is no number of seconds")
 
     # Who signs in

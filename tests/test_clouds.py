@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -141,6 +142,15 @@ def test_a_cloud_is_a_value() -> None:
     assert "roots" not in repr(copy)
     with pytest.raises(dataclasses.FrozenInstanceError):
         copy.name = "other"  # type: ignore[misc]  # what is tested
+
+
+def test_a_cloud_may_come_out_of_json() -> None:
+    """There its suffixes and roots are lists."""
+    public = azpg.AZURE_PUBLIC
+    told = json.loads(json.dumps({"suffixes": public.suffixes, "roots": sorted(public.roots)}))
+    own = azpg.Cloud(public.name, scope=public.scope, authority=public.authority, **told)
+    assert own == public
+    assert hash(own) == hash(public)
 
 
 @pytest.mark.parametrize(
