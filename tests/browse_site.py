@@ -52,8 +52,9 @@ def site() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Start Debian's Chromium without a window and without a past."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    """Start Debian's Chromium, or Chrome, without a window and without a past."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
     assert browser, "to look at the site: apt-get install chromium chromium-driver"
     options = ChromeOptions()
     options.binary_location = browser
