@@ -31,7 +31,7 @@ PARTS: tuple[tuple[Callable[[Servers, int], Iterator[Row]], int], ...] = (
     (starts.rows, 25),
     (tokens.rows, 7),
     (pools.rows, 50),
-    (load.rows, 7),
+    (load.rows, 9),
     (round_trips.rows, 7),
 )
 """what is measured, and in how many turns"""
