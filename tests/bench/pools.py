@@ -46,8 +46,8 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
             turns=turns,
             calls=CALLS,
         )
-    yield from _judged("checkout and return", costs)
-    yield from _judged("async checkout and return", asyncio.run(_async(ours, final, turns)))
+    yield from _judged("a checkout and return", costs)
+    yield from _judged("an async checkout and return", asyncio.run(_async(ours, final, turns)))
 
 
 def _out_and_back(pool: psycopg_pool.ConnectionPool[Any]) -> None:
@@ -82,7 +82,7 @@ def _judged(what: str, costs: Costs) -> Iterator[Row]:
     took = {name: median(costs, name) * 1e6 for name in costs}
     waited = {name: median(costs, name, "wall") * 1e6 for name in costs}
     yield Row(
-        f"client CPU of a {what}, with the look",
+        f"client CPU of {what}, with the look",
         "µs",
         took["azpg"],
         "psycopg_pool without a check",
@@ -91,7 +91,7 @@ def _judged(what: str, costs: Costs) -> Iterator[Row]:
         goal=3.0,
     )
     yield Row(
-        f"wall time of a {what}, with the look",
+        f"wall time of {what}, with the look",
         "µs",
         waited["azpg"],
         "psycopg_pool's `check_connection`",
