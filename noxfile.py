@@ -57,6 +57,7 @@ def types(session: nox.Session) -> None:
     groups = nox.project.dependency_groups(PROJECT, "types", "site", "bench")
     session.install(".[emulator]", *TESTS, *groups, "nox[uv]")
     session.run("mypy", "azpg", "tests", "noxfile.py", "docs/scaling.py")
+    session.run("python", "tests/docs_types.py")
     session.run("pyright", "tests/typing", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
