@@ -96,9 +96,10 @@ def settle(
     connected = _sources.by(said, "host") == "Service Connector"
     named = _connector.identity(environ) if connected else None
     settled = Settled(plan, secrets, _retry.budget(asked), named)
-    from_outside = _sources.may_name_a_service(conninfo, keywords, environ)
-    from_outside = from_outside or not environ.keys().isdisjoint(_connector.VARIABLES)
-    if not secrets and not from_outside and around == _sources.surroundings():
+    # A secret may be among the words also where another outdoes it
+    secret = hidden or not environ.keys().isdisjoint(_connector.VARIABLES)
+    passing = _sources.may_name_a_service(conninfo, keywords, environ)
+    if not secret and not passing and around == _sources.surroundings():
         if len(_KEPT) >= MOST:
             _KEPT.clear()
         _KEPT[words] = settled

@@ -67,8 +67,8 @@ def environment() -> dict[str, str]:
 
 def surroundings() -> tuple[object, ...]:
     """Return what changes when one of those variables does."""
-    # os.environ encodes each name that it is asked for, in Python: sixty cost more than all else
-    # that is done before a connect. The dict below it is asked at the price of two.
+    # os.environ encodes each name that it is asked for, in Python; the dict below it needs none of
+    # that, and this is asked before each connect.
     held = getattr(os.environ, "_data", None)
     if isinstance(held, dict) and os.name == "posix":
         return tuple(map(held.get, _encoded()))

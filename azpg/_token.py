@@ -42,8 +42,8 @@ ONE_REPLACEMENT = 60.0
 class Clocks:
     """One look at both clocks, in seconds."""
 
-    # Written out, as all that is imported at once: a NamedTuple takes a third of a millisecond of
-    # every program's start, a dataclass one and a half
+    # Written out, as most of what azpg imports at once: NamedTuples and dataclasses are compiled
+    # at every program's start
     def __init__(self, monotonic: float, wall: float) -> None:
         self.monotonic = monotonic
         self.wall = wall

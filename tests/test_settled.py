@@ -114,15 +114,24 @@ def test_a_service_file_counts_as_it_is_now(
         assert f"dbname={name}" in azpg.conninfo(**told)
 
 
+def exported(patch: pytest.MonkeyPatch, name: str) -> dict[str, str]:
+    """Set a variable to the secret, and say nothing else."""
+    patch.setenv(name, SECRET)
+    return {}
+
+
 SECRETS: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "argument": lambda _: {"password": SECRET},
     "conninfo": lambda _: {"conninfo": f"user=app password={SECRET}"},
     "URI": lambda _: {"conninfo": f"postgresql://app:{SECRET}@{HOST}/shop", "server": None},
-    "variable": lambda patch: patch.setenv("PGPASSWORD", SECRET),
+    "variable": lambda patch: exported(patch, "PGPASSWORD"),
     "keyword": lambda _: {"sslkey": "/k", "sslcert": "/c", "sslpassword": SECRET},
     "callback": lambda _: {"password": lambda: SECRET},
-    "connector": lambda patch: patch.setenv("AZURE_POSTGRESQL_PASSWORD", SECRET),
-    "connector's client": lambda patch: patch.setenv("AZURE_POSTGRESQL_CLIENTSECRET", SECRET),
+    "conninfo, outdone": lambda _: {"conninfo": f"password={SECRET}", "password": "other"},
+    "variable, outdone": lambda patch: exported(patch, "PGPASSWORD") | {"password": "other"},
+    "variable, emptied": lambda patch: exported(patch, "PGPASSWORD") | {"password": ""},
+    "connector": lambda patch: exported(patch, "AZURE_POSTGRESQL_PASSWORD"),
+    "connector's client": lambda patch: exported(patch, "AZURE_POSTGRESQL_CLIENTSECRET"),
     "connector's string": lambda patch: patch.setenv(
         "AZURE_POSTGRESQL_CONNECTIONSTRING", f"host={HOST} password={SECRET}"
     ),
