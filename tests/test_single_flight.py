@@ -136,11 +136,15 @@ def test_a_failing_endpoint_is_asked_once_for_all(
     azure: Emulator, credentials: Credentials
 ) -> None:
     """A hundred tasks of one loop that wait for the same refusal cause one request."""
-    password = azpg.EntraPassword(credentials.managed_identity())
+    real = credentials.managed_identity()
+    gate = Gate(lambda: real.get_token(azpg.AZURE_PUBLIC.scope).token)
+    password = azpg.EntraPassword(credentials.with_get_token(gate))
     before = azure.counts
 
     async def tasks() -> list[Any]:
-        asked = (password.call_async() for _ in range(100))
+        asked = [asyncio.create_task(password.call_async()) for _ in range(100)]
+        await asyncio.sleep(0)
+        gate.opened.set()
         return await asyncio.gather(*asked, return_exceptions=True)
 
     with azure.fault(identity=400):
