@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from ._clouds import AZURE_CHINA, AZURE_PUBLIC, AZURE_US_GOV, COSMOS_POSTGRES, Cloud
-from ._entra import EntraPassword
 from ._explain import Explanation, explain
 from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
 from .errors import (
@@ -17,6 +16,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from ._entra import EntraPassword
     from .pool import (
         AsyncConnectionPool,
         AsyncNullConnectionPool,
@@ -59,7 +59,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # psycopg_pool is imported by who uses a pool
+    # Late: psycopg_pool, and what fetches tokens, are loaded by who needs them
+    if name == "EntraPassword":
+        from ._entra import EntraPassword  # noqa: PLC0415
+
+        return EntraPassword
     if "pool" in name.lower() and name in __all__:
         from . import pool  # noqa: PLC0415
 

@@ -19,7 +19,6 @@ from . import (
     _conninfo,
     _credentials,
     _diagnose,
-    _entra,
     _options,
     _retry,
     _roots,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from ._connector import Identity
     from ._conninfo import Plan
     from ._credentials import Credential
+    from ._entra import EntraPassword
     from ._token import Token
 
     Password: TypeAlias = str | Callable[[], str]
@@ -85,9 +85,9 @@ class Call:
         ):
             self.error = ConfigError(wrong)
             return
-        if isinstance(password, _entra.EntraPassword) and credential is None:
+        if isinstance(password, _credentials.BaseEntraPassword) and credential is None:
             credential, password = password, None
-        if isinstance(credential, _entra.EntraPassword) and cloud is None:
+        if isinstance(credential, _credentials.BaseEntraPassword) and cloud is None:
             cloud = credential.cloud
         try:
             settled = settle(
@@ -115,7 +115,7 @@ class Call:
         self._retry = _retry.Retry(budget, time.monotonic())
         self._hurry = retry_timeout is not None and retry_timeout > 0
         """no try may take longer than what is left; the first may, where no budget was given"""
-        self.entra: _entra.EntraPassword | None = None
+        self.entra: EntraPassword | None = None
         """what gives the tokens, where one signs in with them"""
         if self.plan.sign_in == "entra":
             self._secrets.pop("password", None)
@@ -150,7 +150,7 @@ class Call:
     def _of(self, token: Token) -> Answer:
         if self._refused is not None and token.text == self._refused[0]:
             raise self._refused[1]  # the credential has no other
-        user = None if "user" in self.plan.params else _entra.user_of(token)
+        user = None if "user" in self.plan.params else token.role()
         return Answer(token.text, user)
 
     # The way there
@@ -248,11 +248,14 @@ def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
     return _credentials.service_principal(plan.cloud.authority, named), None
 
 
-def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> _entra.EntraPassword:
-    if isinstance(credential, _entra.EntraPassword):
+def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> EntraPassword:
+    # Late, as only who signs in so pays for it; a relative import is worked out each time
+    from azpg._entra import EntraPassword  # noqa: PLC0415
+
+    if isinstance(credential, EntraPassword):
         return credential
     known = cast("Credential | None", credential)
-    return _entra.EntraPassword(known, cloud=cloud, client_id=client_id)
+    return EntraPassword(known, cloud=cloud, client_id=client_id)
 
 
 async def _await(callback: Callable[[], object]) -> object:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from ._record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,20 +31,38 @@ AZURE_ROOTS = frozenset(
     }
 )
 
-# ASCII labels only: what is judged here is what libpq will resolve and verify. It keeps out
-# Unix sockets (/, @), lists, IDNA look-alikes and anything else libpq reads in a way of its own.
-_HOST = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
-_HEX = set("0123456789abcdef")
-_SUFFIX = re.compile(r"(?:\.[a-z0-9_-]+)+\.[a-z][a-z0-9-]*", re.ASCII)
+_HEX = frozenset("0123456789abcdef")
+_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+def is_label(text: str) -> bool:
+    """Tell whether it is one label of a DNS name.
+
+    In ASCII only: what is judged here is what libpq will resolve and verify. It keeps out Unix
+    sockets (/, @), lists, IDNA look-alikes and anything else libpq reads in a way of its own.
+    """
+    return text.isascii() and text != "" and set(text.lower()) <= _LABEL
+
+
+def plain(host: str) -> str | None:
+    """Return a DNS name without its trailing dot and in lower case; None if it is no DNS name."""
+    name = host.removesuffix(".")
+    return name.lower() if all(map(is_label, name.split("."))) else None
+
+
+def _is_suffix(text: str) -> bool:
+    nothing, *labels = text.split(".")
+    whole = not nothing and len(labels) > 1 and all(map(is_label, labels))
+    return whole and text == text.lower() and labels[-1][0].isalpha() and "_" not in labels[-1]
+
+
+class Cloud(Record):
     """Describe one Azure cloud: its hosts, the token they take, and the roots they chain to.
 
     `suffixes` are what its hosts end in, each with its leading dot; `server="name"` is completed
     with the first. `scope` is what a token is asked for, `authority` the host of the cloud's
     Microsoft Entra, `roots` the SHA-256 fingerprints (hex, lower case) of the trusted roots.
+    `replace(roots=...)` returns a copy in which one of them, or several, are others.
 
     Raise ValueError when a suffix or a fingerprint is not of that form.
 
@@ -56,14 +74,23 @@ class Cloud:
     suffixes: tuple[str, ...]
     scope: str
     authority: str
-    roots: frozenset[str] = field(default=AZURE_ROOTS, repr=False)
+    roots: frozenset[str]
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        suffixes: tuple[str, ...],
+        scope: str,
+        authority: str,
+        roots: frozenset[str] = AZURE_ROOTS,
+    ) -> None:
         # Out of JSON or YAML they come as lists
-        object.__setattr__(self, "suffixes", tuple(self.suffixes))
-        object.__setattr__(self, "roots", frozenset(self.roots))
+        suffixes, roots = tuple(suffixes), frozenset(roots)
+        super().__init__(
+            name=name, suffixes=suffixes, scope=scope, authority=authority, roots=roots
+        )
         for suffix in self.suffixes:
-            if not _SUFFIX.fullmatch(suffix):
+            if not _is_suffix(suffix):
                 raise ValueError(
                     f"a Cloud's suffix is a dot and a lower-case domain of two labels or "
                     f"more, such as '.postgres.example.net', not {suffix!r}"
@@ -75,6 +102,12 @@ class Cloud:
         for root in self.roots:
             if len(root) != 64 or not set(root) <= _HEX:
                 raise ValueError(f"a root is pinned by 64 lower-case hex digits, not {root!r}")
+
+    def __repr__(self) -> str:
+        return (
+            f"Cloud(name={self.name!r}, suffixes={self.suffixes!r}, scope={self.scope!r}, "
+            f"authority={self.authority!r})"
+        )
 
     def covers(self, host: str) -> bool:
         """Tell whether a host's name lies under one of this cloud's suffixes."""
@@ -115,12 +148,6 @@ COSMOS_POSTGRES = Cloud(
 CLOUDS = (AZURE_PUBLIC, AZURE_US_GOV, AZURE_CHINA, COSMOS_POSTGRES)
 
 
-def plain(host: str) -> str | None:
-    """Return a DNS name without its trailing dot and in lower case; None if it is no DNS name."""
-    name = host.removesuffix(".")
-    return name.lower() if re.fullmatch(_HOST, name) else None
-
-
 def cloud_of(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:
     """Return the first cloud that covers a host."""
     return next((cloud for cloud in clouds if cloud.covers(host)), None)
@@ -133,7 +160,8 @@ def cloud_named(name: str) -> Cloud | None:
 
 def is_socket(name: str) -> bool:
     """Tell whether libpq takes a host for a Unix socket: a path, also with a drive, or an `@`."""
-    return name.startswith(("/", "@")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
+    drive = name[:1].isascii() and name[:1].isalpha() and name[1:3] in {":\\", ":/"}
+    return drive or name.startswith(("/", "@"))
 
 
 def no_token_for(name: str, cloud: Cloud) -> str:

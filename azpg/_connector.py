@@ -5,7 +5,9 @@ Source: MicrosoftDocs/azure-docs, articles/service-connector/how-to-integrate-po
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from ._record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +26,9 @@ _KEYWORDS = {
     "PASSWORD": "password",
 }
 
-_IDENTITY = ("CLIENTID", "CLIENTSECRET", "TENANTID")
+_IDENTITY = {"client_id": "CLIENTID", "client_secret": "CLIENTSECRET", "tenant_id": "TENANTID"}
 
-VARIABLES = (CONNECTION_STRING, *(PREFIX + name for name in (*_KEYWORDS, *_IDENTITY)))
+VARIABLES = (CONNECTION_STRING, *(PREFIX + name for name in (*_KEYWORDS, *_IDENTITY.values())))
 
 INCOMPLETE = (
     f"{PREFIX}CLIENTSECRET is a service principal's, which needs {PREFIX}CLIENTID and "
@@ -34,7 +36,7 @@ INCOMPLETE = (
 )
 
 
-class Identity(NamedTuple):
+class Identity(Record):
     """Whom a connector names: an identity, or a service principal; what it does not is empty."""
 
     client_id: str
@@ -58,4 +60,4 @@ def keywords(environ: Mapping[str, str]) -> dict[str, str]:
 
 def identity(environ: Mapping[str, str]) -> Identity:
     """Return whom the variables name."""
-    return Identity(*(environ.get(PREFIX + name, "") for name in _IDENTITY))
+    return Identity(**{field: environ.get(PREFIX + name, "") for field, name in _IDENTITY.items()})

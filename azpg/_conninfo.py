@@ -7,7 +7,7 @@ secret in it. Nothing is refused one by one: `judge` collects every problem of a
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import _spelling
 from ._clouds import (
@@ -17,17 +17,20 @@ from ._clouds import (
     Cloud,
     cloud_named,
     cloud_of,
+    is_label,
     is_socket,
     no_token_for,
     plain,
 )
+from ._record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from typing import Literal
 
     from ._sources import By, Merged
 
-SignIn = Literal["entra", "password", "callback", "none"]
+    SignIn = Literal["entra", "password", "callback", "none"]
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
@@ -48,7 +51,7 @@ NO_PASSFILE = "/dev/null/none"
 """A path that cannot exist: libpq reads ~/.pgpass where it has no passfile and no password."""
 
 
-class Wishes(NamedTuple):
+class Wishes(Record):
     """azpg's own options of one call; of secrets only what kind they are."""
 
     server: str | None = None
@@ -66,18 +69,17 @@ class Wishes(NamedTuple):
     """problems already seen in the objects themselves"""
 
 
-class Machine:
+class Machine(Record):
     """What the rules need to know of the machine."""
 
-    def __init__(self, keywords: Collection[str], *, linux: bool, root_crt: bool) -> None:
-        self.keywords = keywords
-        """what the libpq in use knows"""
-        self.linux = linux
-        self.root_crt = root_crt
-        """libpq's own ~/.postgresql/root.crt exists"""
+    keywords: Collection[str]
+    """what the libpq in use knows"""
+    linux: bool
+    root_crt: bool
+    """libpq's own ~/.postgresql/root.crt exists"""
 
 
-class Plan(NamedTuple):
+class Plan(Record):
     """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
 
     params: dict[str, str]
@@ -119,7 +121,7 @@ class _Judgement:
 
     def __init__(self, said: Merged, wishes: Wishes, machine: Machine) -> None:
         self.said, self.wishes, self.machine = said, wishes, machine
-        self.params = {keyword: value for keyword, (value, _) in said.items()}
+        self.params = {keyword: each.value for keyword, each in said.items()}
         self.problems = list(wishes.wrong)
         self.warnings: list[str] = []
         self.decisions: list[str] = []
@@ -161,10 +163,11 @@ class _Judgement:
         return self.said[keyword].by if keyword in self.said else None
 
     def check_values(self) -> None:
-        for keyword, (value, by) in self.said.items():
-            if left := _spelling.placeholder(value):
+        for word, said in self.said.items():
+            if left := _spelling.placeholder(said.value):
+                what = f"{word} ({said.by})"
                 self.problems.append(
-                    f"{keyword} ({by}) still holds the portal's placeholder {left}: write your own"
+                    f"{what} still holds the portal's placeholder {left}: write your own"
                 )
         mode = self.params.get("sslmode")
         if mode is not None and mode not in SSLMODES:
@@ -249,7 +252,7 @@ class _Judgement:
         server = self.wishes.server
         if server is None:
             return None
-        if re.fullmatch("[A-Za-z0-9-]+", server, re.ASCII):
+        if is_label(server) and "_" not in server:
             return server.lower() + clouds[0].suffixes[0]
         if cloud_of(server, clouds):
             return plain(server)
@@ -339,7 +342,7 @@ class _Judgement:
     def ports(self, hosts: int) -> bool:
         ports = [port or "5432" for port in self.params.get("port", "").split(",")]
         for port in ports:
-            if not re.fullmatch("0*[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+            if not _is_port(port.lstrip("0")):
                 self.problems.append(f"port={port!r} ({self.by('port')}) is no number of a port")
         if len(ports) not in (1, hosts):
             self.problems.append(f"port gives {len(ports)} for {hosts} hosts: one a host, or one")
@@ -380,6 +383,10 @@ class _Judgement:
 
 def _split(value: str) -> list[str]:
     return value.split(",") if value else []
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) < 65536
 
 
 def _is_pgbouncer(port: str) -> bool:

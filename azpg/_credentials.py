@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
 
+    from ._clouds import Cloud
     from ._connector import Identity
 
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
 
 _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
+
+
+class BaseEntraPassword:
+    """What an `azpg.EntraPassword` is told by: who signs in with a password never loads more."""
+
+    cloud: Cloud
 
 
 class DefaultCredential:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ._failures import CREDENTIALS, SIGN_IN_AGAIN, STATES, TABLE
+from ._record import Record
 from ._refusals import compiled
 from .errors import ConnectError, CredentialError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ._refusals import Row
 
 
-class Context(NamedTuple):
+class Context(Record):
     """What is known of the attempt; hints are written with it."""
 
     host: str = "the server"
@@ -32,24 +33,21 @@ class Context(NamedTuple):
     """the address that the server saw, where the text tells"""
 
 
-class Diagnosis:
+class Diagnosis(Record):
     """What one text means."""
 
-    def __init__(
-        self, kind: str, error: type[ConnectError], hint: str, *, transient: bool = False
-    ) -> None:
-        self.kind = kind
-        self.error = error
-        self.hint = hint
-        self.transient = transient
+    kind: str = "unknown"
+    error: type[ConnectError] = ConnectError
+    hint: str = ""
+    transient: bool = False
 
     @classmethod
     def of(cls, row: Row, hint: str) -> Diagnosis:
         """Return what a row of the table says."""
-        return cls(row.kind, row.error, hint, transient=row.transient)
+        return cls(kind=row.kind, error=row.error, hint=hint, transient=row.transient)
 
 
-UNKNOWN = Diagnosis("unknown", ConnectError, "")
+UNKNOWN = Diagnosis()
 
 BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
 """Kinds of refusals that blame the token itself."""
@@ -104,16 +102,16 @@ def _of_attempt(text: str, context: Context) -> Context:
     if attempts := compiled(_ATTEMPT).findall(text):
         host, port = attempts[-1]
         if host in context.host.split(","):
-            context = context._replace(host=host, port=port)
+            context = context.replace(host=host, port=port)
     addresses, clients = compiled(_ADDRESS).findall(text), compiled(_CLIENT).findall(text)
-    return context._replace(
+    return context.replace(
         address=addresses[-1] if addresses else "",
         client=clients[-1] if clients and _is_address(clients[-1]) else "this machine's address",
     )
 
 
 def _hint(template: str, context: Context, names: dict[str, str]) -> str:
-    context = context._replace(user=context.user or "…")
+    context = context.replace(user=context.user or "…")
     words = {
         "host": context.host,
         "port": context.port,

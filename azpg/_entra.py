@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 from . import _credentials, _diagnose, _token
 from ._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
 from ._flight import SLOTS, Failure, Flight, Outcome, clocks
-from .errors import ConfigError, CredentialError
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class TokenStats(NamedTuple):
     seconds_to_expiry: float | None
 
 
-class EntraPassword:
+class EntraPassword(_credentials.BaseEntraPassword):
     """Give a valid Microsoft Entra token wherever a password callback is taken.
 
     `credential` is any azure-identity credential, sync or async, or a function that makes one;
@@ -96,7 +96,7 @@ class EntraPassword:
 
         Raise `CredentialError` where the token holds no name, as a service principal's does.
         """
-        return user_of(self.token())
+        return self.token().role()
 
     def invalidate(self) -> None:
         """Forget the token held, so that the next call asks the credential."""
@@ -231,18 +231,6 @@ class _NoLoop(Exception):  # noqa: N818  # never leaves this module
             "it is an async credential, and no event loop is running to await it: use "
             "connect_async(), or the credential of the same name in azure.identity"
         )
-
-
-def user_of(token: _token.Token) -> str:
-    """Return the role that a token's owner has by custom, or raise `CredentialError`."""
-    if token.user is not None:
-        return token.user
-    raise CredentialError(
-        _token.nameless(_token.claims(token.text)),
-        kind="no-user",
-        hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
-        "display name in Microsoft Entra",
-    )
 
 
 def _cloud(cloud: Cloud | str) -> Cloud:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.errors import FinishedPGconn
 
 from ._diagnose import TRANSIENT, Context, diagnose
+from ._record import Record
 from .errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
@@ -17,19 +18,18 @@ _VAGUE = {"unknown", "closed", "pool-timeout"}
 """kinds that say less than an error behind them may"""
 
 
-class Explanation(NamedTuple):
+class Explanation(Record):
     """Say what an error means.
 
     `kind` is a short word to branch on, `"unknown"` where azpg does not know the error; `hint` is
     what to type, or empty; `transient` tells whether another try on a new connection may succeed.
     """
 
+    __module__ = "azpg"
+
     kind: str = "unknown"
     hint: str = ""
     transient: bool = False
-
-
-Explanation.__module__ = "azpg"
 
 
 def explain(error: BaseException) -> Explanation:
@@ -72,12 +72,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _judged(error: BaseException) -> Explanation:
     if isinstance(error, ConnectError | ConfigError) and error.kind != "unknown":
-        return Explanation(error.kind, error.hint, error.kind in TRANSIENT)
+        transient = error.kind in TRANSIENT
+        return Explanation(kind=error.kind, hint=error.hint, transient=transient)
     state = getattr(error, "sqlstate", None)  # asyncpg's errors have it too
     if not isinstance(error, psycopg.Error) and not isinstance(state, str):
         return Explanation()
     found = diagnose(str(error), _context(error), state or "")
-    return Explanation(found.kind, found.hint, found.transient)
+    return Explanation(kind=found.kind, hint=found.hint, transient=found.transient)
 
 
 def _context(error: BaseException) -> Context:

@@ -6,7 +6,7 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Literal
 
-from . import _credentials, _entra, _sources, _spelling
+from . import _credentials, _sources, _spelling
 from ._clouds import Cloud
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def misfits(
     credential: object, password: object, cloud: Cloud | str | None, *, is_async: bool
 ) -> Iterator[str]:
     """Say what is wrong with the objects themselves."""
-    entra = isinstance(credential, _entra.EntraPassword)
-    if isinstance(credential, _entra.EntraPassword) and cloud not in {
+    entra = isinstance(credential, _credentials.BaseEntraPassword)
+    if isinstance(credential, _credentials.BaseEntraPassword) and cloud not in {
         credential.cloud,
         credential.cloud.name,
     }:

@@ -12,7 +12,7 @@ from binascii import a2b_base64, b2a_base64
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import ConfigError
 
@@ -74,12 +74,20 @@ def _known() -> Iterator[tuple[str, Root]]:
 
 def _read(text: str) -> Iterator[tuple[str, bytes]]:
     """Yield each certificate's fingerprint, and itself."""
-    from hashlib import sha256  # noqa: PLC0415  # late: not where the bundle is the caller's own
-
+    sha256 = _sha256()
     for part in text.split(_BEGIN)[1:]:
         with suppress(ValueError):  # no base64: another file's trouble
             der = a2b_base64(part.partition(_END)[0])
             yield sha256(der).hexdigest(), der
+
+
+def _sha256() -> Callable[[bytes], Any]:
+    """Return the hash, late: not where the bundle is the caller's own."""
+    try:  # as `random` does: hashlib loads all of OpenSSL
+        from _sha2 import sha256  # type: ignore[import-not-found]  # noqa: PLC0415
+    except ImportError:  # before Python 3.12, or where it was built without
+        from hashlib import sha256  # noqa: PLC0415
+    return cast("Callable[[bytes], Any]", sha256)
 
 
 def _joined(found: dict[str, bytes]) -> bytes:
@@ -131,9 +139,7 @@ class Bundle:
 
     def _put_in(self, folder: str) -> str:
         _check(os.lstat(folder), stat.S_ISDIR)
-        from hashlib import sha256  # noqa: PLC0415  # late, as above
-
-        name = sha256("".join(sorted(self.roots)).encode()).hexdigest()[:32]
+        name = _sha256()("".join(sorted(self.roots)).encode()).hexdigest()[:32]
         path = os.path.join(folder, f"roots-{name}.pem")
         if not self._holds(path):
             content = pem(self.roots)

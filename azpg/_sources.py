@@ -9,20 +9,22 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
 
 from . import _connector, _spelling
+from ._record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Literal
 
-By = Literal["keyword", "conninfo", "service file", "environment", "Service Connector"]
+    By = Literal["keyword", "conninfo", "service file", "environment", "Service Connector"]
 
 
-class Said(NamedTuple):
+class Said(Record):
     """One value and the source it came from."""
 
     value: str
@@ -119,9 +121,10 @@ def merge(
             said.pop(name, None)  # an empty one
         _add(said, found, "Service Connector")
     problems += [
-        f"{keyword} ({by}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be handed"
-        for keyword, (value, by) in said.items()
-        if not sendable(value)
+        f"{keyword} ({each.by}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be "
+        f"handed"
+        for keyword, each in said.items()
+        if not sendable(each.value)
     ]
     return said, problems
 
@@ -238,7 +241,7 @@ def _is_word(text: str) -> bool:
 
 def _add(said: Merged, values: Mapping[str, str], by: By) -> None:
     for keyword, value in values.items():
-        said.setdefault(keyword, Said(value, by))
+        said.setdefault(keyword, Said(value=value, by=by))
 
 
 def _service(said: Merged, environ: Mapping[str, str]) -> str | None:

@@ -140,7 +140,7 @@ def _known(value: str) -> str:
 
 def placeholder(value: str) -> str | None:
     """Return the portal's placeholder that was left in a value: `{your_password}`, `<your-db>`."""
-    found = re.search(_PLACEHOLDER, value)
+    found = "your" in value.lower() and re.search(_PLACEHOLDER, value)
     return found[0] if found else None
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 from binascii import a2b_base64
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from ._record import Record
+from .errors import CredentialError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +45,7 @@ ONE_REPLACEMENT = 60.0
 class Clocks:
     """One look at both clocks, in seconds."""
 
-    # Written out, as most of what azpg imports at once: NamedTuples and dataclasses are compiled
-    # at every program's start
+    # No Record: one is made for each connect
     def __init__(self, monotonic: float, wall: float) -> None:
         self.monotonic = monotonic
         self.wall = wall
@@ -83,6 +85,17 @@ class Token:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a token is not pickled")
 
+    def role(self) -> str:
+        """Return the PostgreSQL role of its owner, or raise `CredentialError`: it names none."""
+        if self.user is not None:
+            return self.user
+        raise CredentialError(
+            nameless(claims(self.text)),
+            kind="no-user",
+            hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
+            "display name in Microsoft Entra",
+        )
+
     def left(self, now: Clocks) -> float:
         """Return its seconds left."""
         return self.life - now.since(self.received)
@@ -116,7 +129,7 @@ def received(
     return Token(text, expires_on, now, life, ahead, user(read))
 
 
-class Held(NamedTuple):
+class Held(Record):
     """A token in hand, and when the next is asked for."""
 
     token: Token
@@ -133,13 +146,14 @@ class Held(NamedTuple):
         late = self.token.life - LATE + chance(0.0, LATE / 5)
         gone = now.since(self.token.received)
         ask_after = late if gone < late else gone + AGAIN * chance(0.9, 1.1)
-        return Held(self.token, ask_after)
+        return Held(token=self.token, ask_after=ask_after)
 
     def failed(self, now: Clocks, chance: Chance) -> Held:
         """Return the state after a refresh that failed."""
         most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 8))
         gone = now.since(self.token.received)
-        return Held(self.token, gone + most * chance(0.5, 1.0), self.failures + 1)
+        ask_after = gone + most * chance(0.5, 1.0)
+        return Held(token=self.token, ask_after=ask_after, failures=self.failures + 1)
 
 
 def answered(held: Held | None, token: Token, now: Clocks, chance: Chance) -> Held | None:
@@ -149,7 +163,7 @@ def answered(held: Held | None, token: Token, now: Clocks, chance: Chance) -> He
             return held.not_yet(now, chance)
     elif held is not None and token.same(held.token):
         return None
-    return Held(token, token.ahead) if token.usable(now) else None
+    return Held(token=token, ask_after=token.ahead) if token.usable(now) else None
 
 
 def lifetime(claims: Claims) -> float | None:

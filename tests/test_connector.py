@@ -34,7 +34,7 @@ def said(environ: dict[str, str], conninfo: str = "", **keywords: object) -> dic
     """Return what was said by whom, without a problem."""
     merged, problems = _sources.merge(conninfo, keywords, environ)
     assert not problems
-    return {name: f"{by}: {value}" for name, (value, by) in merged.items()}
+    return {name: f"{said.by}: {said.value}" for name, said in merged.items()}
 
 
 PLAIN = {"host": HOST, "dbname": "mydb", "user": "myapp"}
@@ -124,7 +124,7 @@ def test_what_else_is_said_beats_it(environ: dict[str, str]) -> None:
     for name, word in alone.items():
         assert beside[name] == word or (name in {"host", "hostaddr"} and not word.value)
     if not (environ.get("PGHOST") or environ.get("PGHOSTADDR")):
-        assert beside["host"] == (HOST, "Service Connector")
+        assert beside["host"] == _sources.Said(value=HOST, by="Service Connector")
 
 
 @pytest.mark.parametrize(

@@ -235,8 +235,8 @@ def test_the_environment_beats_what_is_filled_in(
 @pytest.mark.parametrize("linux", [True, False])
 def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
     """Elsewhere libpq refuses, or ignores, what the system lacks."""
-    machine = _conninfo.Machine(_sources.libpq().variables, linux=linux, root_crt=False)
-    said = {"host": _sources.Said(HOST, "keyword")}
+    machine = _conninfo.Machine(keywords=_sources.libpq().variables, linux=linux, root_crt=False)
+    said = {"host": _sources.Said(value=HOST, by="keyword")}
     plan, _ = _conninfo.judge(said, _conninfo.Wishes(), machine)
     assert ("tcp_user_timeout" in plan.params) is linux
 
@@ -245,9 +245,9 @@ def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
 def test_a_default_needs_a_libpq_that_knows_it(keyword: str) -> None:
     """Where the libpq in use lacks a keyword it is not handed over."""
     machine = _conninfo.Machine(
-        frozenset(_sources.libpq().variables) - {keyword}, linux=True, root_crt=False
+        keywords=frozenset(_sources.libpq().variables) - {keyword}, linux=True, root_crt=False
     )
-    said = {"host": _sources.Said(HOST, "keyword")}
+    said = {"host": _sources.Said(value=HOST, by="keyword")}
     plan, problems = _conninfo.judge(said, _conninfo.Wishes(), machine)
     assert not problems
     assert plan.params.keys().isdisjoint({keyword})

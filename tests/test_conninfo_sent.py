@@ -138,8 +138,10 @@ def test_any_words_are_refused_or_sent_as_they_were_judged(
 
 def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[str, ...]]:
     """Judge words that were said in a conninfo."""
-    machine = _conninfo.Machine(frozenset(_sources.libpq().variables), linux=True, root_crt=False)
-    merged = {name: _sources.Said(value, "conninfo") for name, value in said.items()}
+    machine = _conninfo.Machine(
+        keywords=frozenset(_sources.libpq().variables), linux=True, root_crt=False
+    )
+    merged = {name: _sources.Said(value=value, by="conninfo") for name, value in said.items()}
     return _conninfo.judge(merged, _conninfo.Wishes(**wishes), machine)
 
 
@@ -152,8 +154,10 @@ def test_a_token_goes_only_to_verified_hosts_of_one_cloud(
     said: dict[str, str], by: _sources.By
 ) -> None:
     """Whatever is said, it is refused, or every host is one cloud's and verified by its name."""
-    machine = _conninfo.Machine(frozenset(_sources.libpq().variables), linux=True, root_crt=True)
-    merged = {name: _sources.Said(value, by) for name, value in said.items()}
+    machine = _conninfo.Machine(
+        keywords=frozenset(_sources.libpq().variables), linux=True, root_crt=True
+    )
+    merged = {name: _sources.Said(value=value, by=by) for name, value in said.items()}
     plan, problems = _conninfo.judge(merged, _conninfo.Wishes(), machine)
     assert plan.sign_in == "entra"
     if problems:

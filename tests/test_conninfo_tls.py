@@ -42,8 +42,8 @@ def password(request: pytest.FixtureRequest) -> dict[str, Any]:
 def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> _conninfo.Plan:
     """Judge a password sign-in on a machine with, or without, a root.crt of libpq's."""
     keywords = frozenset(known or _sources.libpq().variables)
-    said = {name: _sources.Said(value, "keyword") for name, value in words.items()}
-    machine = _conninfo.Machine(keywords, linux=True, root_crt=root_crt)
+    said = {name: _sources.Said(value=value, by="keyword") for name, value in words.items()}
+    machine = _conninfo.Machine(keywords=keywords, linux=True, root_crt=root_crt)
     plan, problems = _conninfo.judge(said, _conninfo.Wishes(password="text"), machine)
     assert not problems
     return plan

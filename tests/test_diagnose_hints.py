@@ -28,7 +28,7 @@ CONTEXT = _diagnose.Context(
 
 def hint(text: str, **changes: Any) -> str:
     """Return the hint for a text."""
-    return _diagnose.diagnose(text, CONTEXT._replace(**changes)).hint
+    return _diagnose.diagnose(text, CONTEXT.replace(**changes)).hint
 
 
 def test_an_unknown_role_is_told_how_to_make_it() -> None:
@@ -191,7 +191,7 @@ def test_quoted_names_decide_nothing(name: str, row: st.DataObject) -> None:
 @given(row=st.sampled_from(TABLE), user=st.text(), dbname=st.text())
 def test_a_hint_holds_no_control_character(row: Row, user: str, dbname: str) -> None:
     """Whatever the names are."""
-    told = _diagnose._hint(row.hint, CONTEXT._replace(user=user, dbname=dbname), {})
+    told = _diagnose._hint(row.hint, CONTEXT.replace(user=user, dbname=dbname), {})
     assert all(c.isprintable() or c == "\n" for c in told)
 
 

@@ -91,7 +91,7 @@ def test_the_end_during_a_refresh(program: Program, kind: str) -> None:
 
         def renew() -> None:
             assert password._slot.held is not None
-            password._slot.held = password._slot.held._replace(ask_after=0.0)
+            password._slot.held = password._slot.held.replace(ask_after=0.0)
 
         async def ask() -> None:
             assert await password.call_async() == "token"

@@ -32,12 +32,12 @@ def linked(outer: BaseException, **links: object) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "explanation"),
     [
-        (KNOWN, azpg.Explanation("login", "do this")),
+        (KNOWN, azpg.Explanation(kind="login", hint="do this")),
         (
             azpg.UnreachableError("no", kind="cut", hint="x"),
-            azpg.Explanation("cut", "x", transient=True),
+            azpg.Explanation(kind="cut", hint="x", transient=True),
         ),
-        (azpg.ConfigError("no host"), azpg.Explanation("config")),
+        (azpg.ConfigError("no host"), azpg.Explanation(kind="config")),
         (azpg.ConnectError("something new"), azpg.Explanation()),
         (ValueError("Connection refused"), azpg.Explanation()),
         (psycopg.OperationalError(""), azpg.Explanation()),
@@ -91,7 +91,7 @@ def test_a_wrapper_is_looked_through(
     wrapped: Callable[[BaseException], BaseException],
 ) -> None:
     """What says less than the error behind it gives way to that."""
-    assert azpg.explain(wrapped(KNOWN)) == azpg.Explanation("login", "do this")
+    assert azpg.explain(wrapped(KNOWN)) == azpg.Explanation(kind="login", hint="do this")
 
 
 def test_a_wrappers_own_meaning_comes_first() -> None:

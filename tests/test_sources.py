@@ -25,7 +25,7 @@ def merged(conninfo: str = "", **keywords: object) -> dict[str, tuple[str, str]]
     """Return what was said, without a problem."""
     said, problems = _sources.merge(conninfo, keywords, os.environ)
     assert not problems
-    return {name: (value, by) for name, (value, by) in said.items()}
+    return {name: (each.value, each.by) for name, each in said.items()}
 
 
 def wrong(conninfo: str = "", **keywords: object) -> list[str]:
@@ -53,7 +53,7 @@ def test_reads_every_source_as_libpq_does(
         event("azpg alone refuses")
         return
     event("both read")
-    ours = {name: value for name, (value, _) in said.items() if name != "service"}
+    ours = {name: each.value for name, each in said.items() if name != "service"}
     theirs.pop("service", None)
     for name in ours.keys() | theirs.keys():
         if ours.get(name) or name not in DERIVED:

@@ -81,7 +81,7 @@ def test_a_tokens_text_is_in_no_repr() -> None:
     """Its length and its end are enough to tell one from another."""
     token = _token.received("s3cret", 1_000_600.0, None, now=NOON, chance=lowest)
     assert repr(token) == "<Token of 6 characters, expires_on=1000600>"
-    assert "s3cret" not in f"{token} {[token]} {Held(token, 1.0)}"
+    assert "s3cret" not in f"{token} {[token]} {Held(token=token, ask_after=1.0)}"
 
 
 # Asked ahead
@@ -182,7 +182,9 @@ def test_a_newer_token_takes_its_place() -> None:
     """A token that lives longer is held from then on, with no failure to its name."""
     held = hold(opaque(HOUR)).failed(at(3300), lowest)
     newer = _token.received("new", NOON.wall + 2 * HOUR, None, now=at(3310), chance=lowest)
-    assert _token.answered(held, newer, at(3310), lowest) == Held(newer, newer.ahead)
+    assert _token.answered(held, newer, at(3310), lowest) == Held(
+        token=newer, ask_after=newer.ahead
+    )
 
 
 def test_a_dead_token_is_not_revived_by_its_own_bytes() -> None:
@@ -201,7 +203,9 @@ def test_an_opaque_token_may_be_prolonged() -> None:
     """A text that tells nothing of itself, given with a later end, lives until then."""
     late = at(HOUR)
     again = _token.received("text", late.wall + HOUR, None, now=late, chance=lowest)
-    assert _token.answered(hold(opaque(HOUR)), again, late, lowest) == Held(again, 3300)
+    assert _token.answered(hold(opaque(HOUR)), again, late, lowest) == Held(
+        token=again, ask_after=3300
+    )
 
 
 # Failures
@@ -219,7 +223,10 @@ def test_failures_pause_longer_and_longer() -> None:
 
 def test_failures_without_end_are_borne() -> None:
     """A day of failures, ten years of them: the pause stays the longest."""
-    assert Held(opaque(DAY), 0, failures=1_000_000).failed(NOON, highest).ask_after == 60
+    assert (
+        Held(token=opaque(DAY), ask_after=0, failures=1_000_000).failed(NOON, highest).ask_after
+        == 60
+    )
 
 
 def test_a_token_or_a_not_yet_ends_a_series() -> None:
@@ -290,7 +297,7 @@ def test_a_new_token_after_the_clock_was_set_back_is_new() -> None:
     text = jwt(now.wall, now.wall + HOUR)
     other = _token.received(text, now.wall + HOUR, None, now=now, chance=lowest)
     assert other.expires_on < held.token.expires_on
-    assert _token.answered(held, other, now, lowest) == Held(other, 3300)
+    assert _token.answered(held, other, now, lowest) == Held(token=other, ask_after=3300)
 
 
 def test_a_machine_that_slept() -> None:
