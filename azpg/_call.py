@@ -9,6 +9,7 @@ import logging
 import random
 import socket
 import time
+from functools import cache
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import psycopg
@@ -248,14 +249,18 @@ def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
     return _credentials.service_principal(plan.cloud.authority, named), None
 
 
-def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> EntraPassword:
-    # Late, as only who signs in so pays for it; a relative import is worked out each time
-    from azpg._entra import EntraPassword  # noqa: PLC0415
+@cache
+def _entra_password() -> type[EntraPassword]:
+    from ._entra import EntraPassword  # noqa: PLC0415  # late: only who signs in so pays for it
 
-    if isinstance(credential, EntraPassword):
+    return EntraPassword
+
+
+def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> EntraPassword:
+    if isinstance(credential, _entra_password()):
         return credential
     known = cast("Credential | None", credential)
-    return EntraPassword(known, cloud=cloud, client_id=client_id)
+    return _entra_password()(known, cloud=cloud, client_id=client_id)
 
 
 async def _await(callback: Callable[[], object]) -> object:
