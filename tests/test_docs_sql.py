@@ -1,0 +1,58 @@
+"""The SQL in the documentation, run by `azpg psql` for an administrator of a real server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from fix_command import Command
+
+    from azpg.emulator import Emulator
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCKS = [
+    pytest.param(sql, id=f"{page.stem}-{number}")
+    for page in sorted(DOCS.rglob("*.md"))
+    for number, sql in enumerate(re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+# What only Azure's servers have. Source: MicrosoftDocs/azure-databases-docs,
+# articles/postgresql/security/security-manage-entra-users.md
+AZURES = """
+create or replace function pgaadauth_create_principal(name text, admin boolean, mfa boolean)
+returns text language plpgsql as $$ begin
+    if not exists (select from pg_roles where rolname = name) then
+        execute format('create role %I login', name);
+    end if;
+    return format('Created role for %s', quote_ident(name));
+end $$;
+create or replace function pgaadauth_create_principal_with_oid(
+    name text, object_id text, kind text, admin boolean, mfa boolean)
+returns text language plpgsql as $$ begin
+    perform object_id::uuid;
+    if kind not in ('user', 'group', 'service') then raise '% is no kind', kind; end if;
+    return pgaadauth_create_principal(name, admin, mfa);
+end $$;
+"""
+
+
+@pytest.fixture(scope="module")
+def administrator(emulator15: Emulator) -> Emulator:
+    """Return a server that has the group role which a page builds on."""
+    emulator15.add_role("app", password="of nobody")
+    return emulator15
+
+
+@pytest.mark.parametrize("sql", BLOCKS)
+@pytest.mark.usefixtures("azure15", "administrator")
+def test_documented_sql_runs(command: Command, tmp_path: Path, sql: str) -> None:
+    """Each block is what the server takes, from an administrator who is no superuser."""
+    script = tmp_path / "page.sql"
+    script.write_text(AZURES + sql)
+    options = ("-X", "-v", "ON_ERROR_STOP=1", "-f", str(script))
+    ran = command("psql", "--server", "myserver", "--dbname", "postgres", *options)
+    assert ran.status == 0, ran.err
