@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from azpg._flight import SLOTS
@@ -34,6 +35,10 @@ pytest_plugins = (
     "fix_sqlalchemy",
     "fix_tunnel",
 )
+
+# A slow machine is no failure
+hypothesis.settings.register_profile("azpg", deadline=None)
+hypothesis.settings.load_profile("azpg")
 
 
 def pytest_sessionstart() -> None:

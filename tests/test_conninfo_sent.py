@@ -75,7 +75,7 @@ SECRETS = st.text(
 ).map(lambda text: text[:40])
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(data=st.data(), mended=MENDED)
 def test_libpq_reads_what_azpg_judged(
     data: st.DataObject,
@@ -113,7 +113,7 @@ PIECES = st.sampled_from(
 ANY_TEXT = st.lists(PIECES | TEXTS, max_size=6).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(conninfo=st.just("") | ANY_TEXT, environ=st.dictionaries(VARIABLES, ANY_TEXT, max_size=5))
 @example(conninfo="", environ={"PGHOST": NAME, "PGPORT": "'", "PGSSLMODE": "\\"})
 def test_any_words_are_refused_or_sent_as_they_were_judged(
@@ -145,7 +145,7 @@ def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[s
     return _conninfo.judge(merged, _conninfo.Wishes(**wishes), machine)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(said=WORDS, by=st.sampled_from(["keyword", "conninfo", "service file", "environment"]))
 @example(said={"host": f"{NAME},{NAME}", "port": "5432,5432"}, by="conninfo")
 @example(said={"host": "c.postgres.cosmos.azure.com," + NAME}, by="conninfo")
@@ -173,7 +173,7 @@ def test_a_token_goes_only_to_verified_hosts_of_one_cloud(
     assert all(host == host.lower() and host.isascii() for host in hosts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(said=WORDS, server=PLACES | TEXTS, sign_in=st.sampled_from([None, "text", "callback"]))
 def test_server_is_the_name_that_is_verified(
     said: dict[str, str], server: str, sign_in: Any
@@ -203,7 +203,7 @@ def ways(secret: str) -> dict[str, str]:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(secret=SECRETS, at=st.integers(1, 7), cut=st.sampled_from(" =@/:;&?'\"%#,"), data=st.data())
 def test_no_piece_of_a_password_is_in_a_message(
     secret: str, at: int, cut: str, data: st.DataObject

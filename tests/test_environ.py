@@ -86,7 +86,7 @@ def test_what_is_said_has_its_variable(said: dict[str, Any], expected: dict[str,
         assert set(made["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_libpq_reads_what_connect_hands_to_it(
     sources: st.SearchStrategy[Sources], reading: Reading, data: st.DataObject

@@ -33,7 +33,7 @@ def wrong(conninfo: str = "", **keywords: object) -> list[str]:
     return _sources.merge(conninfo, keywords, os.environ)[1]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(data=st.data())
 def test_reads_every_source_as_libpq_does(
     data: st.DataObject, sources: st.SearchStrategy[Sources], reading: Reading
@@ -69,7 +69,7 @@ BEGINNINGS = st.sampled_from(["", "host=", "user=a password='", "postgresql://",
 ANY_TEXT = st.tuples(BEGINNINGS, st.lists(PIECES, max_size=8).map("".join)).map("".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=ANY_TEXT)
 def test_any_text_is_read_as_libpq_reads_it_or_refused(text: str, reading: Reading) -> None:
     """However a conninfo is broken, nothing is read out of it that libpq would not read."""

@@ -198,7 +198,7 @@ FORMS = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(secret=PIECES, form=st.sampled_from(FORMS))
 def test_no_piece_of_a_password_is_quoted(secret: str, form: str) -> None:
     """However it was written, and wherever it was cut, nothing of it is in any problem."""

@@ -358,7 +358,7 @@ class Life:
         self.held = _token.answered(held, token, now, self.chance) or self.held
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     given_life=st.floats(700, DAY),
     deeds=st.lists(st.sampled_from(["new", "same", "older", "fails"]), min_size=1, max_size=40),
@@ -376,7 +376,7 @@ def test_no_token_is_handed_out_dead(
         assert token is None or life.ends[token] - time > MARGIN - 0.01
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     given_life=st.sampled_from([60.0, 300.0, 601.0, HOUR, DAY]),
     deeds=st.lists(st.sampled_from(["new", "same", "fails"]), min_size=1, max_size=5),
