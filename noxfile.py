@@ -109,7 +109,7 @@ def torture(session: nox.Session) -> None:
 
 @nox.session(python=PRESENT[:1], default=False)
 def mutation(session: nox.Session) -> None:
-    """Take the guards out and change what decides, line by line: what test notices? An hour."""
+    """Take the guards out and change what decides, line by line, to see what tests notice."""
     session.install(".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "mutation"))
     session.run("python", "tests/guards.py", *session.posargs)
     copy = Path(session.create_tmp(), "copy").absolute()

@@ -35,16 +35,19 @@ def mistyped(
     """Say which of azpg's own options is of no type it can be read as."""
     if not isinstance(conninfo, str):
         yield f"conninfo is {type(conninfo).__name__}: pass text"
+    # A union of types would be built anew at each connect
     for name, value in (("server", server), ("client_id", client_id)):
-        if not isinstance(value, str | None):
+        if value is not None and not isinstance(value, str):
             yield f"{name} is {type(value).__name__}: pass text"
-    if not isinstance(pgbouncer, bool | None):
+    if pgbouncer is not None and not isinstance(pgbouncer, bool):
         yield f"pgbouncer is {type(pgbouncer).__name__}: pass True or False"
-    if not isinstance(cloud, Cloud | str | None):
+    if cloud is not None and not isinstance(cloud, (str, Cloud)):
         yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
-    if not isinstance(retry_timeout, int | float | None):
+    if retry_timeout is None:
+        return
+    if not isinstance(retry_timeout, (int, float)):
         yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
-    elif retry_timeout is not None and math.isnan(retry_timeout):
+    elif math.isnan(retry_timeout):
         yield "retry_timeout is no number: pass a number of seconds, 0 for one try"
 
 

@@ -11,6 +11,7 @@ import tempfile
 from binascii import a2b_base64, b2a_base64
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -83,11 +84,12 @@ def _read(text: str) -> Iterator[tuple[str, bytes]]:
 
 def _sha256() -> Callable[[bytes], Any]:
     """Return the hash, late: not where the bundle is the caller's own."""
-    try:  # as `random` does: hashlib loads all of OpenSSL
-        from _sha2 import sha256  # type: ignore[import-not-found]  # noqa: PLC0415
-    except ImportError:  # before Python 3.12, or where it was built without
-        from hashlib import sha256  # noqa: PLC0415
-    return cast("Callable[[bytes], Any]", sha256)
+    # Python's own where it was built with it (before 3.12 under another name): all of OpenSSL is
+    # loaded with hashlib's
+    for module in ("_sha2", "_sha256", "hashlib"):
+        with suppress(ImportError):
+            return cast("Callable[[bytes], Any]", import_module(module).sha256)
+    raise AssertionError("hashlib is part of Python")
 
 
 def _joined(found: dict[str, bytes]) -> bytes:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import azpg
@@ -16,7 +16,8 @@ from azpg import _clouds
 CLOUDS = [azpg.AZURE_PUBLIC, azpg.AZURE_US_GOV, azpg.AZURE_CHINA, azpg.COSMOS_POSTGRES]
 ROOT = "ab" * 32
 
-TEXTS = st.text() | st.text("aZ09_-.", max_size=12)
+LABELS = st.text("aZ09_-", max_size=3)
+TEXTS = st.text() | st.lists(LABELS, max_size=4).map(".".join)
 """Any, and such as come close to the name of a host."""
 
 
@@ -118,7 +119,13 @@ def test_a_name_is_what_the_grammar_says(text: str) -> None:
     assert _clouds.plain(text) == (grammar and grammar[1].lower())
 
 
+@settings(max_examples=400)
 @given(TEXTS.map(".{}".format) | TEXTS)
+@example(".example.net")
+@example(".0.net")
+@example(".example.0")
+@example(".a_b.net")
+@example(".example.a_b")
 def test_a_suffix_is_what_the_grammar_says(text: str) -> None:
     """A dot, and a domain in lower case of two labels or more, the last of which is no number."""
     if re.fullmatch(r"(?:\.[a-z0-9_-]+)+\.[a-z][a-z0-9-]*", text):

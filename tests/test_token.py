@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import azpg
 from azpg import _token
 
 GROUP = "/subscriptions/0/resourcegroups/rg/providers/"
@@ -19,6 +20,26 @@ def jwt(claims: object) -> str:
     """Write a token with these claims, unsigned."""
     body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"e30.{body}.signature"
+
+
+def token(claims: object) -> _token.Token:
+    """Return a token with these claims as it came in."""
+    now = _token.Clocks(0.0, 1_800_000_000.0)
+    expires_on = now.wall + 3600
+    return _token.received(jwt(claims), expires_on, None, now=now, chance=lambda low, _high: low)
+
+
+def test_a_token_knows_its_role() -> None:
+    """It is read once, when the token comes in."""
+    assert token({"upn": "alice@contoso.com"}).role() == "alice@contoso.com"
+
+
+def test_a_token_that_names_nobody_says_so() -> None:
+    """With the ids that it does hold, and what to type."""
+    with pytest.raises(azpg.CredentialError, match="appid an-id") as caught:
+        token({"appid": "an-id"}).role()
+    assert caught.value.kind == "no-user"
+    assert 'user="' in caught.value.hint
 
 
 @pytest.mark.parametrize(

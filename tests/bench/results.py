@@ -24,7 +24,7 @@ class Row:
     goal: float | None = None
     """none: for information"""
     paired: float | None = None
-    """the ratio as the median of the turns' own ratios, where they were measured side by side"""
+    """the median of the turns' own ratios, or differences, where they were measured side by side"""
 
     @property
     def at_least(self) -> bool:
@@ -41,7 +41,7 @@ class Row:
             case "times":
                 return theirs / self.ours if self.paired is None else 1 / self.paired
             case "more":
-                return self.ours - theirs
+                return self.ours - theirs if self.paired is None else self.paired
             case "itself":
                 return self.ours
 

@@ -99,7 +99,7 @@ class _Delayed:
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(*self._far)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             await asyncio.gather(
                 self._carry("client", reader, far_writer), self._carry("server", far_reader, writer)
             )

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 from .results import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
     from .servers import Servers
 
+# In one process, as two differ by more than is to be seen
 _IMPORT = """
-import sys, time
+import time
 before = time.perf_counter()
-{code}
-print(time.perf_counter() - before)
+import psycopg
+between = time.perf_counter()
+import azpg
+print(between - before, time.perf_counter() - before)
 """
-_IMPORTS = {
-    "azpg": _IMPORT.format(code="import azpg"),
-    "psycopg": _IMPORT.format(code="import psycopg"),
-}
 
 # The server's root is no root of Azure's, so it is put beside azpg's own copies of those
 _CONNECT = """
@@ -51,8 +50,8 @@ with psycopg.connect(**told):
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
     """Measure, and yield what there is to show."""
-    took = _by_turns({name: (code,) for name, code in _IMPORTS.items()}, turns)
-    yield Row("import azpg", "ms", took["azpg"], "import psycopg", took["psycopg"], "more", 5.0)
+    pairs = [_milliseconds(_IMPORT) for _ in range(turns + 1)]
+    yield _more("import azpg", "import psycopg", pairs, 5.0)
     final = servers.final()
     cloud = servers.cloud
     told: dict[str, Any] = servers.keywords(password=final["password"]) | {
@@ -65,35 +64,30 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
         }
     }
     del told["credential"]
-    took = _by_turns(
-        {
-            "azpg": (_CONNECT, json.dumps(told), str(servers.own_roots)),
-            "psycopg": (_BARE, json.dumps(final)),
-        },
-        turns,
-    )
-    yield Row(
+    own = (_CONNECT, json.dumps(told), str(servers.own_roots))
+    bare = (_BARE, json.dumps(final))
+    # There and back again, so that none profits from what drifts
+    turns_of_both = [(bare, own, own, bare) for _ in range(turns + 1)]
+    took = [[_milliseconds(*program)[0] for program in turn] for turn in turns_of_both]
+    yield _more(
         "first connect of a process with a password, imports included, azure.identity not loaded",
-        "ms",
-        took["azpg"],
         "psycopg with the same parameters",
-        took["psycopg"],
-        "more",
+        [((first + last) / 2, (second + third) / 2) for first, second, third, last in took],
         8.0,
     )
 
 
-def _by_turns(programs: Mapping[str, tuple[str, ...]], turns: int) -> dict[str, float]:
-    """Return the median milliseconds that each program prints."""
-    took: dict[str, list[float]] = {name: [] for name in programs}
-    order = list(programs)
-    for turn in range(turns + 1):
-        for name in order:
-            seconds = float(run(*programs[name]))
-            if turn:  # the first finds nothing in the page cache
-                took[name].append(seconds * 1e3)
-        order.reverse()
-    return {name: statistics.median(values) for name, values in took.items()}
+def _more(measure: str, against: str, pairs: Sequence[Sequence[float]], goal: float) -> Row:
+    """Return the row for pairs of milliseconds, theirs and ours, measured side by side."""
+    warm = pairs[1:]  # the first finds nothing in the page cache
+    theirs, ours = (statistics.median(column) for column in zip(*warm, strict=True))
+    more = statistics.median(own - other for other, own in warm)
+    return Row(measure, "ms", ours, against, theirs, "more", goal, more)
+
+
+def _milliseconds(code: str, *arguments: str) -> list[float]:
+    """Return what a program prints, in milliseconds."""
+    return [float(seconds) * 1e3 for seconds in run(code, *arguments).split()]
 
 
 def run(code: str, *arguments: str) -> str:
