@@ -31,8 +31,7 @@ def own(error: E) -> E:
 class Causes:
     """What a pool remembers of its connects. It waits for nothing and locks nothing."""
 
-    connected = False
-    """once is enough"""
+    successes = 0
 
     def __init__(self) -> None:
         self._failure: Exception | None = None
@@ -41,14 +40,16 @@ class Causes:
     def succeeded(self) -> None:
         """Forget what went before."""
         self.forget()
-        self.connected = True
+        self.successes += 1
 
     def forget(self) -> None:
         """Give what failed another chance."""
         self._failure = None
 
-    def failed(self, failure: Exception) -> None:
-        """Remember the latest failure."""
+    def failed(self, failure: Exception, since: int) -> None:
+        """Remember the latest failure, unless another connect has succeeded since it began."""
+        if self.successes > since:
+            return
         # Its frames hold the pool's own options: they do not live as long as the pool.
         self._failure = failure.with_traceback(None)
         self._failed_at = time.monotonic()

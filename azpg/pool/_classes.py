@@ -115,7 +115,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         except PoolTimeout as ex:
             error = self._causes.explained(ex)
         if error is not None:
-            if not self._causes.connected:
+            if not self._causes.successes:
                 self.close()
             raise error
 
@@ -132,10 +132,11 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         raise error
 
     def _connect(self, timeout: float | None = None) -> CT:
+        since = self._causes.successes
         try:
             conn = super()._connect(timeout)
         except Exception as ex:
-            self._causes.failed(ex)
+            self._causes.failed(ex, since)
             raise
         self._took(conn)
         return conn
@@ -274,7 +275,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         except PoolTimeout as ex:
             error = self._causes.explained(ex)
         if error is not None:
-            if not self._causes.connected:
+            if not self._causes.successes:
                 await self.close()
             raise error
 
@@ -291,10 +292,11 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         raise error
 
     async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
+        since = self._causes.successes
         try:
             conn = await super()._connect(timeout)
         except Exception as ex:
-            self._causes.failed(ex)
+            self._causes.failed(ex, since)
             raise
         self._took(conn)
         return conn

@@ -18,7 +18,7 @@ def delays(causes: Causes, failure: Exception, *, timeout: float, tries: int) ->
     """Return the pauses of an attempt that fails at once each time, from second 1000 on."""
     attempt, now, pauses = Attempt(causes, timeout), 1000.0, []
     for _ in range(tries):
-        causes.failed(failure)
+        causes.failed(failure, 0)
         if attempt.time_to_give_up(now):
             break
         attempt.update_delay(now)
@@ -60,17 +60,17 @@ def test_an_error_of_anything_else_may_mend_itself() -> None:
     """Only azpg's own errors of connecting are known to be final."""
     causes = Causes()
     for failure in (psycopg.OperationalError("configure failed"), ValueError(), REFUSED, FULL):
-        causes.failed(failure)
+        causes.failed(failure, 0)
         assert causes.final() is None
     for failure in (WRONG, azpg.ConfigError("no host"), azpg.TLSError("expired", kind="expired")):
-        causes.failed(failure)
+        causes.failed(failure, 0)
         assert type(causes.final()) is type(failure)
 
 
 def test_each_is_told_in_an_error_of_its_own() -> None:
     """Raising what is remembered changes nothing for the next."""
     causes = Causes()
-    causes.failed(WRONG)
+    causes.failed(WRONG, 0)
     first, second = causes.final(), causes.final()
     assert first is not second
     assert str(first) == str(second) == str(WRONG)
@@ -79,7 +79,7 @@ def test_each_is_told_in_an_error_of_its_own() -> None:
 def test_a_success_is_forgetful() -> None:
     """What failed before the last success explains nothing."""
     causes, timeout = Causes(), PoolTimeout("late")
-    causes.failed(REFUSED)
+    causes.failed(REFUSED, 0)
     explained = causes.explained(timeout)
     assert (str(explained), explained.__cause__) == (
         f"late; the last connection failed: {REFUSED}",
@@ -95,11 +95,24 @@ def test_a_failure_rests_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("azpg.pool._causes.time.monotonic", lambda: now)
     causes = Causes()
-    causes.failed(REFUSED)
+    causes.failed(REFUSED, 0)
     assert causes.resting() is None
-    causes.failed(WRONG)
+    causes.failed(WRONG, 0)
     now += 0.99
     assert isinstance(causes.resting(), azpg.LoginError)
     now += 0.02
     assert causes.resting() is None
     assert causes.final() is not None
+
+
+def test_a_failure_that_was_outrun_is_no_news() -> None:
+    """A connect that began before another succeeded, and fails after it, stops nobody."""
+    causes = Causes()
+    causes.failed(WRONG, causes.successes)
+    assert causes.resting() is not None
+    since = causes.successes
+    causes.succeeded()
+    causes.failed(WRONG, since)
+    assert causes.final() is causes.resting() is None
+    causes.failed(WRONG, causes.successes)
+    assert causes.resting() is not None

@@ -320,7 +320,7 @@ def test_a_connection_made_at_that_moment_does_no_harm(api: Api) -> None:
             return True
 
     pool._took(first := Meanwhile())
-    pool._causes.failed(azpg.LoginError("refused", kind="role", hint=""))
+    pool._causes.failed(azpg.LoginError("refused", kind="role", hint=""), pool._causes.successes)
     assert str(pool._hopeless()) == "refused"
     assert made
     assert first.closed
