@@ -20,6 +20,8 @@ class Record:
         cls._fields = {name: vars(cls).get(name) for name in cls.__annotations__}
 
     def __init__(self, **fields: object) -> None:
+        if unknown := fields.keys() - self._fields.keys():
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
         self.__dict__.update(self._fields, **fields)
 
     def replace(self, **changes: object) -> Self:

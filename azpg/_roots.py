@@ -86,10 +86,10 @@ def _sha256() -> Callable[[bytes], Any]:
     """Return the hash, late: not where the bundle is the caller's own."""
     # Python's own where it was built with it (before 3.12 under another name): all of OpenSSL is
     # loaded with hashlib's
-    for module in ("_sha2", "_sha256", "hashlib"):
+    for module in ("_sha2", "_sha256"):
         with suppress(ImportError):
             return cast("Callable[[bytes], Any]", import_module(module).sha256)
-    raise AssertionError("hashlib is part of Python")
+    return cast("Callable[[bytes], Any]", import_module("hashlib").sha256)
 
 
 def _joined(found: dict[str, bytes]) -> bytes:

@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-DOCS = Path(__file__).parent.parent / "docs"
+from fix_docs import blocks
+
 OTHERS = """\
 import os
 from typing import Any
@@ -37,15 +38,11 @@ SCOPE = azpg.AZURE_PUBLIC.scope
 def main() -> int:
     """Write each block into a file of its own, and have mypy read them all."""
     with tempfile.TemporaryDirectory() as folder:
-        for page in sorted(DOCS.rglob("*.md")):
-            blocks = re.findall(
-                r"^```py\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
-            )
-            for number, code in enumerate(blocks):
-                name = f"{page.stem}_{number}.py".replace("-", "_")
-                known = re.search(r"^(def )?credential( =|\()", code, re.MULTILINE)
-                own = "" if known else "credential: Any = None\n"
-                Path(folder, name).write_text(OTHERS + own + code.replace("=…", '=""'))
+        for name, code in blocks("py"):
+            known = re.search(r"^(def )?credential( =|\()", code, re.MULTILINE)
+            own = "" if known else "credential: Any = None\n"
+            file = Path(folder, name.replace("-", "_") + ".py")
+            file.write_text(OTHERS + own + code.replace("=…", '=""'))
         mypy = (sys.executable, "-m", "mypy", "--config-file=", "--check-untyped-defs")
         return subprocess.run(
             [*mypy, "--ignore-missing-imports", folder], check=False, cwd=folder

@@ -5,15 +5,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import re
 import socket
 import ssl
 from contextlib import ExitStack
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_docs import blocks
 
 from azpg.emulator import Emulator, Principal
 
@@ -22,12 +21,7 @@ if TYPE_CHECKING:
 
     from fix_asyncpg import Run
 
-DOCS = Path(__file__).parent.parent / "docs"
-BLOCKS = [
-    pytest.param(code, id=f"{page.stem}-{number}")
-    for page in sorted(DOCS.rglob("*.md"))
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-]
+BLOCKS = [pytest.param(code, id=name) for name, code in blocks("python")]
 
 
 class Vault:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_docs import blocks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fix_command import Command
 
     from azpg.emulator import Emulator
 
-DOCS = Path(__file__).parent.parent / "docs"
-BLOCKS = [
-    pytest.param(sql, id=f"{page.stem}-{number}")
-    for page in sorted(DOCS.rglob("*.md"))
-    for number, sql in enumerate(re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL))
-]
+BLOCKS = [pytest.param(sql, id=name) for name, sql in blocks("sql")]
 
 # What only Azure's servers have. Source: MicrosoftDocs/azure-databases-docs,
 # articles/postgresql/security/security-manage-entra-users.md

@@ -23,6 +23,14 @@ def test_a_default_stands_where_nothing_is_given() -> None:
     assert Place(host="a") == Place(host="a", port=5432)
 
 
+def test_a_field_that_it_does_not_have_is_refused() -> None:
+    """By its name, when it is made and when it is replaced."""
+    with pytest.raises(TypeError, match="Place has no hots"):
+        Place(hots="a")  # type: ignore[call-arg]  # what is tested
+    with pytest.raises(TypeError, match="Place has no hots"):
+        Place(host="a").replace(hots="b")
+
+
 def test_equal_by_what_it_says() -> None:
     """In whatever order it was said, and never equal to a record of another class."""
 
