@@ -1,10 +1,9 @@
 """The correct connection from Python to Azure Database for PostgreSQL."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._clouds import AZURE_CHINA, AZURE_PUBLIC, AZURE_US_GOV, COSMOS_POSTGRES, Cloud
-from ._explain import Explanation, explain
-from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
 from .errors import (
     ConfigError,
     ConnectError,
@@ -17,6 +16,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._entra import EntraPassword
+    from ._explain import Explanation, explain
+    from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
     from .pool import (
         AsyncConnectionPool,
         AsyncNullConnectionPool,
@@ -57,19 +58,28 @@ __all__ = [
     "explain",
 ]
 
+_LATE = {
+    "connection": ("AsyncConnection", "Connection", "connect", "connect_async", "conninfo"),
+    "_entra": ("EntraPassword",),
+    "_explain": ("Explanation", "explain"),
+    "pool": (
+        "AsyncConnectionPool",
+        "AsyncNullConnectionPool",
+        "ConnectionPool",
+        "NullConnectionPool",
+        "create_pool",
+        "create_pool_async",
+    ),
+}
+"""module -> names that load it when they are first used"""
+
 
 def __getattr__(name: str) -> object:
-    # Late: psycopg_pool, and what fetches tokens, are loaded by who needs them
-    if name == "EntraPassword":
-        from ._entra import EntraPassword  # noqa: PLC0415
-
-        return EntraPassword
-    if "pool" in name.lower() and name in __all__:
-        from . import pool  # noqa: PLC0415
-
-        return getattr(pool, name)
+    for module, names in _LATE.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(f".{module}", __name__), name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*{*globals(), *__all__}]

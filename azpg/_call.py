@@ -10,23 +10,14 @@ import random
 import socket
 import time
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import psycopg
 from psycopg import errors as e
 
-from . import (
-    _connector,
-    _conninfo,
-    _credentials,
-    _diagnose,
-    _options,
-    _retry,
-    _roots,
-    _sources,
-)
+from . import _connector, _conninfo, _options, _retry, _roots, _sources
 from ._settled import settle
-from .errors import ConfigError, ConnectError, LibpqConfigError, clean
+from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -86,9 +77,9 @@ class Call:
         ):
             self.error = ConfigError(wrong)
             return
-        if isinstance(password, _credentials.BaseEntraPassword) and credential is None:
+        if credential is None and _options.is_entra_password(password):
             credential, password = password, None
-        if isinstance(credential, _credentials.BaseEntraPassword) and cloud is None:
+        if cloud is None and _options.is_entra_password(credential):
             cloud = credential.cloud
         try:
             settled = settle(
@@ -132,7 +123,7 @@ class Call:
             try:
                 given = self._callback()
             except Exception as error:  # noqa: BLE001  # the caller's code: anything may come
-                raise _diagnose.callback(error) from None
+                raise _raised(error) from None
             self._answer = _password(given)
         return self._answer
 
@@ -144,7 +135,7 @@ class Call:
             try:
                 given = await _await(self._callback)
             except Exception as error:  # noqa: BLE001  # as above
-                raise _diagnose.callback(error) from None
+                raise _raised(error) from None
             self._answer = _password(given)
         return self._answer
 
@@ -191,13 +182,18 @@ class Call:
         if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
             self.error = clean(self._refused[1] if self._refused else error)
             return
-        # Judged as it was said: a password may be one of the words that a failure is told by
-        found = _diagnose.diagnose(str(error), self._context())
         text = self._shown(str(error))
+        pgconn = self._finished(error.pgconn)
+        try:
+            from . import _diagnose  # noqa: PLC0415  # late: who is let in needs no word of it
+        except OSError:  # no descriptor is left to read it with
+            self.error = ConnectError(text, pgconn=pgconn)
+            return
+        # Judged as it was said: a password may be one of the words that a failure is told by
+        found = _diagnose.diagnose(str(error), _diagnose.Context(**self._known()))
         if found.kind == "config":
             self.error = LibpqConfigError(text)
             return
-        pgconn = self._finished(error.pgconn)
         refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
         if found.transient:
             self.pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
@@ -214,7 +210,7 @@ class Call:
         self.entra.drop(token)
 
     def _shown(self, text: str) -> str:
-        return _diagnose.shown(text, self._answer.secret, *self._secrets.values())
+        return shown(text, self._answer.secret, *self._secrets.values())
 
     def _finished(self, pgconn: PGconn | None) -> PGconn | None:
         """Return a copy of a finished connection without its secrets."""
@@ -226,18 +222,19 @@ class Call:
         changed = dataclasses.replace(pgconn, password=b"", info=info, error_message=said)
         return cast("PGconn", changed)
 
-    def _context(self) -> _diagnose.Context:
+    def _known(self) -> dict[str, Any]:
+        """Return what hints are written with."""
         params = self.plan.params
-        return _diagnose.Context(
-            host=params.get("host") or params.get("hostaddr", "the server"),
-            port=params["port"],
-            dbname=params.get("dbname", ""),
-            user=params.get("user") or self._answer.user or "",
-            entra=self.entra is not None,
-            scope=self.plan.cloud.scope,
-            secret_length=len(self._answer.secret or ""),
-            root_file=params.get("sslrootcert", ""),
-        )
+        return {
+            "host": params.get("host") or params.get("hostaddr", "the server"),
+            "port": params["port"],
+            "dbname": params.get("dbname", ""),
+            "user": params.get("user") or self._answer.user or "",
+            "entra": self.entra is not None,
+            "scope": self.plan.cloud.scope,
+            "secret_length": len(self._answer.secret or ""),
+            "root_file": params.get("sslrootcert", ""),
+        }
 
 
 def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
@@ -246,7 +243,9 @@ def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
         return None, named.client_id or None
     if not (named.client_id and named.tenant_id):
         raise ConfigError(_connector.INCOMPLETE)
-    return _credentials.service_principal(plan.cloud.authority, named), None
+    from ._credentials import service_principal  # noqa: PLC0415  # late: as below
+
+    return service_principal(plan.cloud.authority, named), None
 
 
 @cache
@@ -278,7 +277,16 @@ def _password(given: object) -> Answer:
     what = type(given).__name__
     if isinstance(given, str):
         what = f"text with {_options.UNSENDABLE}" if given else "an empty text"
-    raise _diagnose.callback(None, what)
+    raise _no_password(f"returned {what}")
+
+
+def _raised(error: Exception) -> CredentialError:
+    return _no_password(f"raised {type(error).__name__}: {shown(str(error))}")
+
+
+def _no_password(what: str) -> CredentialError:
+    hint = "it must return the password, as text that is not empty"
+    return CredentialError(f"the password callback {what}", kind="callback", hint=hint)
 
 
 def _look_up(host: str) -> list[str]:

@@ -31,8 +31,8 @@ AZURE_ROOTS = frozenset(
     }
 )
 
-_HEX = frozenset("0123456789abcdef")
-_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
+_HEX = "0123456789abcdef"
+_LABEL = "abcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
 def is_label(text: str) -> bool:
@@ -41,7 +41,7 @@ def is_label(text: str) -> bool:
     In ASCII only: what is judged here is what libpq will resolve and verify. It keeps out Unix
     sockets (/, @), lists, IDNA look-alikes and anything else libpq reads in a way of its own.
     """
-    return text.isascii() and text != "" and set(text.lower()) <= _LABEL
+    return text.isascii() and text != "" and not text.lower().strip(_LABEL)
 
 
 def plain(host: str) -> str | None:
@@ -100,7 +100,7 @@ class Cloud(Record):
         if not self.roots:
             raise ValueError("a Cloud needs at least one root")
         for root in self.roots:
-            if len(root) != 64 or not set(root) <= _HEX:
+            if len(root) != 64 or root.strip(_HEX):
                 raise ValueError(f"a root is pinned by 64 lower-case hex digits, not {root!r}")
 
     def __repr__(self) -> str:

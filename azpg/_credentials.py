@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
 
-    from ._clouds import Cloud
     from ._connector import Identity
 
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
     SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
 
 _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
-
-
-class BaseEntraPassword:
-    """What an `azpg.EntraPassword` is told by: who signs in with a password never loads more."""
-
-    cloud: Cloud
 
 
 class DefaultCredential:
@@ -98,7 +91,7 @@ def is_credential(value: object) -> bool:
     )
 
 
-def is_async(credential: object) -> bool:
+def must_be_awaited(credential: object) -> bool:
     """Tell whether a credential has to be awaited."""
     get = getattr(credential, "get_token_info", None) or getattr(credential, "get_token", None)
     method = getattr(get, "__func__", None)
@@ -108,6 +101,21 @@ def is_async(credential: object) -> bool:
 @lru_cache(maxsize=64)
 def _is_async_method(method: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(method)
+
+
+def misfit(credential: object, *, is_async: bool) -> str | None:
+    """Return what keeps an API from taking a credential, and what to type."""
+    if not callable(credential) and not is_credential(credential):
+        return (
+            f"credential is {type(credential).__name__}, which has neither get_token nor "
+            f"get_token_info: pass a credential of azure.identity, or a function that makes one"
+        )
+    if not is_async and must_be_awaited(credential):
+        return (
+            f"{name(credential)} is an async credential: use connect_async(), or the credential of "
+            f"the same name in azure.identity"
+        )
+    return None
 
 
 def asks_a_person(credential: object) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._failures import CREDENTIALS, SIGN_IN_AGAIN, STATES, TABLE
 from ._record import Record
 from ._refusals import compiled
-from .errors import ConnectError, CredentialError
+from .errors import ConnectError, shown
 
 if TYPE_CHECKING:
     from ._refusals import Row
@@ -253,18 +253,6 @@ def _is_private(address: str) -> bool:
     return known.is_private and not known.is_loopback
 
 
-# How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
-_TOKEN = r"eyJ[\w.-]{16,}"
-
-
-def shown(text: str, *secrets: str | None) -> str:
-    """Return a server's text fit to print: no control characters, no secret thrown back."""
-    text = re.sub(_TOKEN, "…", text, flags=re.ASCII)
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, "…")
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
-
-
 def credential(name: str, error: BaseException) -> tuple[str, str, str]:
     """Return text, kind and hint for a credential that raised."""
     said = shown(str(error)) or type(error).__name__
@@ -304,16 +292,4 @@ def credential_late(name: str, timeout: float) -> tuple[str, str, str]:
             "check that its endpoint is reached from here, or name one credential instead of a "
             "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)"
         ),
-    )
-
-
-def callback(error: BaseException | None, given: str = "") -> CredentialError:
-    """Return the error for a password callback that raised, or gave no password."""
-    text = (
-        f"the password callback returned {given}"
-        if error is None
-        else f"the password callback raised {type(error).__name__}: {shown(str(error))}"
-    )
-    return CredentialError(
-        text, kind="callback", hint="it must return the password, as text that is not empty"
     )

@@ -29,7 +29,7 @@ class TokenStats(NamedTuple):
     seconds_to_expiry: float | None
 
 
-class EntraPassword(_credentials.BaseEntraPassword):
+class EntraPassword:
     """Give a valid Microsoft Entra token wherever a password callback is taken.
 
     `credential` is any azure-identity credential, sync or async, or a function that makes one;

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from . import _token
-from ._credentials import DefaultCredential, is_async
+from ._credentials import DefaultCredential, must_be_awaited
 from .errors import CredentialError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Slot:
         """Return the flight under way, or start one in a thread of its own."""
         with self.lock:
             if self.loop is None or not self.loop.is_running():
-                if self.loop is not loop and is_async(self.made):
+                if self.loop is not loop and must_be_awaited(self.made):
                     self.made = None  # its connections ended with its loop
                 self.loop = loop
             now = clocks().monotonic

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Literal
+import sys
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
-from . import _credentials, _sources, _spelling
+from . import _sources, _spelling
 from ._clouds import Cloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from ._entra import EntraPassword
 
 UNSENDABLE = "a NUL, or characters that are no UTF-8"
 
@@ -51,31 +54,27 @@ def mistyped(
         yield "retry_timeout is no number: pass a number of seconds, 0 for one try"
 
 
+def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
+    """Tell whether it is an EntraPassword, of which there is none before its module is loaded."""
+    return isinstance(value, getattr(sys.modules.get("azpg._entra"), "EntraPassword", ()))
+
+
 def misfits(
     credential: object, password: object, cloud: Cloud | str | None, *, is_async: bool
 ) -> Iterator[str]:
     """Say what is wrong with the objects themselves."""
-    entra = isinstance(credential, _credentials.BaseEntraPassword)
-    if isinstance(credential, _credentials.BaseEntraPassword) and cloud not in {
-        credential.cloud,
-        credential.cloud.name,
-    }:
-        yield (
-            f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is another: "
-            f"leave out cloud="
-        )
-    if credential is not None and not (
-        entra or callable(credential) or _credentials.is_credential(credential)
-    ):
-        yield (
-            f"credential is {type(credential).__name__}, which has neither get_token nor "
-            f"get_token_info: pass a credential of azure.identity, or a function that makes one"
-        )
-    if credential is not None and not is_async and _credentials.is_async(credential):
-        yield (
-            f"{_credentials.name(credential)} is an async credential: use connect_async(), or the "
-            f"credential of the same name in azure.identity"
-        )
+    if is_entra_password(credential):
+        if cloud not in {credential.cloud, credential.cloud.name}:
+            yield (
+                f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is "
+                f"another: leave out cloud="
+            )
+    elif credential is not None:
+        # Late: not for who signs in with a password
+        from ._credentials import misfit  # noqa: PLC0415
+
+        if wrong := misfit(credential, is_async=is_async):
+            yield wrong
     if password is None:
         return
     if isinstance(password, str):

@@ -268,14 +268,14 @@ GUARDS = (
     ),
     Guard(
         "a secret that a server throws back is masked",
-        "_diagnose",
+        "errors",
         'text = text.replace(secret, "…")',
         "pass",
-        ("test_diagnose_credentials::test_a_secret_thrown_back_is_cut_out",),
+        ("test_errors::test_a_secret_thrown_back_is_cut_out",),
     ),
     Guard(
         "a server's text does nothing to a terminal",
-        "_diagnose",
+        "errors",
         'c if c.isprintable() or c == "\\n" else " "',
         "c",
         ("test_hostile_servers::test_a_servers_text_reaches_no_terminal_as_it_is",),

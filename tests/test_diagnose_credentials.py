@@ -1,50 +1,10 @@
-"""Words fit to print, and what a credential or callback that failed means."""
+"""What a credential that failed means."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-import azpg
 from azpg import _diagnose
-
-# Words fit to print
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("  plain\ntext \n", "plain\ntext"),
-        ("a\x1b[31mred\x07", "a [31mred"),
-        ("a\rb\x00c\x7fd\x9be", "a b c d e"),
-        ("a\u202eb\u2066c", "a b c"),
-        ("Grüße", "Grüße"),
-        ("", ""),
-    ],
-)
-def test_control_characters_are_blanked(text: str, shown: str) -> None:
-    """A server's text is not trusted with the terminal."""
-    assert _diagnose.shown(text) == shown
-
-
-def test_a_secret_thrown_back_is_cut_out() -> None:
-    """The longest first, so that of one inside another nothing is left; nothing for none."""
-    assert _diagnose.shown("x abcd y abc", "abc", None, "", "abcd") == "x … y …"
-
-
-@given(
-    text=st.text(),
-    secret=st.text(min_size=1).filter(lambda s: s.isprintable() and not set(s) & set(" …")),
-)
-def test_no_control_character_and_no_secret_is_shown(text: str, secret: str) -> None:
-    """Whatever the server says."""
-    shown = _diagnose.shown(f"{text}{secret}{text}", secret)
-    assert all(c.isprintable() or c == "\n" for c in shown)
-    assert secret not in shown
-
-
-# Credentials and callbacks
 
 
 def test_a_credentials_words_are_kept() -> None:
@@ -115,12 +75,3 @@ def test_a_late_credential_is_told_by_its_time() -> None:
     text, kind, hint = _diagnose.credential_late("X", 1.5)
     assert (text, kind) == ("no token from X within 1.5 s", "credential-timeout")
     assert "AZURE_TOKEN_CREDENTIALS" in hint
-
-
-def test_a_callbacks_failure_is_a_credential_error() -> None:
-    """It raised, or gave no password."""
-    raised = _diagnose.callback(RuntimeError("no vault"))
-    assert isinstance(raised, azpg.CredentialError)
-    assert str(raised).startswith("the password callback raised RuntimeError: no vault")
-    assert str(_diagnose.callback(None, "int")).startswith("the password callback returned int")
-    assert raised.kind == "callback"

@@ -162,9 +162,7 @@ def test_all_is_what_is_there() -> None:
         "[n for n in azpg.__all__ if getattr(azpg, n) is None])"
     )
     seen, promised, missing = map(ast.literal_eval, re.findall(r"\[.*?\]", python(code)))
-    lazy = {name for name in promised if "pool" in name.lower()} | {"EntraPassword"}
-    modules = {"connection", "errors", "TYPE_CHECKING"}
-    assert set(seen) - modules | lazy == set(promised)
+    assert set(seen) - {"errors", "import_module", "TYPE_CHECKING"} <= set(promised)
     assert not missing
 
 

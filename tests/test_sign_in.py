@@ -372,7 +372,7 @@ def test_a_callback_that_gives_no_password_is_told(
             raise given
         return given
 
-    with pytest.raises(azpg.CredentialError, match=said) as caught:
+    with pytest.raises(azpg.CredentialError, match=f"the password callback {said}") as caught:
         api.open(**postgres.conninfo(password=api.callback(ask)))
     assert caught.value.kind == "callback"
     assert "text that is not empty" in caught.value.hint

@@ -14,6 +14,7 @@ from azpg._call import Call
 from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
 from azpg._conninfo import PGBOUNCER_PORTS
 from azpg._flight import clocks
+from azpg.errors import shown
 
 from . import handshake, identity, vitals, way
 from .finding import Finding, Setting, Step
@@ -103,7 +104,7 @@ class _Examination:
 
     def shown(self, text: object) -> str:
         """Return foreign text fit to print."""
-        return _diagnose.shown(str(text), *self._secrets)
+        return shown(str(text), *self._secrets)
 
     def _clean(self, fact: Fact) -> Fact:
         if isinstance(fact, Setting):

@@ -32,7 +32,8 @@ import json, sys, time
 told, own = json.loads(sys.argv[1]), sys.argv[2]
 before = time.perf_counter()
 import azpg
-azpg._roots.OWN = azpg._roots.Path(own)
+from azpg import _roots
+_roots.OWN = _roots.Path(own)
 told["cloud"] = azpg.Cloud(**told["cloud"])
 with azpg.connect(**told):
     print(time.perf_counter() - before)
