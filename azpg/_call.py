@@ -186,8 +186,9 @@ class Call:
         pgconn = self._finished(error.pgconn)
         try:
             from . import _diagnose  # noqa: PLC0415  # late: who is let in needs no word of it
-        except OSError:  # no descriptor is left to read it with
-            self.error = ConnectError(text, pgconn=pgconn)
+        except OSError:
+            hint = "no file descriptor is free to read more with: close some, or raise ulimit -n"
+            self.error = ConnectError(text, hint=hint, pgconn=pgconn)
             return
         # Judged as it was said: a password may be one of the words that a failure is told by
         found = _diagnose.diagnose(str(error), _diagnose.Context(**self._known()))

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .errors import ConfigError
+from .errors import ConfigError, TLSError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,29 +48,34 @@ def pem(roots: frozenset[str]) -> bytes:
 def certificates(roots: frozenset[str]) -> dict[str, Root]:
     """Return the certificates with these fingerprints by fingerprint.
 
-    Raise `ConfigError` where there is none.
+    Raise `ConfigError` where there is none, `TLSError` where they cannot be read.
     """
-    found = {name: root for name, root in _known() if name in roots}
-    if missing := sorted(roots - found.keys()):
+    found: dict[str, Root] = {}
+    unread = None
+    for source, read in (("azpg", OWN.read_bytes), ("certifi", _certifis)):
+        try:
+            text = read().decode("latin-1")
+        except (ImportError, OSError) as error:
+            unread = error
+            continue
+        found |= {name: Root(der, source) for name, der in _read(text) if name in roots}
+    missing = sorted(roots - found.keys())
+    if missing and unread is not None:
+        hint = (
+            "is a file descriptor free (ulimit -n), and are azpg's and certifi's own files there?"
+        )
+        raise TLSError(f"the pinned roots cannot be read: {unread}", kind="root-file", hint=hint)
+    if missing:
         raise ConfigError(
             [f"no certificate with the SHA-256 {name} is in certifi or azpg" for name in missing]
         )
     return found
 
 
-def _known() -> Iterator[tuple[str, Root]]:
-    paths = {"azpg": OWN}
-    with suppress(ImportError):  # late: only who makes a bundle pays for it
-        import certifi  # noqa: PLC0415
+def _certifis() -> bytes:
+    import certifi  # noqa: PLC0415  # late: only who makes a bundle pays for it
 
-        paths["certifi"] = Path(certifi.where())
-    for source, path in paths.items():
-        try:
-            text = path.read_bytes().decode("latin-1")
-        except OSError:
-            continue
-        for name, der in _read(text):
-            yield name, Root(der, source)
+    return Path(certifi.where()).read_bytes()
 
 
 def _read(text: str) -> Iterator[tuple[str, bytes]]:

@@ -177,13 +177,24 @@ def test_importing_azpg_loads_psycopg_and_nothing_slower() -> None:
     assert not {n for n in loaded if n.startswith(slow)}
 
 
-def test_a_password_sign_in_never_loads_azure_identity() -> None:
-    """Who signs in with a password does not pay for azure-identity."""
+def test_importing_azpg_loads_what_programs_name_at_once() -> None:
+    """Its errors and clouds; what connects is loaded by the first name of it."""
+    code = "import sys, azpg; print(sorted(n for n in sys.modules if n.startswith('azpg.')))"
+    loaded = ast.literal_eval(python(code))
+    assert loaded == ["azpg._clouds", "azpg._record", "azpg.errors"]
+
+
+def test_a_password_sign_in_loads_nothing_of_entra_or_of_failures() -> None:
+    """Who signs in with a password pays neither for azure-identity nor for what goes wrong."""
     code = (
         "import sys, azpg; azpg.conninfo(server='x', password='y'); "
-        "print([n for n in sys.modules if n.startswith('azure')])"
+        "print([n for n in sys.modules if n.startswith(('azure', 'azpg.'))])"
     )
-    assert python(code) == "[]"
+    loaded = {name.removeprefix("azpg.") for name in ast.literal_eval(python(code))}
+    assert "_call" in loaded
+    late = {"_credentials", "_entra", "_flight", "_token", "_diagnose", "_failures", "_explain"}
+    assert not loaded & late
+    assert not {name for name in loaded if name.startswith("azure")}
 
 
 def test_public_names_are_documented() -> None:
