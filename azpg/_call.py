@@ -52,6 +52,8 @@ class Call:
     """
 
     error: psycopg.Error | None = None
+    _answer = Answer()
+    _pauses: _retry.Retry | None = None
     pause: float | None = None
     """seconds to wait before the next try"""
 
@@ -69,7 +71,6 @@ class Call:
         retry_timeout: float | None = None,
         is_async: bool,
     ) -> None:
-        self._answer = Answer()
         self._refused: tuple[str, ConnectError] | None = None
         """a token that the server blamed, and how it said so"""
         if wrong := tuple(
@@ -103,8 +104,8 @@ class Call:
         if isinstance(password, str):
             self._secrets["password"] = password
         self._callback = cast("Callable[[], object]", password) if callable(password) else None
-        budget = settled.budget if retry_timeout is None else retry_timeout
-        self._retry = _retry.Retry(budget, time.monotonic())
+        self._budget = settled.budget if retry_timeout is None else retry_timeout
+        self._started = time.monotonic()
         self._hurry = retry_timeout is not None and retry_timeout > 0
         """no try may take longer than what is left; the first may, where no budget was given"""
         self.entra: EntraPassword | None = None
@@ -160,7 +161,7 @@ class Call:
         params = self.shown_params(addresses) | self._secrets
         if self._hurry:
             asked = params["connect_timeout"]
-            params["connect_timeout"] = self._retry.timeout(asked, time.monotonic())
+            params["connect_timeout"] = self._tries().timeout(asked, time.monotonic())
         if answer.secret is not None:
             params["password"] = answer.secret
         if answer.user is not None:
@@ -197,7 +198,7 @@ class Call:
             return
         refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
         if found.transient:
-            self.pause = self._retry.pause(found.kind, time.monotonic(), random.uniform)
+            self.pause = self._tries().pause(found.kind, time.monotonic(), random.uniform)
             if self.pause is not None:
                 self._hurry = True
                 logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
@@ -209,6 +210,11 @@ class Call:
         token = cast("str", self._answer.secret)
         self._refused = token, refusal
         self.entra.drop(token)
+
+    def _tries(self) -> _retry.Retry:
+        if self._pauses is None:
+            self._pauses = _retry.Retry(self._budget, self._started)
+        return self._pauses
 
     def _shown(self, text: str) -> str:
         return shown(text, self._answer.secret, *self._secrets.values())

@@ -94,13 +94,7 @@ def is_credential(value: object) -> bool:
 def must_be_awaited(credential: object) -> bool:
     """Tell whether a credential has to be awaited."""
     get = getattr(credential, "get_token_info", None) or getattr(credential, "get_token", None)
-    method = getattr(get, "__func__", None)
-    return inspect.iscoroutinefunction(get) if method is None else _is_async_method(method)
-
-
-@lru_cache(maxsize=64)
-def _is_async_method(method: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(method)
+    return inspect.iscoroutinefunction(get)
 
 
 def misfit(credential: object, *, is_async: bool) -> str | None:

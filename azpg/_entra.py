@@ -149,9 +149,9 @@ class EntraPassword:
         """Return the token held while it is usable; in time, start the flight for the next."""
         slot, now = self._slot, clocks()
         held = slot.held
-        if held is None or not held.token.usable(now):
+        if held is None or (state := held.state(now)) == "spent":
             return None
-        if held.due(now) and not slot.personal:
+        if state == "due" and not slot.personal:
             if (flight := slot.flight) is None:
                 self._board(loop)
             elif flight.started < now.monotonic - self.timeout:

@@ -6,7 +6,7 @@ import os
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import psycopg
 
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="BaseConnection[Any]")
 
 POOLS: WeakSet[Pool] = WeakSet()
-_SESSIONS: WeakSet[BaseConnection[Any]] = WeakSet()
+_SESSIONS: dict[int, ref[BaseConnection[Any]]] = {}
+"""by the number of the socket: as numbers are used again, no more than were open at once"""
 
 
 def opened(session: S) -> S:
     """Return a session that is to stay its process's own."""
-    _SESSIONS.add(session)
+    _SESSIONS[session.pgconn.socket] = ref(session)
     return session
 
 
@@ -38,12 +39,12 @@ def _after_fork_in_child() -> None:
     The child's copies are all that is lost. They are not closed by libpq, which would say goodbye
     on them to the parent's servers, and in which another thread may have been at the fork.
     """
-    if _SESSIONS:
+    if sessions := [session for known in _SESSIONS.values() if (session := known()) is not None]:
         dead, peer = socket.socketpair()
         peer.close()
         with dead:
-            for session in _SESSIONS:
-                with suppress(psycopg.Error):
+            for session in sessions:
+                with suppress(psycopg.Error):  # closed
                     os.dup2(dead.fileno(), session.pgconn.socket, inheritable=False)
     for pool in POOLS:
         pool.end_in_child()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from . import _sources, _spelling
@@ -59,6 +60,13 @@ def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
     return isinstance(value, getattr(sys.modules.get("azpg._entra"), "EntraPassword", ()))
 
 
+@lru_cache(maxsize=64)
+def _serves_all(kind: type) -> bool:
+    """Tell whether a class is a sync credential's: asked before each connect, so it is kept."""
+    get = getattr(kind, "get_token_info", None) or getattr(kind, "get_token", None)
+    return inspect.isfunction(get) and not inspect.iscoroutinefunction(get)
+
+
 def misfits(
     credential: object, password: object, cloud: Cloud | str | None, *, is_async: bool
 ) -> Iterator[str]:
@@ -69,9 +77,8 @@ def misfits(
                 f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is "
                 f"another: leave out cloud="
             )
-    elif credential is not None:
-        # Late: not for who signs in with a password
-        from ._credentials import misfit  # noqa: PLC0415
+    elif credential is not None and not _serves_all(type(credential)):  # type: ignore[arg-type]  # mypy looks at object's own __hash__
+        from ._credentials import misfit  # noqa: PLC0415  # late: for what is rare
 
         if wrong := misfit(credential, is_async=is_async):
             yield wrong

@@ -73,13 +73,13 @@ def surroundings() -> tuple[object, ...]:
     # that, and this is asked before each connect.
     held = getattr(os.environ, "_data", None)
     if isinstance(held, dict) and os.name == "posix":
-        return tuple(map(held.get, _encoded()))
+        return () if _encoded().isdisjoint(held) else tuple(map(held.get, _encoded()))
     return tuple(map(os.environ.get, libpq().environ))
 
 
 @cache
-def _encoded() -> tuple[bytes, ...]:
-    return tuple(map(os.fsencode, libpq().environ))
+def _encoded() -> frozenset[bytes]:
+    return frozenset(map(os.fsencode, libpq().environ))
 
 
 def merge(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from binascii import a2b_base64
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from ._record import Record
 from .errors import CredentialError
@@ -137,9 +137,12 @@ class Held(Record):
     """seconds since the token was received"""
     failures: int = 0
 
-    def due(self, now: Clocks) -> bool:
-        """Tell whether the next token is to be asked for, while this one is handed out."""
-        return now.since(self.token.received) >= self.ask_after
+    def state(self, now: Clocks) -> Literal["fresh", "due", "spent"]:
+        """Tell whether it is handed out, handed out and renewed meanwhile, or neither."""
+        gone = now.since(self.token.received)
+        if self.token.life - gone <= MARGIN:
+            return "spent"
+        return "due" if gone >= self.ask_after else "fresh"
 
     def not_yet(self, now: Clocks, chance: Chance) -> Held:
         """Return the state after an answer that was no newer than the token in hand."""

@@ -66,6 +66,7 @@ def test_a_token_is_handed_out_until_its_margin() -> None:
     assert token.usable(NOON)
     assert token.usable(at(579.99))
     assert not token.usable(at(580))
+    assert (hold(token).state(at(579.99)), hold(token).state(at(580))) == ("due", "spent")
     assert token.left(at(100)) == 500
     assert MARGIN >= 15  # what a connect may take, by the connect_timeout filled in
 
@@ -117,9 +118,8 @@ def test_when_the_next_is_asked_for(
 def test_due_is_told_by_the_time_gone() -> None:
     """The next token is due from `ask_after` on, not a moment earlier."""
     held = hold(opaque(HOUR))
-    assert not held.due(NOON)
-    assert not held.due(at(3299.9))
-    assert held.due(at(3300))
+    assert held.state(NOON) == held.state(at(3299.9)) == "fresh"
+    assert held.state(at(3300)) == "due"
 
 
 @given(
@@ -303,9 +303,9 @@ def test_a_new_token_after_the_clock_was_set_back_is_new() -> None:
 def test_a_machine_that_slept() -> None:
     """While the monotonic clock stands still, the wall clock tells the time gone."""
     held = hold(opaque(HOUR))
-    assert not held.due(at(3000, slept=2900))
-    assert held.due(at(3300, slept=3200))
-    assert not held.token.usable(at(HOUR, slept=3500))
+    assert held.state(at(3000, slept=2900)) == "fresh"
+    assert held.state(at(3300, slept=3200)) == "due"
+    assert held.state(at(HOUR, slept=3500)) == "spent"
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
@@ -332,8 +332,8 @@ class Life:
     def call(self, time: float, deed: Deed) -> str | None:
         """Return the token that a caller gets, or None where it is told of a failure."""
         held, now = self.held, at(time)
-        if held is not None and held.token.usable(now):
-            if held.due(now):
+        if held is not None and (state := held.state(now)) != "spent":
+            if state == "due":
                 self.ask(held, time, deed)
             return held.token.text
         self.ask(held, time, deed)
