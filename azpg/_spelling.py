@@ -34,8 +34,9 @@ _ALIASES = {
 _PLACEHOLDER = r"(?i)[{<]\s*your[ _-][^{}<>]*[}>]"
 
 
-# A user and password, if any, and then no more "@": elsewhere it is left from a password.
-_URI = r"(?s)postgres(?:ql)?://([^/@]*@)?[^@?]*(\?.*)?"
+# A user and password, if any, and then no more "@": elsewhere it is left from a password. What
+# comes before the first "@" is theirs, as to libpq, a "?" in it too.
+_URI = r"(?s)postgres(?:ql)?://([^/@]*@)?+[^@?]*(\?.*)?"
 
 
 def unknown_keyword(name: str, known: Collection[str]) -> str:

@@ -220,6 +220,20 @@ def test_no_piece_of_a_password_is_in_a_message(
     assert not any(0x400 <= ord(c) < 0x600 for c in told), text
 
 
+@pytest.mark.parametrize("secret", ["ж@щ", "ж/щ", "ж@щ/", "ж?щ@ю", "ж?щ@ю/", "ж?щ/ю@", "@", "/@"])
+def test_a_uri_whose_password_libpq_would_cut_is_refused(secret: str) -> None:
+    """What follows its '@' or '/' would be the host's name, and be told as such."""
+    with pytest.raises(azpg.ConfigError, match="percent-encode") as caught:
+        azpg.conninfo(f"postgresql://u:{secret}@db.example.net/db")
+    assert not set("жщю") & set(str(caught.value))
+
+
+def test_a_question_mark_in_a_uris_password_is_no_query() -> None:
+    """As to libpq: all before the first '@' is the user's."""
+    told = conninfo_to_dict(azpg.conninfo("postgresql://u:a?b@db.example.net/db?sslmode=require"))
+    assert (told["host"], told["user"], told["dbname"]) == ("db.example.net", "u", "db")
+
+
 @pytest.mark.parametrize("way", sorted(ways("")))
 def test_no_plain_password_is_in_a_message(way: str) -> None:
     """A plain password is not quoted either, and libpq's own error, which may, is not behind."""
