@@ -221,7 +221,7 @@ def test_debians_wrapper_is_not_led_to_a_cluster() -> None:
 
 def test_psql(azure15: Emulator, command: Command) -> None:
     """The real psql is signed in over verified TLS, on the server's own terms."""
-    azure15.add_role("team", kind="group", members=[azure15.principal])
+    azure15.add_role("people of psql", kind="group", members=[azure15.principal])
     before = azure15.counts.sign_ins
     ran = command(
         "psql", "--server", "myserver", "-XAtc", "select current_user", "-c", r"\conninfo"
@@ -230,9 +230,9 @@ def test_psql(azure15: Emulator, command: Command) -> None:
     assert ran.out.startswith('myapp\nYou are connected to database "postgres" as user "myapp"')
     assert "SSL connection (protocol: TLS" in ran.out
     as_group = command(
-        "psql", "--server=myserver", "--user", "team", "-XAtc", "select current_user"
+        "psql", "--server=myserver", "--user", "people of psql", "-XAtc", "select current_user"
     )
-    assert as_group.out == "team\n"
+    assert as_group.out == "people of psql\n"
     assert azure15.counts.sign_ins == before + 2
 
 
