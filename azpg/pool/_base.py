@@ -137,8 +137,9 @@ class BasePool(PsycopgPool):
         super()._check_open()
 
     def _check_open_getconn(self) -> None:
-        self._check_process()
-        super()._check_open_getconn()
+        if self._closed:
+            self._check_process()
+            super()._check_open_getconn()
 
     def _check_process(self) -> None:
         if self._crossed_fork:

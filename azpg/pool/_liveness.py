@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import select
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import ConnStatus, DiagnosticField
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psycopg._connection_base import BaseConnection
     from psycopg.pq.abc import PGconn, PGresult
 
 logger = logging.getLogger("azpg")
+
+OK = ConnStatus.OK
 
 READS = 64
 """How often what waits on an idle connection is read, 16 KB at most each time."""
@@ -27,9 +32,9 @@ def alive(conn: BaseConnection[Any]) -> bool:
     """
     pgconn = conn.pgconn
     try:
-        if not _waits(pgconn.socket):
-            return bool(pgconn.status == ConnStatus.OK)
-        return _lives_on(pgconn)
+        if _look(pgconn.socket)(0):
+            return _lives_on(pgconn)
+        return bool(pgconn.status == OK)
     except psycopg.Error:
         return False
     except Exception:  # the caller's own handler of notifications
@@ -37,17 +42,14 @@ def alive(conn: BaseConnection[Any]) -> bool:
         return False
 
 
-if hasattr(select, "poll"):
-
-    def _waits(descriptor: int) -> bool:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
-
-else:
-
-    def _waits(descriptor: int) -> bool:
-        return bool(select.select([descriptor], [], [], 0)[0])
+@cache
+def _look(descriptor: int) -> Callable[[int], list[Any]]:
+    """Return what tells if something waits on a socket, made once for each number of a socket."""
+    if not hasattr(select, "poll"):
+        return lambda timeout: select.select([descriptor], [], [], timeout)[0]
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return poll.poll
 
 
 def _lives_on(pgconn: PGconn) -> bool:
@@ -72,8 +74,8 @@ def _lives_on(pgconn: PGconn) -> bool:
                     pgconn.notify_handler(notification)
             if last_words:
                 return False
-            if not _waits(pgconn.socket):
-                return bool(pgconn.status == ConnStatus.OK)
+            if not _look(pgconn.socket)(0):
+                return bool(pgconn.status == OK)
         return False  # endless
     finally:
         pgconn.notice_handler = told
