@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import inspect
 import logging
+import math
 import random
 import socket
 import time
@@ -33,16 +34,10 @@ if TYPE_CHECKING:
 
     Password: TypeAlias = str | Callable[[], str]
     AsyncPassword: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
+    Answer: TypeAlias = tuple[str | None, str | None]
+    """the secret, and the user that a token names"""
 
 logger = logging.getLogger("azpg")
-
-
-class Answer:
-    """What the secret's owner answered; a token may also name the user."""
-
-    def __init__(self, secret: str | None = None, user: str | None = None) -> None:
-        self.secret = secret
-        self.user = user
 
 
 class Call:
@@ -52,7 +47,7 @@ class Call:
     """
 
     error: psycopg.Error | None = None
-    _answer = Answer()
+    _answer: Answer = (None, None)
     _pauses: _retry.Retry | None = None
     pause: float | None = None
     """seconds to wait before the next try"""
@@ -73,14 +68,16 @@ class Call:
     ) -> None:
         self._refused: tuple[str, ConnectError] | None = None
         """a token that the server blamed, and how it said so"""
-        if wrong := tuple(
-            _options.mistyped(conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
-        ):
+        own = (conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
+        wrong = _options.mistyped(*map(type, own))
+        if not wrong and retry_timeout is not None and math.isnan(retry_timeout):
+            wrong = ("retry_timeout is no number: pass a number of seconds, 0 for one try",)
+        if wrong:
             self.error = ConfigError(wrong)
             return
-        if credential is None and _options.is_entra_password(password):
+        if password is not None and credential is None and _options.is_entra_password(password):
             credential, password = password, None
-        if cloud is None and _options.is_entra_password(credential):
+        if credential is not None and cloud is None and _options.is_entra_password(credential):
             cloud = credential.cloud
         try:
             settled = settle(
@@ -100,6 +97,8 @@ class Call:
             self.error = clean(error)
             return
         self.plan = settled.plan
+        self.prepare_threshold = None if self.plan.pgbouncer else 5
+        """psycopg's default; PgBouncer on Azure has max_prepared_statements = 0 until it is set"""
         self._secrets = dict(settled.secrets)
         if isinstance(password, str):
             self._secrets["password"] = password
@@ -143,14 +142,13 @@ class Call:
     def _of(self, token: Token) -> Answer:
         if self._refused is not None and token.text == self._refused[0]:
             raise self._refused[1]  # the credential has no other
-        user = None if "user" in self.plan.params else token.role()
-        return Answer(token.text, user)
+        return token.text, None if "user" in self.plan.params else token.role()
 
     # The way there
 
     def addresses(self) -> list[list[str]]:
         """Look up the hosts that are reached under the name of `server`."""
-        return [_look_up(host) for host in self.plan.reach]
+        return [_look_up(host) for host in self.plan.reach] if self.plan.reach else []
 
     async def addresses_async(self) -> list[list[str]]:
         """Look them up without blocking the loop."""
@@ -158,19 +156,23 @@ class Call:
 
     def params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
         """Return exactly what libpq is handed."""
-        params = self.shown_params(addresses) | self._secrets
+        params = self.shown_params(addresses)
+        params |= self._secrets
         if self._hurry:
             asked = params["connect_timeout"]
             params["connect_timeout"] = self._tries().timeout(asked, time.monotonic())
-        if answer.secret is not None:
-            params["password"] = answer.secret
-        if answer.user is not None:
-            params["user"] = answer.user
+        secret, user = answer
+        if secret is not None:
+            params["password"] = secret
+        if user is not None:
+            params["user"] = user
         return params
 
     def shown_params(self, addresses: list[list[str]]) -> dict[str, str]:
         """Return what libpq is handed, but for the secrets and the user of a token."""
-        params = _conninfo.reached(self.plan.params, addresses)
+        params = self.plan.params.copy()
+        if addresses:
+            params = _conninfo.reached(params, addresses)
         if self.plan.roots is not None:
             params["sslrootcert"] = _roots.bundle(self.plan.roots).path()
         return params
@@ -207,7 +209,7 @@ class Call:
             self.error = refusal
             return
         # Said over verified TLS, as to every token: another one is asked for, once.
-        token = cast("str", self._answer.secret)
+        token = cast("str", self._answer[0])
         self._refused = token, refusal
         self.entra.drop(token)
 
@@ -217,7 +219,7 @@ class Call:
         return self._pauses
 
     def _shown(self, text: str) -> str:
-        return shown(text, self._answer.secret, *self._secrets.values())
+        return shown(text, self._answer[0], *self._secrets.values())
 
     def _finished(self, pgconn: PGconn | None) -> PGconn | None:
         """Return a copy of a finished connection without its secrets."""
@@ -236,10 +238,10 @@ class Call:
             "host": params.get("host") or params.get("hostaddr", "the server"),
             "port": params["port"],
             "dbname": params.get("dbname", ""),
-            "user": params.get("user") or self._answer.user or "",
+            "user": params.get("user") or self._answer[1] or "",
             "entra": self.entra is not None,
             "scope": self.plan.cloud.scope,
-            "secret_length": len(self._answer.secret or ""),
+            "secret_length": len(self._answer[0] or ""),
             "root_file": params.get("sslrootcert", ""),
         }
 
@@ -278,7 +280,7 @@ async def _await(callback: Callable[[], object]) -> object:
 
 def _password(given: object) -> Answer:
     if isinstance(given, str) and given and _sources.sendable(given):
-        return Answer(given)
+        return given, None
     if inspect.iscoroutine(given):
         given.close()
     what = type(given).__name__

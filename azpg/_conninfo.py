@@ -105,8 +105,6 @@ def reached(params: Mapping[str, str], addresses: Sequence[Sequence[str]]) -> di
 
     Each name and port stands once for each of its addresses, as libpq wants its lists.
     """
-    if not addresses:
-        return dict(params)
     ports = params["port"].split(",")
     if len(ports) == 1:
         ports *= len(addresses)

@@ -60,7 +60,7 @@ class EntraPassword:
         client_id: str | None = None,
         timeout: float = 30.0,
     ) -> None:
-        self.cloud = _cloud(cloud)
+        self.cloud = cloud if isinstance(cloud, Cloud) else _known(cloud)
         self.timeout = timeout
         if credential is not None and client_id is not None:
             raise ConfigError("client_id is for the default credential: give it to the credential")
@@ -233,9 +233,7 @@ class _NoLoop(Exception):  # noqa: N818  # never leaves this module
         )
 
 
-def _cloud(cloud: Cloud | str) -> Cloud:
-    if isinstance(cloud, Cloud):
-        return cloud
+def _known(cloud: str) -> Cloud:
     if (found := cloud_named(cloud)) is not None:
         return found
     names = ", ".join(repr(known.name) for known in CLOUDS)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 from functools import lru_cache
+from types import NoneType
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from . import _sources, _spelling
@@ -28,31 +28,28 @@ def kind(password: object) -> Literal["text", "empty", "callback"] | None:
     return "text" if password else "empty"
 
 
-def mistyped(
-    conninfo: object,
-    server: object,
-    client_id: object,
-    pgbouncer: object,
-    cloud: object,
-    retry_timeout: object,
-) -> Iterator[str]:
-    """Say which of azpg's own options is of no type it can be read as."""
-    if not isinstance(conninfo, str):
-        yield f"conninfo is {type(conninfo).__name__}: pass text"
-    # A union of types would be built anew at each connect
-    for name, value in (("server", server), ("client_id", client_id)):
-        if value is not None and not isinstance(value, str):
-            yield f"{name} is {type(value).__name__}: pass text"
-    if pgbouncer is not None and not isinstance(pgbouncer, bool):
-        yield f"pgbouncer is {type(pgbouncer).__name__}: pass True or False"
-    if cloud is not None and not isinstance(cloud, (str, Cloud)):
-        yield f"cloud is {type(cloud).__name__}: pass an azpg.Cloud or its name"
-    if retry_timeout is None:
-        return
-    if not isinstance(retry_timeout, (int, float)):
-        yield f"retry_timeout is {type(retry_timeout).__name__}: pass a number of seconds"
-    elif math.isnan(retry_timeout):
-        yield "retry_timeout is no number: pass a number of seconds, 0 for one try"
+# What it is to be -> the types that it may have
+_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "conninfo": ("text", (str,)),
+    "server": ("text", (str, NoneType)),
+    "client_id": ("text", (str, NoneType)),
+    "pgbouncer": ("True or False", (bool, NoneType)),
+    "cloud": ("an azpg.Cloud or its name", (str, Cloud, NoneType)),
+    "retry_timeout": ("a number of seconds", (int, float, NoneType)),
+}
+
+
+@lru_cache(maxsize=64)
+def mistyped(*types: type) -> tuple[str, ...]:
+    """Return which of azpg's own options cannot be read, by the types of all, in this order.
+
+    Of types alone, as it is asked before each connect, where a call that is not made counts.
+    """
+    return tuple(
+        f"{name} is {given.__name__}: pass {right}"
+        for given, (name, (right, taken)) in zip(types, _TYPES.items(), strict=True)
+        if not issubclass(given, taken)
+    )
 
 
 def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
@@ -61,7 +58,7 @@ def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
 
 
 @lru_cache(maxsize=64)
-def _serves_all(kind: type) -> bool:
+def serves_all(kind: type) -> bool:
     """Tell whether a class is a sync credential's: asked before each connect, so it is kept."""
     get = getattr(kind, "get_token_info", None) or getattr(kind, "get_token", None)
     return inspect.isfunction(get) and not inspect.iscoroutinefunction(get)
@@ -77,7 +74,7 @@ def misfits(
                 f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is "
                 f"another: leave out cloud="
             )
-    elif credential is not None and not _serves_all(type(credential)):  # type: ignore[arg-type]  # mypy looks at object's own __hash__
+    elif credential is not None:
         from ._credentials import misfit  # noqa: PLC0415  # late: for what is rare
 
         if wrong := misfit(credential, is_async=is_async):

@@ -59,12 +59,21 @@ def settle(
     is_async: bool,
 ) -> Settled:
     """Return what the words come to, or raise `ConfigError` with all that is wrong with them."""
-    wrong = [*_options.misfits(credential, password, cloud, is_async=is_async)]
+    wrong: list[str] = []
+    kind = type(credential)
+    # No second look at what is as it should be by its class alone
+    if password is not None or (credential is not None and not _options.serves_all(kind)):  # type: ignore[arg-type]  # to mypy a class has its objects' hash
+        wrong += _options.misfits(credential, password, cloud, is_async=is_async)
     around = _sources.surroundings()
     words = (
-        *(conninfo, server, cloud, pgbouncer),
+        conninfo,
+        server,
+        cloud,
+        pgbouncer,
         # Of these only whether they were given: no object of the caller's is kept, and no secret
-        *(credential is None, client_id is None, _options.kind(password)),
+        credential is None,
+        client_id is None,
+        password if password is None else _options.kind(password),
         *[(name, value if value is None else str(value)) for name, value in keywords.items()],
         around,
     )

@@ -34,13 +34,6 @@ UNSET: Final = Unset()
 Threshold: TypeAlias = int | Unset | None
 
 
-def _threshold(asked: Threshold, call: Call) -> int | None:
-    # 5 is psycopg's default. PgBouncer on Azure has max_prepared_statements = 0 until it is set.
-    if isinstance(asked, Unset):
-        return None if call.plan.pgbouncer else 5
-    return asked
-
-
 def _with_sslmode(shown: str, pgconn: PGconn) -> str:
     """Add the sslmode to what psycopg shows of a connection, where it shows a server."""
     head, bracket, tail = shown.rpartition(")")
@@ -124,7 +117,9 @@ class Connection(psycopg.Connection[Row]):
                     return _fork.opened(
                         super().connect(
                             autocommit=autocommit,
-                            prepare_threshold=_threshold(prepare_threshold, call),
+                            prepare_threshold=call.prepare_threshold
+                            if isinstance(prepare_threshold, Unset)
+                            else prepare_threshold,
                             context=context,
                             row_factory=row_factory,
                             cursor_factory=cursor_factory,
@@ -211,7 +206,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                     return _fork.opened(
                         await super().connect(
                             autocommit=autocommit,
-                            prepare_threshold=_threshold(prepare_threshold, call),
+                            prepare_threshold=call.prepare_threshold
+                            if isinstance(prepare_threshold, Unset)
+                            else prepare_threshold,
                             context=context,
                             row_factory=row_factory,
                             cursor_factory=cursor_factory,
