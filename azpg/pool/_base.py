@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 from psycopg_pool import PoolClosed
@@ -28,7 +28,6 @@ class BasePool(PsycopgPool):
     _MIN_SIZE = 4
     _lock: Any
     _waiting: Any
-    _crossed_fork = False
 
     def __init__(
         self, *args: Any, min_size: int | None, reconnect_failed: Any, **options: Any
@@ -128,26 +127,17 @@ class BasePool(PsycopgPool):
 
     def end_in_child(self) -> None:
         """Be closed: threads and tasks are the parent's, and so are the sessions."""
-        self._crossed_fork = self._closed = True
+        self._closed = True
         self._lock = type(self._lock)()
         self._waiting.clear()
+        self._check_open = self._check_open_getconn = self._refuse  # type: ignore[method-assign]  # of this one
 
-    def _check_open(self) -> None:
-        self._check_process()
-        super()._check_open()
-
-    def _check_open_getconn(self) -> None:
-        if self._closed:
-            self._check_process()
-            super()._check_open_getconn()
-
-    def _check_process(self) -> None:
-        if self._crossed_fork:
-            raise PoolClosed(
-                f"the pool {self.name!r} was opened before the process {os.getpid()} was forked: "
-                "its connections are the parent's. Make a pool in each process, in gunicorn's "
-                "post_fork, say, or with open=False and open it there"
-            )
+    def _refuse(self) -> NoReturn:
+        raise PoolClosed(
+            f"the pool {self.name!r} was opened before the process {os.getpid()} was forked: its "
+            "connections are the parent's. Make a pool in each process, in gunicorn's post_fork, "
+            "say, or with open=False and open it there"
+        )
 
     # Figures
 

@@ -34,12 +34,13 @@ def alive(conn: BaseConnection[Any]) -> bool:
     try:
         if _look(pgconn.socket)(0):
             return _lives_on(pgconn)
-        return bool(pgconn.status == OK)
+        status: int = pgconn.status
     except psycopg.Error:
         return False
     except Exception:  # the caller's own handler of notifications
         logger.warning("a connection is given up, as its handler failed", exc_info=True)
         return False
+    return status == OK
 
 
 @cache
