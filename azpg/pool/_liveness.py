@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import ConnStatus, DiagnosticField
+from psycopg.pq import DiagnosticField
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 logger = logging.getLogger("azpg")
-
-OK = ConnStatus.OK
 
 READS = 64
 """How often what waits on an idle connection is read, 16 KB at most each time."""
@@ -32,15 +30,12 @@ def alive(conn: BaseConnection[Any]) -> bool:
     """
     pgconn = conn.pgconn
     try:
-        if _look(pgconn.socket)(0):
-            return _lives_on(pgconn)
-        status: int = pgconn.status
-    except psycopg.Error:
+        return not _look(pgconn.socket)(0) or _lives_on(pgconn)
+    except psycopg.Error:  # it has no socket any more
         return False
     except Exception:  # the caller's own handler of notifications
         logger.warning("a connection is given up, as its handler failed", exc_info=True)
         return False
-    return status == OK
 
 
 @cache
@@ -76,7 +71,7 @@ def _lives_on(pgconn: PGconn) -> bool:
             if last_words:
                 return False
             if not _look(pgconn.socket)(0):
-                return bool(pgconn.status == OK)
+                return True
         return False  # endless
     finally:
         pgconn.notice_handler = told

@@ -77,6 +77,12 @@ def ratio(costs: Costs, ours: str, theirs: str, kind: Kind = "cpu") -> float:
     return statistics.median(own / other for own, other in pairs)
 
 
+def more(costs: Costs, ours: str, theirs: str, kind: Kind = "cpu") -> float:
+    """Return the median of the seconds that ours costs more, side by side too."""
+    pairs = zip(_all(costs, ours, kind), _all(costs, theirs, kind), strict=True)
+    return statistics.median(own - other for own, other in pairs)
+
+
 def median(costs: Costs, name: str, kind: Kind = "cpu") -> float:
     """Return the median seconds of a call."""
     return statistics.median(_all(costs, name, kind))

@@ -11,7 +11,7 @@ import psycopg_pool
 
 import azpg
 
-from .measure import by_turns, by_turns_async, median
+from .measure import by_turns, by_turns_async, median, more, ratio
 from .results import Row
 
 if TYPE_CHECKING:
@@ -79,23 +79,23 @@ async def _async(ours: Any, final: Any, turns: int) -> Costs:
 
 
 def _judged(what: str, costs: Costs) -> Iterator[Row]:
-    took = {name: median(costs, name) * 1e6 for name in costs}
-    waited = {name: median(costs, name, "wall") * 1e6 for name in costs}
     yield Row(
         f"client CPU of {what}, with the look",
         "µs",
-        took["azpg"],
+        median(costs, "azpg") * 1e6,
         "psycopg_pool without a check",
-        took["no check"],
+        median(costs, "no check") * 1e6,
         "more",
-        goal=3.0,
+        3.0,
+        more(costs, "azpg", "no check") * 1e6,
     )
     yield Row(
         f"wall time of {what}, with the look",
         "µs",
-        waited["azpg"],
+        median(costs, "azpg", "wall") * 1e6,
         "psycopg_pool's `check_connection`",
-        waited["check"],
+        median(costs, "check", "wall") * 1e6,
         "times",
-        goal=10.0,
+        10.0,
+        ratio(costs, "azpg", "check", "wall"),
     )
