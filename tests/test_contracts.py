@@ -284,18 +284,14 @@ def test_a_checkout_takes_its_connection_from_one_hook(api: Api, azure: Emulator
     api.run(pool.close())
 
 
-def test_a_returned_connection_is_reset_in_one_hook(api: Api, azure: Emulator) -> None:
-    """What _reset_connection() leaves closed is replaced, and handed to nobody."""
-    base = parent(api, "pool")
+def test_a_returned_connection_is_looked_at_in_one_hook(api: Api, azure: Emulator) -> None:
+    """What _check_pool_putconn() leaves finished is replaced, and handed to nobody."""
 
-    def close(self: Any, conn: Any) -> None:
-        conn.close()
+    def finish(self: Any, conn: Any) -> None:
+        assert conn._pool is self
+        conn.pgconn.finish()
 
-    async def close_async(self: Any, conn: Any) -> None:
-        await conn.close()
-
-    own: Any = type("Own", (base,), {})
-    own._reset_connection = close if api.kind == "sync" else close_async
+    own: Any = type("Own", (parent(api, "pool"),), {"_check_pool_putconn": finish})
     pool = make_pool(api, own, azure, min_size=1)
     api.run(pool.open(wait=True))
     first = api.run(pool.getconn())

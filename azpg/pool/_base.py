@@ -13,6 +13,7 @@ from psycopg_pool.base import BasePool as PsycopgPool
 from azpg import _fork
 
 from ._causes import Attempt, Causes, own
+from ._liveness import alive
 from ._options import entra_password
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ class BasePool(PsycopgPool):
         if self._causes.final() and not self._causes.resting():
             self._causes.forget()
             self._maybe_grow_pool()
+
+    def _check_pool_putconn(self, conn: BaseConnection[Any]) -> None:
+        if getattr(conn, "_pool", None) is not self:
+            super()._check_pool_putconn(conn)
+        elif self._waiting and not alive(conn):
+            conn.pgconn.finish()  # so that it is replaced instead of handed on
 
     # Fork
 

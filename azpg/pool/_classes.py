@@ -161,11 +161,6 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
                 self.run_task(AddConnection(self))
         return conn
 
-    def _reset_connection(self, conn: CT) -> None:
-        super()._reset_connection(conn)
-        if self._waiting and not alive(conn):
-            self._close_connection(conn)  # so that it is replaced instead of handed on
-
     def _resolve_kwargs(self) -> dict[str, Any]:
         return without_retry(self.connection_class, super()._resolve_kwargs())
 
@@ -324,11 +319,6 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
                 await self._close_connection(each)
                 self.run_task(AsyncAddConnection(self))
         return conn
-
-    async def _reset_connection(self, conn: ACT) -> None:
-        await super()._reset_connection(conn)
-        if self._waiting and not alive(conn):
-            await self._close_connection(conn)  # so that it is replaced instead of handed on
 
     async def _resolve_kwargs(self) -> dict[str, Any]:
         return without_retry(self.connection_class, await super()._resolve_kwargs())
