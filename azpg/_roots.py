@@ -10,11 +10,13 @@ import sys
 import tempfile
 from binascii import a2b_base64, b2a_base64
 from contextlib import suppress
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from operator import xor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ._clouds import AZURE_ROOTS
 from .errors import ConfigError, TLSError
 
 if TYPE_CHECKING:
@@ -89,12 +91,12 @@ def _read(text: str) -> Iterator[tuple[str, bytes]]:
 
 def _sha256() -> Callable[[bytes], Any]:
     """Return the hash, late: not where the bundle is the caller's own."""
-    # Python's own where it was built with it (before 3.12 under another name): all of OpenSSL is
-    # loaded with hashlib's
-    for module in ("_sha2", "_sha256"):
-        with suppress(ImportError):
-            return cast("Callable[[bytes], Any]", import_module(module).sha256)
-    return cast("Callable[[bytes], Any]", import_module("hashlib").sha256)
+    # Python's own where it was built with it: all of OpenSSL is loaded with hashlib's
+    try:
+        module = import_module("_sha2" if sys.version_info >= (3, 12) else "_sha256")
+    except ImportError:
+        module = import_module("hashlib")
+    return cast("Callable[[bytes], Any]", module.sha256)
 
 
 def _joined(found: dict[str, bytes]) -> bytes:
@@ -146,8 +148,8 @@ class Bundle:
 
     def _put_in(self, folder: str) -> str:
         _check(os.lstat(folder), stat.S_ISDIR)
-        name = _sha256()("".join(sorted(self.roots)).encode()).hexdigest()[:32]
-        path = os.path.join(folder, f"roots-{name}.pem")
+        name = reduce(xor, (int(root, 16) for root in self.roots)) >> 128
+        path = os.path.join(folder, f"roots-{name:032x}.pem")
         if not self._holds(path):
             content = pem(self.roots)
             written, temporary = tempfile.mkstemp(dir=folder)
@@ -166,6 +168,9 @@ class Bundle:
         with suppress(OSError), open(path, "rb", opener=_open_no_link) as file:
             _check(os.fstat(file.fileno()), stat.S_ISREG)
             content = file.read()
+            with suppress(OSError):
+                if self.roots == AZURE_ROOTS and content == OWN.read_bytes():
+                    return True  # without a look at each
             found = dict(_read(content.decode("latin-1")))
             return found.keys() == self.roots and _joined(found) == content
         return False

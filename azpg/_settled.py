@@ -79,7 +79,7 @@ def settle(
     )
     if not wrong and (settled := _KEPT.get(words)) is not None:
         return settled
-    environ = _sources.environment()
+    environ = _sources.environment() if around else {}
     said, problems = _sources.merge(conninfo, keywords, environ, server=server)
     asked = said["connect_timeout"].value if "connect_timeout" in said else None
     # Then "no host is given" would be one problem too many

@@ -58,6 +58,7 @@ def test_azpgs_own_file_is_microsofts_list() -> None:
     }
     assert names == AZURE
     assert len(own) == 7
+    assert _roots.OWN.read_bytes() == _roots.pem(ROOTS)  # as a bundle of them is written
 
 
 def test_every_cloud_trusts_them() -> None:

@@ -83,8 +83,9 @@ def servers() -> Iterator[Servers]:
         whole = folder / "certifi.pem"
         whole.write_bytes(Path(certifi.where()).read_bytes() + authority.cert_pem.bytes())
         certifi.where = lambda: str(whole)
+        cloud = _cloud(authority)
         own = folder / "own.pem"
-        own.write_bytes(_roots.OWN.read_bytes() + authority.cert_pem.bytes())
+        own.write_bytes(_roots.pem(cloud.roots))
         big = entra.add_role("mybigapp", kind="user-assigned", token_size=BIG)
         for variable in IDENTITY:
             os.environ[variable] = entra.env[variable]
@@ -95,7 +96,7 @@ def servers() -> Iterator[Servers]:
         scope = azpg.AZURE_PUBLIC.scope
         tokens = {role: credentials[role].get_token(scope).token for role in credentials}
         with _postgres(folder, authority, tokens), _pgbouncer(folder, tokens):
-            yield Servers(entra, _cloud(authority), folder, credentials, tokens, str(whole), own)
+            yield Servers(entra, cloud, folder, credentials, tokens, str(whole), own)
 
 
 def _cloud(authority: trustme.CA) -> azpg.Cloud:

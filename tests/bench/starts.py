@@ -16,27 +16,31 @@ if TYPE_CHECKING:
 
     from .servers import Servers
 
-# In one process, as two differ by more than is to be seen
+# Each prints what psycopg's import took, and what came after it. The first is most of the time, the
+# same for all, and differs between two processes by more than is to be seen.
 _IMPORT = """
 import time
 before = time.perf_counter()
 import psycopg
 between = time.perf_counter()
 import azpg
-print(between - before, time.perf_counter() - before)
+print(between - before, time.perf_counter() - between)
 """
 
-# The server's root is no root of Azure's, so it is put beside azpg's own copies of those
+# The server's root is no root of Azure's, so it is put beside those that azpg knows, and holds
 _CONNECT = """
 import json, sys, time
 told, own = json.loads(sys.argv[1]), sys.argv[2]
 before = time.perf_counter()
+import psycopg
+between = time.perf_counter()
 import azpg
 from azpg import _roots
 _roots.OWN = _roots.Path(own)
 told["cloud"] = azpg.Cloud(**told["cloud"])
+_roots.AZURE_ROOTS = told["cloud"].roots
 with azpg.connect(**told):
-    print(time.perf_counter() - before)
+    print(between - before, time.perf_counter() - between)
 assert not [name for name in sys.modules if name.startswith("azure")]
 """
 _BARE = """
@@ -44,15 +48,21 @@ import json, sys, time
 told = json.loads(sys.argv[1])
 before = time.perf_counter()
 import psycopg
+between = time.perf_counter()
 with psycopg.connect(**told):
-    print(time.perf_counter() - before)
+    print(between - before, time.perf_counter() - between)
 """
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
     """Measure, and yield what there is to show."""
-    pairs = [_milliseconds(_IMPORT) for _ in range(turns + 1)]
-    yield _more("import azpg", "import psycopg", pairs, 5.0)
+    imports = [_milliseconds(_IMPORT) for _ in range(turns + 1)]
+    yield _more(
+        "import azpg",
+        "import psycopg",
+        [((psycopg, 0.0), (psycopg, own)) for psycopg, own in imports],
+        5.0,
+    )
     final = servers.final()
     cloud = servers.cloud
     told: dict[str, Any] = servers.keywords(password=final["password"]) | {
@@ -68,21 +78,29 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
     own = (_CONNECT, json.dumps(told), str(servers.own_roots))
     bare = (_BARE, json.dumps(final))
     # There and back again, so that none profits from what drifts
-    turns_of_both = [(bare, own, own, bare) for _ in range(turns + 1)]
-    took = [[_milliseconds(*program)[0] for program in turn] for turn in turns_of_both]
+    ways = [(bare, own) if turn % 2 else (own, bare) for turn in range(2 * turns + 1)]
+    connects = []
+    for way in ways:
+        took = {program: _milliseconds(*program) for program in way}
+        connects.append((took[bare], took[own]))
     yield _more(
         "first connect of a process with a password, imports included, azure.identity not loaded",
         "psycopg with the same parameters",
-        [((first + last) / 2, (second + third) / 2) for first, second, third, last in took],
+        connects,
         8.0,
     )
 
 
-def _more(measure: str, against: str, pairs: Sequence[Sequence[float]], goal: float) -> Row:
-    """Return the row for pairs of milliseconds, theirs and ours, measured side by side."""
+def _more(
+    measure: str,
+    against: str,
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]],
+    goal: float,
+) -> Row:
+    """Return the row for what theirs and ours took, in milliseconds: psycopg's import, the rest."""
     warm = pairs[1:]  # the first finds nothing in the page cache
-    theirs, ours = (statistics.median(column) for column in zip(*warm, strict=True))
-    more = statistics.median(own - other for other, own in warm)
+    theirs, ours = (statistics.median(map(sum, column)) for column in zip(*warm, strict=True))
+    more = statistics.median(own[1] - other[1] for other, own in warm)
     return Row(measure, "ms", ours, against, theirs, "more", goal, more)
 
 
