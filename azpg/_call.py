@@ -111,7 +111,13 @@ class Call:
         """what gives the tokens, where one signs in with them"""
         if self.plan.sign_in == "entra":
             self._secrets.pop("password", None)
-            self.entra = _password_of(credential, self.plan.cloud, client_id)
+            made = _entra_password()
+            known = cast("Credential | None", credential)
+            self.entra = (
+                credential
+                if isinstance(credential, made)
+                else made(known, cloud=self.plan.cloud, client_id=client_id)
+            )
 
     # The secret
 
@@ -148,7 +154,7 @@ class Call:
 
     def addresses(self) -> list[list[str]]:
         """Look up the hosts that are reached under the name of `server`."""
-        return [_look_up(host) for host in self.plan.reach] if self.plan.reach else []
+        return [_look_up(host) for host in self.plan.reach]
 
     async def addresses_async(self) -> list[list[str]]:
         """Look them up without blocking the loop."""
@@ -262,13 +268,6 @@ def _entra_password() -> type[EntraPassword]:
     from ._entra import EntraPassword  # noqa: PLC0415  # late: only who signs in so pays for it
 
     return EntraPassword
-
-
-def _password_of(credential: object, cloud: Cloud, client_id: str | None) -> EntraPassword:
-    if isinstance(credential, _entra_password()):
-        return credential
-    known = cast("Credential | None", credential)
-    return _entra_password()(known, cloud=cloud, client_id=client_id)
 
 
 async def _await(callback: Callable[[], object]) -> object:

@@ -15,6 +15,8 @@ from ._call import Call
 from .errors import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from psycopg.abc import AdaptContext, ConnDict, ConnParam
     from psycopg.pq.abc import PGconn
 
@@ -42,6 +44,10 @@ def _with_sslmode(shown: str, pgconn: PGconn) -> str:
     except psycopg.OperationalError:  # closed
         return shown
     return f"{head} sslmode={mode.decode()}){tail}" if bracket and mode else shown
+
+
+def _said(kwargs: Mapping[str, Any]) -> ConnDict:
+    return {name: value for name, value in kwargs.items() if value is not None}
 
 
 class Connection(psycopg.Connection[Row]):
@@ -123,7 +129,9 @@ class Connection(psycopg.Connection[Row]):
                             context=context,
                             row_factory=row_factory,
                             cursor_factory=cursor_factory,
-                            **call.params(call.answer(), call.addresses()),
+                            **call.params(
+                                call.answer(), call.addresses() if call.plan.reach else []
+                            ),
                         )
                     )
                 except psycopg.Error as ex:
@@ -143,7 +151,7 @@ class Connection(psycopg.Connection[Row]):
         # Settled already: psycopg need not parse them again
         if conninfo:
             return super()._get_connection_params(conninfo, **kwargs)
-        return {name: value for name, value in kwargs.items() if value is not None}
+        return kwargs if None not in kwargs.values() else _said(kwargs)
 
 
 class AsyncConnection(psycopg.AsyncConnection[Row]):
@@ -212,7 +220,10 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                             context=context,
                             row_factory=row_factory,
                             cursor_factory=cursor_factory,
-                            **call.params(await call.answer_async(), await call.addresses_async()),
+                            **call.params(
+                                await call.answer_async(),
+                                await call.addresses_async() if call.plan.reach else [],
+                            ),
                         )
                     )
                 except psycopg.Error as ex:
@@ -231,7 +242,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
     async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
         if conninfo:
             return await super()._get_connection_params(conninfo, **kwargs)
-        return {name: value for name, value in kwargs.items() if value is not None}
+        return kwargs if None not in kwargs.values() else _said(kwargs)
 
 
 def conninfo(

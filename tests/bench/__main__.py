@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .servers import Servers
 
 PARTS: tuple[tuple[Callable[[Servers, int], Iterator[Row]], int], ...] = (
-    (connects.rows, 80),
+    (connects.rows, 160),
     (starts.rows, 25),
     (tokens.rows, 7),
     (pools.rows, 50),
-    (load.rows, 9),
+    (load.rows, 11),
     (round_trips.rows, 7),
 )
 """what is measured, and in how many turns"""
