@@ -59,26 +59,23 @@ __all__ = [
 ]
 
 _LATE = {
-    "connection": ("AsyncConnection", "Connection", "connect", "connect_async", "conninfo"),
-    "_entra": ("EntraPassword",),
-    "_explain": ("Explanation", "explain"),
-    "pool": (
-        "AsyncConnectionPool",
-        "AsyncNullConnectionPool",
-        "ConnectionPool",
-        "NullConnectionPool",
-        "create_pool",
-        "create_pool_async",
-    ),
+    "AsyncConnection": "connection",
+    "Connection": "connection",
+    "EntraPassword": "_entra",
+    "Explanation": "_explain",
+    "connect": "connection",
+    "connect_async": "connection",
+    "conninfo": "connection",
+    "explain": "_explain",
+    **{name: "pool" for name in __all__ if "pool" in name.lower()},
 }
-"""module -> names that load it when they are first used"""
+"""name -> the module that is loaded when it is first used"""
 
 
 def __getattr__(name: str) -> object:
-    for module, names in _LATE.items():
-        if name in names:
-            return globals().setdefault(name, getattr(import_module(f".{module}", __name__), name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(f".{_LATE[name]}", __name__), name))
 
 
 def __dir__() -> list[str]:

@@ -70,8 +70,8 @@ class Call:
         """a token that the server blamed, and how it said so"""
         own = (conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
         wrong = _options.mistyped(*map(type, own))
-        if not wrong and retry_timeout is not None and math.isnan(retry_timeout):
-            wrong = ("retry_timeout is no number: pass a number of seconds, 0 for one try",)
+        if isinstance(retry_timeout, float) and math.isnan(retry_timeout):
+            wrong += ("retry_timeout is no number: pass a number of seconds, 0 for one try",)
         if wrong:
             self.error = ConfigError(wrong)
             return

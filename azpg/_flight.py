@@ -218,9 +218,10 @@ class Slots:
 
     def default(self, authority: str, client_id: str | None) -> DefaultCredential:
         """Return the one default credential of an authority and client id."""
+        key = authority, client_id
         # setdefault is atomic: of two threads here, both get the first one's.
-        return self._defaults.setdefault(
-            (authority, client_id), DefaultCredential(authority, client_id)
+        return self._defaults.get(key) or self._defaults.setdefault(
+            key, DefaultCredential(authority, client_id)
         )
 
     def slot(self, credential: object, scope: str) -> Slot:

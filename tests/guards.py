@@ -222,8 +222,8 @@ GUARDS = (
     Guard(
         "a default credential is one identity's",
         "_flight",
-        "(authority, client_id), DefaultCredential",
-        "(authority, None), DefaultCredential",
+        "key = authority, client_id",
+        "key = authority, None",
         ("test_credentials::test_a_default_credential_is_made_once_for_each_identity",),
     ),
     Guard(

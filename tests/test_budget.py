@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-OWN_CALLS = {"sync": 23, "async": 30, "pool": 5}
+OWN_CALLS = {"sync": 21, "async": 28, "pool": 5}
 """calls of azpg's own functions at most, in a warm connect, and in a checkout and return; Python
 3.11 calls one for each comprehension too"""
 
