@@ -142,16 +142,16 @@ def _doctor(*, json: bool, **options: Any) -> int:
 
 
 def _psql(*, command: list[str], **options: Any) -> int:
-    from . import _environ
+    from . import _child_env
 
-    _environ.check_psql(command)
+    _child_env.check_psql(command)
     return _exec(command=["psql", *command], **options)
 
 
 def _exec(*, command: list[str], **options: Any) -> int:
-    from . import _environ
+    from . import _child_env
 
-    return _environ.become(command, _environ.environment(**options))
+    return _child_env.become(command, _child_env.environment(**options))
 
 
 def _conninfo(**options: Any) -> int:
@@ -233,7 +233,7 @@ def _connection(parser: argparse.ArgumentParser) -> None:
 
 def _split_psql(words: list[str]) -> tuple[list[str], list[str]]:
     """Return what comes first and is azpg's, and what follows and is psql's."""
-    from ._environ import is_conninfo
+    from ._child_env import is_conninfo
 
     at = 0
     while at < len(words):

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import psycopg
 from psycopg import errors as e
 
-from . import _connector, _conninfo, _options, _retry, _roots, _sources
+from . import _connector, _conninfo, _options, _retry, _sources
+from ._libpq import libpq_info
+from ._redact import redact
 from ._settled import settle
-from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean, shown
+from ._tls.roots import bundle
+from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -180,7 +183,7 @@ class Call:
         if addresses:
             params = _conninfo.reached(params, addresses)
         if self.plan.roots is not None:
-            params["sslrootcert"] = _roots.bundle(self.plan.roots).path()
+            params["sslrootcert"] = bundle(self.plan.roots).path()
         return params
 
     # The end
@@ -225,13 +228,13 @@ class Call:
         return self._pauses
 
     def _shown(self, text: str) -> str:
-        return shown(text, self._answer[0], *self._secrets.values())
+        return redact(text, self._answer[0], *self._secrets.values())
 
     def _finished(self, pgconn: PGconn | None) -> PGconn | None:
         """Return a copy of a finished connection without its secrets."""
         if not isinstance(pgconn, e.FinishedPGconn):
             return None
-        secrets = {name.encode() for name in _sources.libpq().secrets}
+        secrets = {name.encode() for name in libpq_info().secrets}
         info = [o._replace(val=None) if o.keyword in secrets else o for o in pgconn.info]
         said = self._shown(pgconn.error_message.decode(errors="replace")).encode()
         changed = dataclasses.replace(pgconn, password=b"", info=info, error_message=said)
@@ -289,7 +292,7 @@ def _password(given: object) -> Answer:
 
 
 def _raised(error: Exception) -> CredentialError:
-    return _no_password(f"raised {type(error).__name__}: {shown(str(error))}")
+    return _no_password(f"raised {type(error).__name__}: {redact(str(error))}")
 
 
 def _no_password(what: str) -> CredentialError:

@@ -13,7 +13,8 @@ from azure.identity import ManagedIdentityCredential
 
 import azpg
 
-from . import _roots, _token
+from . import _jwt, _token
+from ._tls.roots import bundle
 from .emulator import Emulator, EmulatorError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _show(emulator: Emulator) -> None:
 
 def _roots_step() -> None:
     with _step("Root certificates, by fingerprint"):
-        path = _roots.bundle(azpg.AZURE_PUBLIC.roots).path()
+        path = bundle(azpg.AZURE_PUBLIC.roots).path()
         _say(f"  {len(azpg.AZURE_PUBLIC.roots)} of Azure's in {path}")
         _say(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
 
@@ -71,7 +72,7 @@ def _roots_step() -> None:
 def _token_step() -> None:
     with _step("A Microsoft Entra token, from azure-identity over HTTP"):
         password = azpg.EntraPassword()
-        claims = _token.claims(password())
+        claims = _jwt.claims(password())
         for name in ("aud", "oid", "xms_mirid"):
             _say(f"  {name:9} {claims.get(name)}")
         _say(f"  so the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")

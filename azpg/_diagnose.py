@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ._failures import CREDENTIALS, SIGN_IN_AGAIN, STATES, TABLE
 from ._record import Record
+from ._redact import redact
 from ._refusals import compiled
-from .errors import ConnectError, shown
+from .errors import ConnectError
 
 if TYPE_CHECKING:
     from ._refusals import Row
@@ -132,7 +133,7 @@ def _hint(template: str, context: Context, names: dict[str, str]) -> str:
         "silence": _silence(context),
         "local": "" if context.entra else "For a server on your own machine only: sslmode=disable",
     }
-    return shown(template.format_map(words))
+    return redact(template.format_map(words))
 
 
 def _identifier(name: str) -> str:
@@ -255,7 +256,7 @@ def _is_private(address: str) -> bool:
 
 def credential(name: str, error: BaseException) -> tuple[str, str, str]:
     """Return text, kind and hint for a credential that raised."""
-    said = shown(str(error)) or type(error).__name__
+    said = redact(str(error)) or type(error).__name__
     kind = "credential"
     person = type(error).__name__ == "AuthenticationRequiredError"
     if person or compiled(SIGN_IN_AGAIN).search(said):

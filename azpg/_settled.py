@@ -8,7 +8,9 @@ import sys
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from . import _connector, _conninfo, _options, _retry, _roots, _sources
+from . import _connector, _conninfo, _options, _retry, _sources
+from ._libpq import libpq_info
+from ._tls.roots import libpqs_file
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def settle(
     unread = bool(problems) and bool(conninfo or _connector.CONNECTION_STRING in environ)
     unread = unread and all(v.by != "conninfo" for v in said.values())
     by = said["password"].by if "password" in said and said["password"].value else None
-    hidden = _sources.libpq().secrets & said.keys()
+    hidden = libpq_info().secrets & said.keys()
     secrets = {name: said.pop(name).value for name in hidden}
     if isinstance(password, str):
         secrets.pop("password", None)
@@ -118,9 +120,9 @@ def settle(
 @cache
 def _machine() -> _conninfo.Machine:
     return _conninfo.Machine(
-        keywords=frozenset(_sources.libpq().variables),
+        keywords=frozenset(libpq_info().variables),
         linux=sys.platform == "linux",
-        root_crt=os.path.exists(_roots.libpqs_file()),
+        root_crt=os.path.exists(libpqs_file()),
     )
 
 

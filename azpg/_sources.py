@@ -15,6 +15,7 @@ import psycopg
 from psycopg import pq
 
 from . import _connector, _spelling
+from ._libpq import libpq_info
 from ._record import Record
 
 if TYPE_CHECKING:
@@ -37,34 +38,16 @@ _PLACES = {"host", "hostaddr"}
 _ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR")
 
 
-class Libpq:
-    """What the libpq in use knows."""
-
-    def __init__(self) -> None:
-        options = pq.Conninfo.get_defaults()
-        self.variables = {o.keyword.decode(): (o.envvar or b"").decode() for o in options}
-        """keyword -> environment variable, empty where it has none"""
-        self.environ = {*self.variables.values(), *_ALSO_READ, *_connector.VARIABLES} - {""}
-        """every variable that says where a connection goes, and how"""
-        self.secrets = frozenset(
-            o.keyword.decode()
-            for o in options
-            # libpq marks passwords with a star; its SCRAM keys it merely hides as debug options.
-            if o.dispchar == b"*" or o.keyword.startswith(b"scram_")
-        )
-        """keywords whose values are never shown"""
-
-
 @cache
-def libpq() -> Libpq:
-    """Return it, read once."""
-    return Libpq()
+def _variables() -> frozenset[str]:
+    """Return every variable that says where a connection goes, and how."""
+    return frozenset({*libpq_info().variables.values(), *_ALSO_READ, *_connector.VARIABLES} - {""})
 
 
 def environment() -> dict[str, str]:
     """Return those of this process's variables that a connection depends on."""
     held = os.environ
-    return {name: held[name] for name in libpq().environ if name in held}
+    return {name: held[name] for name in _variables() if name in held}
 
 
 def surroundings() -> tuple[object, ...]:
@@ -74,12 +57,12 @@ def surroundings() -> tuple[object, ...]:
     held = getattr(os.environ, "_data", None)
     if isinstance(held, dict) and os.name == "posix":
         return () if _encoded().isdisjoint(held) else tuple(map(held.get, _encoded()))
-    return tuple(map(os.environ.get, libpq().environ))
+    return tuple(map(os.environ.get, _variables()))
 
 
 @cache
 def _encoded() -> frozenset[bytes]:
-    return frozenset(map(os.fsencode, libpq().environ))
+    return frozenset(map(os.fsencode, _variables()))
 
 
 def merge(
@@ -90,7 +73,7 @@ def merge(
     server: str | None = None,
 ) -> tuple[Merged, list[str]]:
     """Return what was said, the strongest source winning, and the problems met while reading."""
-    known = libpq()
+    known = libpq_info()
     problems = [
         _spelling.unknown_keyword(name, known.variables)
         for name in keywords
@@ -147,7 +130,7 @@ def _read(conninfo: str) -> tuple[dict[str, str], list[str]]:
         # Copied out: libpq's own message would quote pieces of a misread password.
         values = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
     except (psycopg.OperationalError, UnicodeError) as error:
-        return {}, [_spelling.unreadable_conninfo(conninfo, str(error), libpq().variables)]
+        return {}, [_spelling.unreadable_conninfo(conninfo, str(error), libpq_info().variables)]
     return values, []
 
 
@@ -219,7 +202,7 @@ def _section(name: str, lines: Iterable[str]) -> list[str] | None:
 
 
 def _service_keywords(lines: Iterable[str], path: str) -> tuple[dict[str, str], list[str]]:
-    known = libpq().variables
+    known = libpq_info().variables
     values: dict[str, str] = {}
     problems = []
     for line in lines:

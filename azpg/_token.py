@@ -7,10 +7,9 @@ received          ask ahead                     300 s left        20 s left   ex
 
 from __future__ import annotations
 
-import json
-from binascii import a2b_base64
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
+from ._jwt import Claims, claims
 from ._record import Record
 from .errors import CredentialError
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Chance: TypeAlias = Callable[[float, float], float]
-
-Claims: TypeAlias = dict[str, object]
 
 MARGIN = 20.0
 """Seconds of life that a token must have left when it is handed out: more than a connect takes,
@@ -175,19 +172,6 @@ def lifetime(claims: Claims) -> float | None:
     if isinstance(issued, int) and isinstance(expires, int) and expires > issued:
         return float(expires - issued)
     return None
-
-
-def claims(text: str) -> Claims:
-    """Return the claims of a JWT, unverified; none where it cannot be read."""
-    try:
-        body = text.split(".")[1]
-        read = json.loads(a2b_base64(body.translate(_URL_SAFE) + "=" * (-len(body) % 4)))
-    except (IndexError, ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def user(claims: Claims) -> str | None:

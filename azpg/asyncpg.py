@@ -13,9 +13,10 @@ import asyncpg
 import psycopg
 from asyncpg.exceptions import ConnectionDoesNotExistError, TargetServerAttributeNotMatched
 
-from . import _sources, _tls
 from ._call import Call
 from ._conninfo import NO_PASSFILE
+from ._libpq import libpq_info
+from ._tls import ssl_context
 from .connection import UNSET, Unset
 from .errors import ConfigError
 
@@ -70,7 +71,7 @@ async def connect(
     1
     >>> await conn.close()
     """
-    libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in _sources.libpq().variables}
+    libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in libpq_info().variables}
     libpq |= {"host": _joined(host), "port": _joined(port), "user": user}
     if database is not None:
         libpq["dbname"] = database
@@ -173,7 +174,7 @@ def _problems(plan: Plan, own: tls.SSLContext | None) -> Iterator[str]:
     if len({address for address, _ in places}) < len(places):
         yield "hostaddr leads to one address for hosts of several names: connect to one of them"
     if own is not None and params.get("sslmode") == "verify-full":
-        if unfit := _tls.unfit(own):
+        if unfit := ssl_context.unfit(own):
             yield f"the ssl context is none for this sign-in, as {unfit}: leave out ssl="
         if plan.reach or params.get("hostaddr"):
             yield (
@@ -199,7 +200,7 @@ def _arguments(
     if own is not None:
         context = own
     elif mode in {"require", "verify-ca", "verify-full"}:
-        context = _tls.context(params, dict(zip(addresses, hosts, strict=False)))
+        context = ssl_context.context(params, dict(zip(addresses, hosts, strict=False)))
     settings = {
         "application_name": params.get("application_name") or params["fallback_application_name"],
         "options": params.get("options"),

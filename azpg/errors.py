@@ -15,7 +15,6 @@ psycopg.Error
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
@@ -108,18 +107,7 @@ class LibpqConfigError(ConfigError, psycopg.OperationalError):
     """Tell what libpq itself refused of a call: to psycopg's users an OperationalError."""
 
 
-# How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
-_TOKEN = r"eyJ[\w.-]{16,}"
-
 _E = TypeVar("_E", bound=BaseException)
-
-
-def shown(text: str, *secrets: str | None) -> str:
-    """Return a server's text fit to print: no control characters, no secret thrown back."""
-    text = re.sub(_TOKEN, "…", text, flags=re.ASCII)
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, "…")
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
 
 
 def clean(error: _E) -> _E:

@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 import azpg
-from azpg import _roots
+from azpg._tls import roots as _roots
 
 
 class Fingerprints(Protocol):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import strategies as st
 
-from azpg import _sources
+from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,7 +76,7 @@ class Sources:
 
 def pair(names: Iterable[str] = VALUES) -> st.SearchStrategy[tuple[str, str]]:
     """Return a keyword with a value that is often good."""
-    known = [name for name in names if name in _sources.libpq().variables]
+    known = [name for name in names if name in libpq_info().variables]
     return st.sampled_from(known).flatmap(
         lambda name: st.tuples(st.just(name), st.sampled_from(VALUES[name]))
     )
@@ -118,7 +118,7 @@ def conninfo() -> st.SearchStrategy[str]:
 
 def environ() -> st.SearchStrategy[Words]:
     """Export a few variables."""
-    variables = _sources.libpq().variables
+    variables = libpq_info().variables
     exported = pair(name for name in VALUES if variables.get(name))
     named = st.lists(exported, max_size=5).map(
         lambda said: {variables[name]: value for name, value in said}

@@ -85,17 +85,17 @@ GUARDS = (
     ),
     Guard(
         "psql is led nowhere else",
-        "_environ",
+        "_child_env",
         "    if problems:\n        raise ConfigError(problems)\n",
         "",
-        ("test_environ::test_psql_is_not_led_elsewhere",),
+        ("test_child_env::test_psql_is_not_led_elsewhere",),
     ),
     Guard(
         "a database's name leads no command elsewhere",
-        "_environ",
+        "_child_env",
         'is_conninfo(call.plan.params.get("dbname", ""))',
         "False",
-        ("test_environ::test_a_dbname_that_leads_elsewhere_is_refused",),
+        ("test_child_env::test_a_dbname_that_leads_elsewhere_is_refused",),
     ),
     # Never in clear
     Guard(
@@ -138,7 +138,7 @@ GUARDS = (
     ),
     Guard(
         "asyncpg verifies the name too",
-        "_tls",
+        "_tls/ssl_context",
         'made.check_hostname = params["sslmode"] == "verify-full"',
         "made.check_hostname = False",
         ("test_asyncpg_errors::test_a_server_that_only_looks_right_gets_no_token",),
@@ -146,21 +146,21 @@ GUARDS = (
     # Whom it believes
     Guard(
         "only the pinned roots are believed",
-        "_roots",
+        "_tls/roots",
         "for name, der in _read(text) if name in roots",
         "for name, der in _read(text)",
         ("test_roots::test_the_bundle_is_the_pinned_and_nothing_else",),
     ),
     Guard(
         "a bundle that was touched is made anew",
-        "_roots",
+        "_tls/roots",
         "if self._seen is None or _look(path) != self._seen:",
         "if self._seen is None:",
         ("test_roots_file::test_a_file_that_was_touched_is_made_anew",),
     ),
     Guard(
         "no bundle lies where others can write",
-        "_roots",
+        "_tls/roots",
         "(seen.st_uid != os.geteuid() or seen.st_mode & 0o022)",
         "False",
         ("test_roots_file::test_a_folder_that_is_not_safe_is_not_used",),
@@ -268,14 +268,14 @@ GUARDS = (
     ),
     Guard(
         "a secret that a server throws back is masked",
-        "errors",
-        'text = text.replace(secret, "…")',
+        "_redact",
+        'message = message.replace(secret, "…")',
         "pass",
         ("test_errors::test_a_secret_thrown_back_is_cut_out",),
     ),
     Guard(
         "a server's text does nothing to a terminal",
-        "errors",
+        "_redact",
         'c if c.isprintable() or c == "\\n" else " "',
         "c",
         ("test_hostile_servers::test_a_servers_text_reaches_no_terminal_as_it_is",),
@@ -283,7 +283,7 @@ GUARDS = (
     Guard(
         "a conninfo that cannot be read is not quoted",
         "_sources",
-        "[_spelling.unreadable_conninfo(conninfo, str(error), libpq().variables)]",
+        "[_spelling.unreadable_conninfo(conninfo, str(error), libpq_info().variables)]",
         "[str(error) + conninfo]",
         (
             "test_conninfo_sent::test_no_piece_of_a_password_is_in_a_message",
@@ -293,7 +293,7 @@ GUARDS = (
     Guard(
         "a conninfo that is shown has no secret",
         "_settled",
-        "hidden = _sources.libpq().secrets & said.keys()",
+        "hidden = libpq_info().secrets & said.keys()",
         "hidden: set[str] = set()",
         (
             "test_conninfo_sent::test_no_secret_is_in_plan_or_conninfo",

@@ -40,7 +40,7 @@ def the_distribution() -> None:
     folder = Path(azpg.__file__).parent
     assert folder.is_relative_to(sysconfig.get_path("purelib")), folder
     assert (folder / "py.typed").is_file()
-    assert (folder / "roots.pem").is_file()
+    assert (folder / "_tls" / "roots.pem").is_file()
     places = {path.parts[0] for path in installed.files or () if ".." not in path.parts}
     assert places == {"azpg", f"azpg-{azpg.__version__}.dist-info"}, places
     entries = {(entry.group, entry.name) for entry in installed.entry_points}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import certifi
 
-from azpg import _roots
 from azpg._clouds import AZURE_ROOTS
 from azpg._doctor import handshake
+from azpg._tls import roots as _roots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,6 +13,7 @@ import azpg
 from azpg import _connector, _sources
 from azpg._doctor.examine import examine
 from azpg._doctor.finding import Setting, Step
+from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
     from fix_api import Api
@@ -112,7 +113,7 @@ def test_it_counts_only_where_nothing_else_names_a_server(
 
 @given(
     environ=st.dictionaries(
-        st.sampled_from([*_sources.libpq().variables.values(), "PGREQUIRESSL"]),
+        st.sampled_from([*libpq_info().variables.values(), "PGREQUIRESSL"]),
         st.sampled_from(["", "1", "require", "x"]),
     )
 )

@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 import azpg
 from azpg import _conninfo, _sources
+from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,14 +100,14 @@ def test_libpq_reads_what_azpg_judged(
     handed.pop("service", None)
     if handed.get("sslrootcert") == "system":  # to libpq that means verify-full, unless it is told
         defaults["sslmode"] = "verify-full"
-    for name in _sources.libpq().variables.keys() - {"service", "min_protocol_version"}:
+    for name in libpq_info().variables.keys() - {"service", "min_protocol_version"}:
         if handed.get(name) or name not in DERIVED:
             assert theirs.get(name, "") == handed.get(name, defaults.get(name, "")), name
 
 
 # All but those that the reading itself needs, or that mostly name nothing
 LEFT_OUT = {"", "PGMINPROTOCOLVERSION", "PGSERVICE"}
-VARIABLES = st.sampled_from(sorted({*_sources.libpq().variables.values()} - LEFT_OUT))
+VARIABLES = st.sampled_from(sorted({*libpq_info().variables.values()} - LEFT_OUT))
 PIECES = st.sampled_from(
     [NAME, "evil.example", "host", "=", "'", "\\", " ", "/", "@", ":", ",", "%"]
 )
@@ -139,7 +140,7 @@ def test_any_words_are_refused_or_sent_as_they_were_judged(
 def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[str, ...]]:
     """Judge words that were said in a conninfo."""
     machine = _conninfo.Machine(
-        keywords=frozenset(_sources.libpq().variables), linux=True, root_crt=False
+        keywords=frozenset(libpq_info().variables), linux=True, root_crt=False
     )
     merged = {name: _sources.Said(value=value, by="conninfo") for name, value in said.items()}
     return _conninfo.judge(merged, _conninfo.Wishes(**wishes), machine)
@@ -155,7 +156,7 @@ def test_a_token_goes_only_to_verified_hosts_of_one_cloud(
 ) -> None:
     """Whatever is said, it is refused, or every host is one cloud's and verified by its name."""
     machine = _conninfo.Machine(
-        keywords=frozenset(_sources.libpq().variables), linux=True, root_crt=True
+        keywords=frozenset(libpq_info().variables), linux=True, root_crt=True
     )
     merged = {name: _sources.Said(value=value, by=by) for name, value in said.items()}
     plan, problems = _conninfo.judge(merged, _conninfo.Wishes(), machine)

@@ -8,6 +8,7 @@ import pytest
 
 import azpg
 from azpg import _conninfo, _sources
+from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ def password(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> _conninfo.Plan:
     """Judge a password sign-in on a machine with, or without, a root.crt of libpq's."""
-    keywords = frozenset(known or _sources.libpq().variables)
+    keywords = frozenset(known or libpq_info().variables)
     said = {name: _sources.Said(value=value, by="keyword") for name, value in words.items()}
     machine = _conninfo.Machine(keywords=keywords, linux=True, root_crt=root_crt)
     plan, problems = _conninfo.judge(said, _conninfo.Wishes(password="text"), machine)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import azpg
 from azpg import errors
+from azpg._redact import redact
 
 CONNECT = [
     azpg.ConnectError,
@@ -129,12 +130,12 @@ def test_a_clean_error_has_no_past() -> None:
 )
 def test_control_characters_are_blanked(text: str, shown: str) -> None:
     """A server's text is not trusted with the terminal."""
-    assert errors.shown(text) == shown
+    assert redact(text) == shown
 
 
 def test_a_secret_thrown_back_is_cut_out() -> None:
     """The longest first, so that of one inside another nothing is left; nothing for none."""
-    assert errors.shown("x abcd y abc", "abc", None, "", "abcd") == "x … y …"
+    assert redact("x abcd y abc", "abc", None, "", "abcd") == "x … y …"
 
 
 @given(
@@ -143,6 +144,6 @@ def test_a_secret_thrown_back_is_cut_out() -> None:
 )
 def test_no_control_character_and_no_secret_is_shown(text: str, secret: str) -> None:
     """Whatever the server says."""
-    shown = errors.shown(f"{text}{secret}{text}", secret)
+    shown = redact(f"{text}{secret}{text}", secret)
     assert all(c.isprintable() or c == "\n" for c in shown)
     assert secret not in shown

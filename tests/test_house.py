@@ -19,16 +19,26 @@ SOURCE = ROOT / "azpg"
 
 # From the bottom up; a module may import what stands on a lower floor.
 FLOORS = (
-    {"errors", "_record", "_retry", "_spelling", "_credentials", "_fork"}
+    {
+        "errors",
+        "_libpq",
+        "_jwt",
+        "_redact",
+        "_record",
+        "_retry",
+        "_spelling",
+        "_credentials",
+        "_fork",
+    }
     | {"pool/_liveness", "_doctor/finding", "_doctor/handshake", "_doctor/vitals"},
     {"_clouds", "_token", "_connector", "_refusals"},
     {"_failures", "_doctor/way"},
     {"_sources", "_diagnose", "_flight"},
-    {"_conninfo", "_roots", "_entra", "_explain", "pool/_causes"},
+    {"_conninfo", "_tls/__init__", "_tls/roots", "_entra", "_explain", "pool/_causes"},
     {"_options"},
     {"_settled"},
     {"_call"},
-    {"connection", "_environ", "_tls"},
+    {"connection", "_child_env", "_tls/ssl_context"},
     {"pool/_options"},
     {"pool/_base"},
     {"pool/_classes"},
@@ -42,6 +52,8 @@ FLOORS = (
     {"__main__"},
 )
 PURE = (
+    "_jwt",
+    "_redact",
     "_record",
     "_clouds",
     "_token",

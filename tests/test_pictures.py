@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 
 import azpg
-from azpg import _retry, _roots, _token
+from azpg import _retry, _token
+from azpg._tls import roots as _roots
 
 ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs" / "explanation"

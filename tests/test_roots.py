@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from psycopg.conninfo import conninfo_to_dict
 
 import azpg
-from azpg import _roots
+from azpg._tls import roots as _roots
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import pytest
 
-from azpg import _roots
+from azpg._tls import roots as _roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def python(code: str, **environ: str) -> subprocess.Popen[str]:
     """Start Python on code that finds `made`, an unsettled bundle, and may become nobody."""
     before = """
         import os, sys
-        from azpg import _clouds, _roots
+        from azpg import _clouds; from azpg._tls import roots as _roots
         made = _roots.Bundle(_clouds.AZURE_ROOTS)
         text = _roots.pem(made.roots)
         _roots.pem = lambda roots: text  # nobody may be unable to read where azpg lies

@@ -10,6 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from azpg import _sources
+from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,7 +200,7 @@ def test_every_unknown_keyword_is_a_problem() -> None:
 
 def test_secrets_are_libpqs_passwords_and_keys() -> None:
     """What libpq marks as a password, and its SCRAM keys, is never shown."""
-    secrets = _sources.libpq().secrets
+    secrets = libpq_info().secrets
     assert {"password", "sslpassword", "scram_client_key", "scram_server_key"} <= secrets
     assert not secrets & {"user", "host", "sslmode", "passfile", "sslkey"}
 

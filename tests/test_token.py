@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg import _token
+from azpg import _jwt, _token
 
 GROUP = "/subscriptions/0/resourcegroups/rg/providers/"
 
@@ -84,13 +84,13 @@ def test_a_token_that_names_nobody_says_so() -> None:
 )
 def test_the_user_is_in_the_claims(claims: dict[str, Any], user: str | None) -> None:
     """A person's name first, then a managed identity's resource; else nobody."""
-    assert _token.user(_token.claims(jwt(claims))) == user
+    assert _token.user(_jwt.claims(jwt(claims))) == user
 
 
 @pytest.mark.parametrize("text", ["a?>~", "ü" * 3, "x" * 41])
 def test_claims_are_read_in_jwts_own_alphabet(text: str) -> None:
     """Base64 of URLs, without padding, of any length."""
-    assert _token.claims(jwt({"upn": text})) == {"upn": text}
+    assert _jwt.claims(jwt({"upn": text})) == {"upn": text}
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_claims_are_read_in_jwts_own_alphabet(text: str) -> None:
 )
 def test_garbage_has_no_claims(text: str) -> None:
     """A token that cannot be read names no user, and breaks nothing."""
-    assert _token.claims(text) == {}
+    assert _jwt.claims(text) == {}
 
 
 @given(st.text() | st.text(alphabet="abcXYZ019-_=.").map(lambda text: f"e30.{text}.x"))
 def test_any_text_is_read_or_not(text: str) -> None:
     """Whatever a credential returns, reading it raises nothing."""
-    claims = _token.claims(text)
+    claims = _jwt.claims(text)
     assert isinstance(claims, dict)
     assert isinstance(_token.nameless(claims), str)
 

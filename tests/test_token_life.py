@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azpg import _token
+from azpg import _jwt, _token
 from azpg._token import MARGIN, Clocks, Held, Token
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -247,11 +247,11 @@ def test_a_token_says_how_long_it_was_given(
     issued: float, exp: float, lifetime: float | None
 ) -> None:
     """Its lifetime is `exp` less `iat`, where that is any."""
-    assert _token.lifetime(_token.claims(jwt(issued, exp))) == lifetime
+    assert _token.lifetime(_jwt.claims(jwt(issued, exp))) == lifetime
 
 
 @pytest.mark.parametrize("claims", [{}, {"iat": 1}, {"exp": 1}, {"iat": "1", "exp": "2"}])
-def test_a_token_may_not_say(claims: _token.Claims) -> None:
+def test_a_token_may_not_say(claims: _jwt.Claims) -> None:
     """Without both times, as numbers, no lifetime is known."""
     assert _token.lifetime(claims) is None
 

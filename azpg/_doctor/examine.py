@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import azpg
-from azpg import _diagnose, _roots, _sources, _spelling, _token
+from azpg import _diagnose, _jwt, _sources, _spelling
 from azpg._call import Call
 from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
 from azpg._conninfo import PGBOUNCER_PORTS
 from azpg._flight import clocks
-from azpg.errors import shown
+from azpg._libpq import libpq_info
+from azpg._redact import redact
+from azpg._tls.roots import bundle, certificates, libpqs_file
 
 from . import handshake, identity, vitals, way
 from .finding import Finding, Setting, Step
@@ -104,7 +106,7 @@ class _Examination:
 
     def shown(self, text: object) -> str:
         """Return foreign text fit to print."""
-        return shown(str(text), *self._secrets)
+        return redact(str(text), *self._secrets)
 
     def _clean(self, fact: Fact) -> Fact:
         if isinstance(fact, Setting):
@@ -136,7 +138,7 @@ class _Examination:
     def configuration(self) -> Finding:
         conninfo, own, keywords = _parted(self.options)
         said, _ = _sources.merge(conninfo, keywords, os.environ, server=own["server"])
-        hidden = _sources.libpq().secrets & said.keys()
+        hidden = libpq_info().secrets & said.keys()
         self._secrets = [said[name].value for name in hidden]
         facts: dict[str, Fact] = {name: Setting("…", _source(name, said)) for name in hidden}
         call = Call(conninfo, keywords, **own, is_async=False)
@@ -148,9 +150,9 @@ class _Examination:
         self._entra = call.entra
         params = dict(plan.params)
         if plan.roots is not None:
-            params["sslrootcert"] = _roots.bundle(plan.roots).path()
+            params["sslrootcert"] = bundle(plan.roots).path()
         # Where nobody named one, libpq's own
-        self._root_file = params.get("sslrootcert") or _roots.libpqs_file()
+        self._root_file = params.get("sslrootcert") or libpqs_file()
         for name in sorted(params):
             source = _source(name, said)
             if name == "host" and self.options.get("server"):
@@ -246,7 +248,7 @@ class _Examination:
             facts["root_sha256"] = seen.root.sha256
             facts["root_pinned"] = seen.root.sha256 in AZURE_ROOTS
             facts["root_days_left"] = seen.root.days_left()
-        roots = _roots.certificates(AZURE_ROOTS).values()
+        roots = certificates(AZURE_ROOTS).values()
         if missing := [root.der for root in roots if root.source != "certifi"]:
             facts["certifi_lacks"] = [each.subject for each in handshake.read(missing)]
         return facts
@@ -264,7 +266,7 @@ class _Examination:
             self._blocked = self._blocked or "there is no token"
             return self.refused(error, facts)
         self._secrets.append(token.text)
-        claims = _token.claims(token.text)
+        claims = _jwt.claims(token.text)
         facts |= {"credential": password.answered_by(), **identity.facts(claims)}
         facts |= {"characters": len(token.text), "minutes_left": int(token.left(clocks()) / 60)}
         return replace(identity.judged(claims, cloud, clocks().wall), facts=facts)
@@ -359,7 +361,7 @@ def _source(name: str, said: Merged) -> str:
         return "azpg"
     by = said[name].by
     if by == "environment":
-        return _sources.libpq().variables[name]
+        return libpq_info().variables[name]
     return f"--{name}" if by == "keyword" else by
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from azpg._clouds import Cloud
+    from azpg._jwt import Claims
 
     from .finding import Fact
 
@@ -50,14 +51,14 @@ def variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}={value if name in _SHOWN else '…'}"
 
 
-def facts(claims: _token.Claims) -> dict[str, Fact]:
+def facts(claims: Claims) -> dict[str, Fact]:
     """Return what of a token's claims a server goes by."""
     user = _token.user(claims) or "the token names none"
     shown = {word: str(claims[name]) for name, word in _CLAIMS.items() if name in claims}
     return {"user": user, **shown}
 
 
-def judged(claims: _token.Claims, cloud: Cloud, now: float) -> Finding:
+def judged(claims: Claims, cloud: Cloud, now: float) -> Finding:
     """Return what is wrong with a token for a cloud; `now` is in seconds since 1970."""
     audience = str(claims.get("aud", "")).rstrip("/")
     expected = cloud.scope.removesuffix("/.default")

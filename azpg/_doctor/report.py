@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import psycopg
 
 import azpg
-from azpg import _roots
 from azpg._clouds import AZURE_ROOTS
+from azpg._tls.roots import certificates, pem
 
 from . import handshake
 from .examine import examine
@@ -56,9 +56,9 @@ def main(options: Mapping[str, Any], *, as_json: bool) -> int:
 def roots(*, as_pem: bool) -> int:
     """Print the pinned roots, or write them as PEM; return the exit status."""
     if as_pem:
-        sys.stdout.write(_roots.pem(AZURE_ROOTS).decode("ascii"))
+        sys.stdout.write(pem(AZURE_ROOTS).decode("ascii"))
         return 0
-    found = _roots.certificates(AZURE_ROOTS)
+    found = certificates(AZURE_ROOTS)
     seen = {each.sha256: each for each in handshake.read([root.der for root in found.values()])}
     for sha256, each in sorted(seen.items(), key=lambda item: item[1].subject):
         print(  # noqa: T201

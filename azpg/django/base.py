@@ -15,9 +15,10 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base, client, creation
 
 from azpg._call import Call
+from azpg._child_env import check_psql, environment
 from azpg._conninfo import PGBOUNCER_PORTS
-from azpg._environ import check_psql, environment
-from azpg._sources import libpq
+from azpg._libpq import libpq_info
+from azpg._redact import Secret
 from azpg.connection import Connection
 from azpg.errors import ConfigError
 from azpg.pool import ConnectionPool
@@ -33,15 +34,6 @@ _DIRECT = {pooled: direct for direct, pooled in PGBOUNCER_PORTS.items()}
 
 _psycopg = ModuleType("psycopg", psycopg.__doc__)
 vars(_psycopg).update(vars(psycopg), connect=Connection.connect)
-
-
-class Secret(str):
-    """Text that no repr shows: Django's error pages and mails print the variables of frames."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'…'"
 
 
 class DatabaseClient(client.DatabaseClient):
@@ -166,7 +158,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         params: dict[str, Any] = super(DatabaseWrapper, named).get_connection_params()
         if given["NAME"] == "" and "dbname" not in given["OPTIONS"]:
             del params["dbname"]
-        for name in {"conninfo", *libpq().secrets} & params.keys():
+        for name in {"conninfo", *libpq_info().secrets} & params.keys():
             if isinstance(params[name], str):
                 params[name] = Secret(params[name])
         return params

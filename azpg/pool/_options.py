@@ -10,6 +10,7 @@ import psycopg
 
 from azpg import _sources
 from azpg._call import Call
+from azpg._libpq import libpq_info
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
@@ -51,7 +52,7 @@ class Hidden:
 def hide_conninfo(conninfo: object) -> Any:
     if not isinstance(conninfo, str):
         return conninfo
-    secrets = {name.encode() for name in _sources.libpq().secrets}
+    secrets = {name.encode() for name in libpq_info().secrets}
     try:
         secret = any(o.val and o.keyword in secrets for o in _sources.parse(conninfo))
     except (psycopg.Error, UnicodeError):
@@ -62,7 +63,7 @@ def hide_conninfo(conninfo: object) -> Any:
 def hide_kwargs(kwargs: object) -> Any:
     if not isinstance(kwargs, dict):
         return kwargs
-    secret = any(isinstance(kwargs.get(name), str) for name in _sources.libpq().secrets)
+    secret = any(isinstance(kwargs.get(name), str) for name in libpq_info().secrets)
     return Hidden(kwargs) if secret else kwargs
 
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from psycopg import sql
 
 import azpg
-from azpg import _roots
+from azpg._tls import roots as _roots
 from azpg.emulator import Emulator
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ before = time.perf_counter()
 import psycopg
 between = time.perf_counter()
 import azpg
-from azpg import _roots
+from azpg._tls import roots as _roots
 _roots.OWN = _roots.Path(own)
 told["cloud"] = azpg.Cloud(**told["cloud"])
 _roots.AZURE_ROOTS = told["cloud"].roots

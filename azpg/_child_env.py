@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from . import _sources
 from ._call import Call
+from ._libpq import libpq_info
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def variables(params: Mapping[str, str]) -> dict[str, str]:
 
     What has no variable, such as `keepalives_idle`, is left out.
     """
-    known = _sources.libpq().variables
+    known = libpq_info().variables
     return {
         known[keyword]: value
         for keyword, value in params.items()

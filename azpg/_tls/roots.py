@@ -16,8 +16,8 @@ from operator import xor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ._clouds import AZURE_ROOTS
-from .errors import ConfigError, TLSError
+from azpg._clouds import AZURE_ROOTS
+from azpg.errors import ConfigError, TLSError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

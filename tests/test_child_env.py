@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import azpg
-from azpg import _environ, _sources
+from azpg import _child_env
+from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("PGDATA", "PGLOCALEDIR", "PGREQUIRESSL", "PGSYSCONFDIR", "PGNEWER", "PGTZ"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PGSSLMODE", "require")
-    made = _environ.environment(server="myserver", user="app", password="geheim")
+    made = _child_env.environment(server="myserver", user="app", password="geheim")
     assert made["PATH"] == os.environ["PATH"]
     found = variables(made)
     assert found.pop("PGSSLROOTCERT").endswith(".pem")
@@ -80,7 +81,7 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_is_said_has_its_variable(said: dict[str, Any], expected: dict[str, str]) -> None:
     """A keyword of connect() reaches the command as the variable that means the same."""
-    made = _environ.environment(server="myserver", user="app", password="geheim", **said)
+    made = _child_env.environment(server="myserver", user="app", password="geheim", **said)
     assert expected.items() <= made.items()
     if "host" in said:  # a tunnel's name is looked up, and the server's stays to be verified
         assert set(made["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
@@ -96,7 +97,7 @@ def test_libpq_reads_what_connect_hands_to_it(
     with said.exported(), pytest.MonkeyPatch.context() as patch:
         try:
             handed = conninfo_to_dict(azpg.conninfo(said.conninfo, password="geheim"))
-            made = _environ.environment(said.conninfo, password="geheim")
+            made = _child_env.environment(said.conninfo, password="geheim")
         except azpg.ConfigError:
             return
         for name in variables(dict(os.environ)):
@@ -106,7 +107,7 @@ def test_libpq_reads_what_connect_hands_to_it(
         for name, value in variables(made).items():
             patch.setenv(name, value)
         read = reading(b"")
-    known = {keyword for keyword, variable in _sources.libpq().variables.items() if variable}
+    known = {keyword for keyword, variable in libpq_info().variables.items() if variable}
     assert {k: v for k, v in read.items() if k in known} == {
         k: v for k, v in expected.items() if k in known
     }
@@ -117,14 +118,14 @@ def test_libpq_reads_what_connect_hands_to_it(
 def test_a_dbname_that_leads_elsewhere_is_refused(dbname: str, leaks: Leaks) -> None:
     """It is refused: pgbench and vacuumdb would expand it and go to the host that it names."""
     with pytest.raises(azpg.ConfigError, match="dbname looks like a conninfo") as caught:
-        _environ.environment(server="myserver", dbname=dbname, user="u", password="geheim")
+        _child_env.environment(server="myserver", dbname=dbname, user="u", password="geheim")
     leaks.none_held(caught.value, "geheim")
 
 
 def test_a_failure_holds_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks) -> None:
     """A name that leads nowhere is an azpg error without the token that was ready."""
     with pytest.raises(azpg.UnreachableError) as caught:
-        _environ.environment(server="myserver", host="no.invalid", credential=tokens.credential)
+        _child_env.environment(server="myserver", host="no.invalid", credential=tokens.credential)
     leaks.none_held(caught.value, tokens.given[0], tokens)
 
 
@@ -194,7 +195,7 @@ def test_psql_is_not_led_elsewhere(where_psql_goes: Where, arguments: list[str])
     """What leads the real psql to another host is refused."""
     assert "elsewhere.invalid" in where_psql_goes(arguments)
     with pytest.raises(azpg.ConfigError, match="to azpg"):
-        _environ.check_psql(arguments)
+        _child_env.check_psql(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["-p", "1"], ["-p1"], ["--port=1"], ["--po", "1"]], ids=str)
@@ -202,21 +203,21 @@ def test_psql_is_not_led_to_another_port(where_psql_goes: Where, arguments: list
     """What leads the real psql to another port is refused."""
     assert ".s.PGSQL.1" in where_psql_goes(arguments)
     with pytest.raises(azpg.ConfigError, match="to azpg"):
-        _environ.check_psql(arguments)
+        _child_env.check_psql(arguments)
 
 
 @pytest.mark.parametrize("arguments", HERE, ids=str)
 def test_psqls_own_arguments_pass(where_psql_goes: Where, arguments: list[str]) -> None:
     """What leaves the real psql at its host passes, equals signs and all."""
     assert "/nowhere/.s.PGSQL.5432" in where_psql_goes(arguments)
-    _environ.check_psql(arguments)
+    _child_env.check_psql(arguments)
 
 
 def test_debians_wrapper_is_not_led_to_a_cluster() -> None:
     """--cluster is refused: Debian's psql takes it for another server."""
     for arguments in (["--cluster", "15/main"], ["--cluster=15/evil.example:5432"]):
         with pytest.raises(azpg.ConfigError, match="to azpg"):
-            _environ.check_psql(arguments)
+            _child_env.check_psql(arguments)
 
 
 def test_psql(azure15: Emulator, command: Command) -> None:

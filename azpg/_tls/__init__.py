@@ -1,0 +1,1 @@
+"""The pinned root certificates, and libpq's TLS keywords for Python's ssl module."""
