@@ -17,10 +17,10 @@ import psycopg
 from psycopg import errors as e
 
 from . import _connector, _conninfo, _options, _retry, _sources
-from ._libpq import libpq_info
+from ._libpq import libpq_info, os_user_name, with_native_paths
 from ._redact import redact
 from ._settled import settle
-from ._tls.roots import bundle
+from ._tls.roots import root_file
 from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean
 
 if TYPE_CHECKING:
@@ -177,13 +177,20 @@ class Call:
             params["user"] = user
         return params
 
+    def libpq_params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
+        """Return every keyword of libpq's, so that it finds none in the environment."""
+        params = self.plan.defaults | self.params(answer, addresses)
+        if "user" not in params and (name := os_user_name()) is not None:
+            params["user"] = name
+        return with_native_paths(params)
+
     def shown_params(self, addresses: list[list[str]]) -> dict[str, str]:
         """Return what libpq is handed, but for the secrets and the user of a token."""
         params = self.plan.params.copy()
         if addresses:
             params = _conninfo.reached(params, addresses)
         if self.plan.roots is not None:
-            params["sslrootcert"] = bundle(self.plan.roots).path()
+            params["sslrootcert"] = root_file(self.plan.roots)
         return params
 
     # The end

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from . import _spelling
+from . import _libpq, _spelling
 from ._clouds import (
     AZURE_PUBLIC,
     AZURE_ROOTS,
@@ -47,9 +47,6 @@ TCP_USER_TIMEOUT = "60000"
 """Milliseconds. A smaller one cuts the keepalive count short and kills queries that outlive a
 pause of the virtual machine."""
 
-NO_PASSFILE = "/dev/null/none"
-"""A path that cannot exist: libpq reads ~/.pgpass where it has no passfile and no password."""
-
 
 class Wishes(Record):
     """azpg's own options of one call; of secrets only what kind they are."""
@@ -65,6 +62,8 @@ class Wishes(Record):
     """who else gave a password"""
     unread: bool = False
     """the conninfo could not be read"""
+    replaceable: Literal["owner", "anyone"] | None = None
+    """who else could exchange the file of sslrootcert, as `_tls.roots.replaceable_by` returns"""
     wrong: tuple[str, ...] = ()
     """problems already seen in the objects themselves"""
 
@@ -73,7 +72,11 @@ class Machine(Record):
     """What the rules need to know of the machine."""
 
     keywords: Collection[str]
-    """what the libpq in use knows"""
+    """what the libpq in use supports"""
+    libpq: int
+    """its major version"""
+    defaults: Mapping[str, str]
+    """keyword -> the value that libpq takes for "nothing given\""""
     linux: bool
     root_crt: bool
     """libpq's own ~/.postgresql/root.crt exists"""
@@ -83,6 +86,9 @@ class Plan(Record):
     """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
 
     params: dict[str, str]
+    defaults: dict[str, str]
+    """the keywords that nothing was given for, with libpq's own defaults: given to libpq too, they
+    keep out what the environment or a service file says by then"""
     sign_in: SignIn
     cloud: Cloud
     roots: frozenset[str] | None
@@ -145,6 +151,7 @@ class _Judgement:
         self.fill_in(sign_in)
         return Plan(
             params=self.params,
+            defaults=self.unset(),
             sign_in=sign_in,
             cloud=cloud,
             roots=roots,
@@ -318,15 +325,36 @@ class _Judgement:
                 "believed, whatever its name"
             )
             # At least the password itself does not reach a server that does not know it.
-            self.default("require_auth", "scram-sha-256")
+            self.guard("require_auth", "scram-sha-256", "sslmode=verify-ca")
         else:
             if mode not in (None, "verify-full"):
                 self.decisions.append(f"sslmode={mode} ({by}) raised to verify-full")
             self.params["sslmode"] = "verify-full"
-        self.default("ssl_min_protocol_version", "TLSv1.2")
+        self.guard("ssl_min_protocol_version", "TLSv1.2", "a connection to Azure")
         if not self.given("sslcert"):
             self.default("sslcertmode", "disable")
-        return None if self.given("sslrootcert") else cloud.roots
+            if "sslcertmode" not in self.machine.keywords:
+                self.params["sslcert"] = _libpq.NONEXISTENT_FILE
+        if not self.given("sslrootcert"):
+            return cloud.roots
+        self.check_root_file()
+        return None
+
+    def check_root_file(self) -> None:
+        """Refuse a root file that another user could exchange, or warn if only its owner can."""
+        file, source = self.params["sslrootcert"], self.by("sslrootcert")
+        if self.wishes.replaceable == "anyone":
+            self.problems.append(
+                f"sslrootcert={file} ({source}) belongs to another user, or lies in a folder of "
+                f"another user's, below a folder that everyone may write to: that user could "
+                f"exchange it and pass off a server as Azure's. Leave it out (unset PGSSLROOTCERT) "
+                f"for Azure's own roots, or copy it to a folder of yours"
+            )
+        elif self.wishes.replaceable == "owner" and source in ("environment", "service file"):
+            self.warnings.append(
+                f"sslrootcert={file} ({source}) belongs to another user, who decides which "
+                f"servers are trusted: unset PGSSLROOTCERT unless you trust that user"
+            )
 
     def other_tls(self, names: Sequence[str]) -> frozenset[str] | None:
         if not (names and all(map(is_socket, names))):
@@ -368,11 +396,28 @@ class _Judgement:
             if not self.given("user"):
                 self.params.pop("user", None)
         if sign_in == "none" and not self.own_passfile():
-            self.params["passfile"] = NO_PASSFILE
+            self.params["passfile"] = _libpq.NONEXISTENT_FILE
         for keyword, value in FILLED_IN.items():
             self.default(keyword, value)
         if self.machine.linux:
             self.default("tcp_user_timeout", TCP_USER_TIMEOUT)
+
+    def unset(self) -> dict[str, str]:
+        """Return what libpq takes for the keywords that nothing was given for."""
+        # An empty application_name would hide the fallback
+        name = self.params.get("fallback_application_name", "")
+        defaults = {**self.machine.defaults, "application_name": name}
+        return {keyword: v for keyword, v in defaults.items() if keyword not in self.params}
+
+    def guard(self, keyword: str, value: str, purpose: str) -> None:
+        """Set a keyword that protects the connection; an older libpq would go without."""
+        if keyword in self.machine.keywords:
+            self.params.setdefault(keyword, value)
+        else:
+            self.problems.append(
+                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE[keyword]} and "
+                f"newer have, and this is libpq {self.machine.libpq}: {_libpq.INSTALL}"
+            )
 
     def default(self, keyword: str, value: str) -> None:
         if keyword in self.machine.keywords:

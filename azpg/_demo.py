@@ -14,7 +14,7 @@ from azure.identity import ManagedIdentityCredential
 import azpg
 
 from . import _jwt, _token
-from ._tls.roots import bundle
+from ._tls.roots import root_file
 from .emulator import Emulator, EmulatorError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _show(emulator: Emulator) -> None:
 
 def _roots_step() -> None:
     with _step("Root certificates, by fingerprint"):
-        path = bundle(azpg.AZURE_PUBLIC.roots).path()
+        path = root_file(azpg.AZURE_PUBLIC.roots)
         _say(f"  {len(azpg.AZURE_PUBLIC.roots)} of Azure's in {path}")
         _say(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
 

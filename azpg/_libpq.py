@@ -1,10 +1,107 @@
-"""What the libpq in use supports: its keywords, their variables and defaults, which are secret."""
+"""What the libpq in use supports: its keywords, variables and defaults, and what it rejects."""
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import sys
 from functools import cache
+from typing import TYPE_CHECKING
 
 from psycopg import pq
+
+from .errors import ConfigError
+
+if sys.platform != "win32":
+    import pwd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NONEXISTENT_FILE = "/dev/null/none"
+"""A path that cannot exist. libpq reads ~/.pgpass if it has no passfile, or an empty one."""
+
+SINCE = {
+    "gssencmode": 12,
+    "tcp_user_timeout": 12,
+    "channel_binding": 13,
+    "ssl_max_protocol_version": 13,
+    "ssl_min_protocol_version": 13,
+    "sslpassword": 13,
+    "sslcrldir": 14,
+    "sslsni": 14,
+    "load_balance_hosts": 16,
+    "require_auth": 16,
+    "sslcertmode": 16,
+    "gssdelegation": 17,
+    "sslnegotiation": 17,
+    "max_protocol_version": 18,
+    "min_protocol_version": 18,
+    "oauth_client_id": 18,
+    "oauth_client_secret": 18,
+    "oauth_issuer": 18,
+    "oauth_scope": 18,
+    "scram_client_key": 18,
+    "scram_server_key": 18,
+    "sslkeylogfile": 18,
+}
+"""keyword -> the first version of libpq that has it, for those that are not in every version
+(https://www.postgresql.org/docs/release/)"""
+
+GUARDS = {
+    "PGCHANNELBINDING": "channel_binding",
+    "PGREQUIREAUTH": "require_auth",
+    "PGSSLCERTMODE": "sslcertmode",
+    "PGSSLCRLDIR": "sslcrldir",
+    "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
+}
+"""Variables that restrict a connection: an older libpq would ignore them without a word."""
+
+_FILES = ("passfile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile", "sslrootcert")
+
+# What libpq does if nothing is given, for the keywords without a compiled default. An empty value
+# is not "nothing" for all of them: libpq rejects it, or (passfile) reads another file.
+_DEFAULTS = {
+    "client_encoding": "",
+    "dbname": "",
+    "hostaddr": "",
+    "gsslib": "",
+    "keepalives": "1",
+    "max_protocol_version": "3.0",
+    "min_protocol_version": "3.0",
+    "oauth_client_id": "",
+    "oauth_client_secret": "",
+    "oauth_issuer": "",
+    "oauth_scope": "",
+    "passfile": NONEXISTENT_FILE,
+    "password": "",
+    "replication": "",
+    "require_auth": "password,md5,gss,sspi,scram-sha-256,none",
+    "requirepeer": "",
+    "sslcert": "",
+    "sslcertmode": "allow",
+    "sslcrl": "",
+    "sslcrldir": "",
+    "sslkey": "",
+    "sslkeylogfile": "",
+    "sslpassword": "",
+    "sslrootcert": "",
+    "ssl_max_protocol_version": "",
+    "tcp_user_timeout": "0",
+}
+
+NOT_FILLED_IN = frozenset({"scram_client_key", "scram_server_key", "service", "servicefile"})
+"""Keywords that have no value which means "nothing given". The SCRAM keys have no variable, and
+only take the place of a password's hash."""
+
+INSTALL = 'install the libpq that psycopg brings (pip install "psycopg[binary]")'
+
+_KEEPALIVES = frozenset(
+    {"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"}
+)
+_NOWHERE = "255.255.255.255"
+"""A TCP connection to the broadcast address fails at once, and sends nothing."""
 
 
 class LibpqInfo:
@@ -12,6 +109,8 @@ class LibpqInfo:
 
     def __init__(self) -> None:
         options = pq.Conninfo.get_defaults()
+        self.version = pq.version() // 10000
+        """the major version"""
         self.variables = {o.keyword.decode(): (o.envvar or b"").decode() for o in options}
         """keyword -> environment variable, empty if it has none"""
         self.secrets = frozenset(
@@ -21,9 +120,127 @@ class LibpqInfo:
             if o.dispchar == b"*" or o.keyword.startswith(b"scram_")
         )
         """keywords whose values are never shown"""
+        compiled = {
+            o.keyword.decode(): o.compiled.decode() for o in options if o.compiled is not None
+        }
+        self.defaults = {
+            keyword: value
+            for keyword, value in {**_DEFAULTS, **compiled}.items()
+            if keyword in self.variables
+        }
+        """keyword -> the value that changes nothing, and keeps the environment out"""
+        if "oauth_issuer" in self.variables:
+            self.defaults["require_auth"] += ",oauth"
 
 
 @cache
 def libpq_info() -> LibpqInfo:
     """Return what the libpq in use supports, read once."""
     return LibpqInfo()
+
+
+def too_old_for(keyword: str) -> str | None:
+    """Return the problem with a keyword that only a newer libpq has, or None."""
+    info = libpq_info()
+    if keyword in info.variables or keyword not in SINCE:
+        return None
+    return (
+        f"{keyword} needs libpq {SINCE[keyword]} or newer, and this is libpq {info.version}: leave "
+        f"it out, or {INSTALL}"
+    )
+
+
+def os_user_name() -> str | None:
+    """Return the user name that libpq takes if none is given."""
+    if sys.platform == "win32":
+        return None
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return None
+
+
+def with_native_paths(params: dict[str, str]) -> dict[str, str]:
+    """Return the parameters with the files as libpq can open them.
+
+    On Windows libpq opens files in the ANSI code page, so other characters need the short (8.3)
+    path. Raise `ConfigError` if the volume has no short paths.
+    """
+    if sys.platform != "win32" and os.name != "nt":
+        return params
+    problems = []
+    for keyword in _FILES:
+        path = params.get(keyword, "")
+        if not path.isascii():
+            short = short_path(path)
+            if short is None:
+                problems.append(
+                    f"libpq cannot open {keyword} under a path that is not ASCII, and this volume "
+                    f"has no short (8.3) names: install Python and azpg under an ASCII path, or "
+                    f"copy the file to one and write {keyword}= with it"
+                )
+            else:
+                params[keyword] = short
+    if problems:
+        raise ConfigError(problems)
+    return params
+
+
+def short_path(path: str) -> str | None:
+    """Return a path of Windows as 8.3 names, or None if it has none.
+
+    A file that does not exist yet keeps its own name below the short path of its folder.
+    """
+    folder, name = os.path.split(path)
+    for existing, rest in ((path, ""), (folder, name)):
+        if (short := _short_name(existing)) and short.isascii() and rest.isascii():
+            return os.path.join(short, rest) if rest else short
+    return None
+
+
+def _short_name(path: str) -> str:
+    import ctypes  # noqa: PLC0415  # only Windows needs it, and only for such paths
+
+    buffer = ctypes.create_unicode_buffer(32768)
+    windll = getattr(ctypes, "windll")  # noqa: B009  # on other systems there is none
+    windll.kernel32.GetShortPathNameW(path, buffer, len(buffer))
+    return buffer.value
+
+
+def validation_error(params: Mapping[str, str]) -> str | None:
+    """Return libpq's own message if it rejects the parameters, without connecting to anything.
+
+    libpq validates them before it opens a socket, all but addresses and keepalives.
+    """
+    for address in filter(None, params.get("hostaddr", "").split(",")):
+        try:
+            socket.getaddrinfo(address, None, flags=socket.AI_NUMERICHOST)
+        except (OSError, UnicodeError):
+            return _without_values(f'could not parse network address "{address}"')
+    local = {**libpq_info().defaults, **params}
+    local |= {"host": NONEXISTENT_FILE, "hostaddr": "", "password": "x"}
+    local["port"] = local["port"].partition(",")[0]
+    message = _connect_error(local)
+    if NONEXISTENT_FILE not in message:
+        return _without_values(message)
+    if any(libpq_info().defaults.get(name) != params[name] for name in _KEEPALIVES & params.keys()):
+        message = _connect_error({**local, "host": "none", "hostaddr": _NOWHERE})
+        if found := re.search(r'[^:]*"\w+"$', message):
+            return _without_values(found[0].strip())
+    return None
+
+
+def _without_values(message: str) -> str:
+    """Mask what may be more than one value: a misread string holds others, and a password."""
+    return re.sub(
+        '"([^"]*)"', lambda v: v[0] if re.fullmatch(r"[\w.:+-]{1,40}", v[1]) else '"…"', message
+    )
+
+
+def _connect_error(params: Mapping[str, str]) -> str:
+    quoted = {k: re.sub(r"([\\'])", r"\\\1", v) for k, v in params.items()}
+    pgconn = pq.PGconn.connect_start(" ".join(f"{k}='{v}'" for k, v in quoted.items()).encode())
+    try:
+        return pgconn.get_error_message().strip()
+    finally:
+        pgconn.finish()

@@ -9,9 +9,9 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from . import _connector, _conninfo, _options, _retry, _sources
-from ._libpq import libpq_info
-from ._tls.roots import libpqs_file
-from .errors import ConfigError
+from ._libpq import libpq_info, validation_error
+from ._tls.roots import replaceable_by, user_root_crt
+from .errors import ConfigError, LibpqConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -92,6 +92,7 @@ def settle(
     secrets = {name: said.pop(name).value for name in hidden}
     if isinstance(password, str):
         secrets.pop("password", None)
+    root_file = "sslrootcert" in said and said["sslrootcert"].value
     wishes = _conninfo.Wishes(
         server=server,
         cloud=cloud,
@@ -101,6 +102,7 @@ def settle(
         password=_options.kind(password),
         password_by=by,
         unread=unread,
+        replaceable=replaceable_by(said["sslrootcert"].value) if root_file else None,
         wrong=(*problems, *wrong, *_options.placeholders(secrets)),
     )
     plan = _plan(frozenset(said.items()), wishes)
@@ -110,7 +112,7 @@ def settle(
     # A secret may be among the words also where another outdoes it
     secret = hidden or not environ.keys().isdisjoint(_connector.VARIABLES)
     passing = _sources.may_name_a_service(conninfo, keywords, environ)
-    if not secret and not passing and around == _sources.surroundings():
+    if not (secret or passing or root_file) and around == _sources.surroundings():
         if len(_KEPT) >= MOST:
             _KEPT.clear()
         _KEPT[words] = settled
@@ -119,10 +121,13 @@ def settle(
 
 @cache
 def _machine() -> _conninfo.Machine:
+    libpq = libpq_info()
     return _conninfo.Machine(
-        keywords=frozenset(libpq_info().variables),
+        keywords=frozenset(libpq.variables),
+        libpq=libpq.version,
+        defaults=libpq.defaults,
         linux=sys.platform == "linux",
-        root_crt=os.path.exists(libpqs_file()),
+        root_crt=os.path.exists(user_root_crt()),
     )
 
 
@@ -132,6 +137,10 @@ def _plan(said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes) -> _conni
     plan, problems = _conninfo.judge(dict(sorted(said)), wishes, _machine())
     if problems:
         raise ConfigError(problems)
+    # azpg never uses GSS encryption, but a value that libpq does not have is a mistake all the same
+    given = {keyword: each.value for keyword, each in said if keyword == "gssencmode"}
+    if message := validation_error(plan.params | given):
+        raise LibpqConfigError(message)
     for warning in plan.warnings:
         _warn_once(warning)
     for decision in plan.decisions:

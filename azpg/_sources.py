@@ -15,7 +15,7 @@ import psycopg
 from psycopg import pq
 
 from . import _connector, _spelling
-from ._libpq import libpq_info
+from ._libpq import GUARDS, libpq_info, too_old_for
 from ._record import Record
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ _ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR")
 @cache
 def _variables() -> frozenset[str]:
     """Return every variable that says where a connection goes, and how."""
-    return frozenset({*libpq_info().variables.values(), *_ALSO_READ, *_connector.VARIABLES} - {""})
+    return frozenset(
+        {*libpq_info().variables.values(), *_ALSO_READ, *GUARDS, *_connector.VARIABLES} - {""}
+    )
 
 
 def environment() -> dict[str, str]:
@@ -75,9 +77,14 @@ def merge(
     """Return what was said, the strongest source winning, and the problems met while reading."""
     known = libpq_info()
     problems = [
-        _spelling.unknown_keyword(name, known.variables)
+        too_old_for(name) or _spelling.unknown_keyword(name, known.variables)
         for name in keywords
         if name not in known.variables
+    ]
+    problems += [
+        f"{variable}: {too_old}"
+        for variable, keyword in GUARDS.items()
+        if environ.get(variable) and (too_old := too_old_for(keyword))
     ]
     own = {name: str(value) for name, value in keywords.items() if value is not None}
     dsn, misread = _read(conninfo)
@@ -209,6 +216,8 @@ def _service_keywords(lines: Iterable[str], path: str) -> tuple[dict[str, str], 
         keyword, equals, value = line.partition("=")
         if keyword in known and equals and keyword != "service":
             values.setdefault(keyword, value)
+        elif problem := too_old_for(keyword):
+            problems.append(f"the service file {path!r}: {problem}")
         else:
             # The line itself is not shown: it may hold a password.
             problems.append(

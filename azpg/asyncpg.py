@@ -14,8 +14,7 @@ import psycopg
 from asyncpg.exceptions import ConnectionDoesNotExistError, TargetServerAttributeNotMatched
 
 from ._call import Call
-from ._conninfo import NO_PASSFILE
-from ._libpq import libpq_info
+from ._libpq import NONEXISTENT_FILE, libpq_info
 from ._tls import ssl_context
 from .connection import UNSET, Unset
 from .errors import ConfigError
@@ -205,7 +204,7 @@ def _arguments(
         "application_name": params.get("application_name") or params["fallback_application_name"],
         "options": params.get("options"),
     }
-    secret = params.get("password", "" if params.get("passfile") == NO_PASSFILE else None)
+    secret = params.get("password", "" if params.get("passfile") == NONEXISTENT_FILE else None)
     seconds = float(params["connect_timeout"])
     return {
         "host": addresses,

@@ -12,6 +12,7 @@ from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from . import _fork
 from ._call import Call
+from ._tls.roots import shared_path
 from .errors import clean
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Connection(psycopg.Connection[Row]):
                             context=context,
                             row_factory=row_factory,
                             cursor_factory=cursor_factory,
-                            **call.params(
+                            **call.libpq_params(
                                 call.answer(), call.addresses() if call.plan.reach else []
                             ),
                         )
@@ -220,7 +221,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                             context=context,
                             row_factory=row_factory,
                             cursor_factory=cursor_factory,
-                            **call.params(
+                            **call.libpq_params(
                                 await call.answer_async(),
                                 await call.addresses_async() if call.plan.reach else [],
                             ),
@@ -282,7 +283,10 @@ def conninfo(
     if (error := call.error) is not None:
         del call
         raise error
-    return make_conninfo("", **call.shown_params(call.addresses()))
+    params = call.shown_params(call.addresses())
+    if "sslrootcert" in params:
+        params["sslrootcert"] = shared_path(params["sslrootcert"])
+    return make_conninfo("", **params)
 
 
 if TYPE_CHECKING:

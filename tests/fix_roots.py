@@ -11,7 +11,6 @@ from typing import Protocol
 import pytest
 
 import azpg
-from azpg._tls import roots as _roots
 
 
 class Fingerprints(Protocol):
@@ -50,9 +49,3 @@ def holds_the_roots(fingerprints: Fingerprints) -> HoldsTheRoots:
         return sorted(fingerprints(Path(path))) == sorted(azpg.AZURE_PUBLIC.roots)
 
     return holds_the_roots
-
-
-@pytest.fixture
-def made() -> _roots.Bundle:
-    """Return a bundle that has not settled anywhere."""
-    return _roots.Bundle(azpg.AZURE_PUBLIC.roots)

@@ -100,9 +100,10 @@ def _serve(folder: Path) -> Iterator[Postgres]:
     )
     ca = trustme.CA()
     ca.cert_pem.write_to_path(server.root)
-    folder.chmod(0o755)  # the root certificate is the tests' to read
-    _own(folder)
+    folder.chmod(0o755)
     data = folder / "data"
+    data.mkdir(mode=0o700)
+    _own(data)
     _run("initdb", "--no-sync", "--auth=scram-sha-256", "--auth-local=trust", "-U", "admin", data)
     ca.issue_cert(server.host, "localhost").private_key_and_cert_chain_pem.write_to_path(
         data / "server.pem"
@@ -120,7 +121,7 @@ def _serve(folder: Path) -> Iterator[Postgres]:
         "max_prepared_transactions": 4,
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    _run("pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start")
+    _run("pg_ctl", "-D", data, "-w", "-o", options, "-l", data / "log", "start")
     try:
         with psycopg.connect(
             host=str(data), port=server.port, user="admin", dbname="postgres", autocommit=True

@@ -145,25 +145,49 @@ GUARDS = (
     ),
     # Whom it believes
     Guard(
-        "only the pinned roots are believed",
+        "only the pinned roots are trusted",
         "_tls/roots",
-        "for name, der in _read(text) if name in roots",
-        "for name, der in _read(text)",
-        ("test_roots::test_the_bundle_is_the_pinned_and_nothing_else",),
+        "parse_pem(text) if name in fingerprints",
+        "parse_pem(text)",
+        (
+            "test_roots::test_the_root_file_holds_the_pinned_roots_and_nothing_else",
+            "test_roots_file::test_other_roots_are_exactly_those",
+        ),
     ),
     Guard(
-        "a bundle that was touched is made anew",
+        "other roots are sealed",
         "_tls/roots",
-        "if self._seen is None or _look(path) != self._seen:",
-        "if self._seen is None:",
-        ("test_roots_file::test_a_file_that_was_touched_is_made_anew",),
+        "fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)",
+        "pass",
+        ("test_roots_file::test_other_roots_cannot_be_changed",),
     ),
     Guard(
-        "no bundle lies where others can write",
+        "another file under the same descriptor is not read",
         "_tls/roots",
-        "(seen.st_uid != os.geteuid() or seen.st_mode & 0o022)",
-        "False",
-        ("test_roots_file::test_a_folder_that_is_not_safe_is_not_used",),
+        "if identity is None or _identity(path) != identity:",
+        "if identity is None:",
+        ("test_roots_file::test_another_file_under_the_same_descriptor_is_not_read",),
+    ),
+    Guard(
+        "roots that cannot be written are never a wider set",
+        "_tls/roots",
+        '            raise TLSError(\n                f"the root certificates of this cloud',
+        '            return str(PEM_FILE)\n            raise TLSError(\n                f"the root',
+        ("test_roots_file::test_roots_that_cannot_be_written_are_never_a_wider_set",),
+    ),
+    Guard(
+        "no root file lies where another user could exchange it",
+        "_tls/roots",
+        "    if replaceable_by(path) is not None:\n",
+        "    if False:\n",
+        ("test_roots_file::test_a_folder_that_others_could_exchange_is_not_used",),
+    ),
+    Guard(
+        "a root file that another user could exchange is refused",
+        "_conninfo",
+        'if self.wishes.replaceable == "anyone":',
+        "if False:",
+        ("test_roots_file::test_a_root_file_that_another_user_can_exchange_is_refused",),
     ),
     # What was judged is what is sent
     Guard(
@@ -193,6 +217,27 @@ GUARDS = (
         "            values.setdefault(keyword, value)",
         "            values[keyword] = value",
         ("test_sources::test_reads_every_source_as_libpq_does",),
+    ),
+    Guard(
+        "nothing that changes meanwhile reaches libpq",
+        "_call",
+        "params = self.plan.defaults | self.params(answer, addresses)",
+        "params = self.params(answer, addresses)",
+        ("test_libpq::test_nothing_that_changes_meanwhile_reaches_libpq",),
+    ),
+    Guard(
+        "what libpq rejects asks for no token",
+        "_settled",
+        "if message := validation_error(plan.params | given):",
+        "if message := None:",
+        ("test_libpq::test_what_libpq_rejects_asks_for_no_token",),
+    ),
+    Guard(
+        "a guard that libpq lacks is an error",
+        "_conninfo",
+        "            self.params.setdefault(keyword, value)\n        else:",
+        "            self.params.setdefault(keyword, value)\n        elif False:",
+        ("test_libpq::test_verify_ca_needs_a_libpq_with_require_auth",),
     ),
     # One user's token is never another's
     Guard(
@@ -333,12 +378,12 @@ GUARDS = (
     ),
     # Nothing is written
     Guard(
-        "nothing is written but the bundle",
+        "no file is written",
         "_conninfo",
         'if keylog is not None and keylog != "keyword":',
         "if False:",
         (
-            "test_roots_file::test_a_program_writes_nothing_but_the_bundle",
+            "test_roots_file::test_a_program_writes_nothing",
             "test_conninfo_tls::test_a_key_log_counts_nowhere_else",
         ),
     ),

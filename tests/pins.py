@@ -15,7 +15,7 @@ import certifi
 
 from azpg._clouds import AZURE_ROOTS
 from azpg._doctor import handshake
-from azpg._tls import roots as _roots
+from azpg._tls import roots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ SOON = 365
 """days"""
 
 
-def seen(roots: Iterable[_roots.Root]) -> dict[str, Certificate]:
+def seen(roots: Iterable[roots.Root]) -> dict[str, Certificate]:
     """Return what certificates say, by their SHA-256."""
     return {each.sha256: each for each in handshake.read([root.der for root in roots])}
 
@@ -42,8 +42,8 @@ def show(title: str, found: Iterable[Certificate]) -> None:
 
 def main() -> int:
     """Print what has changed; return the exit status."""
-    pins = _roots.certificates(AZURE_ROOTS)
-    theirs = seen(_roots.Root(der, "certifi") for _, der in _roots._read(certifi.contents()))
+    pins = roots.certificates(AZURE_ROOTS)
+    theirs = seen(roots.Root(der, "certifi") for _, der in roots.parse_pem(certifi.contents()))
     pinned = seen(pins.values())
     left = pinned.keys() - theirs.keys()
     new = left - KNOWN_TO_HAVE_LEFT

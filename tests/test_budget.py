@@ -103,24 +103,27 @@ def warm(
 
 
 def test_a_warm_connect_does_no_more_than_psycopg(warm: Any, azure: Emulator) -> None:
-    """No import, file, thread, lock or look-up of a host, and no token request, is added to it."""
+    """No import, file, thread, lock or look-up of a host, and no token request, is added to it.
+
+    The owner of the root file that the emulator exports is looked at each time.
+    """
     kind, own, bare = warm
     before = azure.counts
     ours, theirs = Work(own), Work(bare)
-    assert ours.outside() - theirs.outside() == Counter()
+    assert (ours.outside() - theirs.outside()).keys() <= {"lstat"}
     assert ours.inside("<frozen importlib") == 0
     assert ours.inside(AZURE) == 0
     assert ours.inside(OWN) <= OWN_CALLS[kind]
     assert (azure.counts - before).token_requests == 0
 
 
-def test_the_pinned_roots_cost_one_look_at_their_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle is made once; later each connect asks the system once whether it is untouched."""
+def test_the_pinned_roots_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's own file is handed over without a system call."""
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     told: Any = {"server": "myserver", "hostaddr": "127.0.0.1", "password": "x"}
     azpg.conninfo(**told)
     work = Work(lambda: azpg.conninfo(**told))
-    assert work.outside() == Counter(lstat=1)
+    assert work.outside() == Counter()
 
 
 def test_a_checkout_looks_once(azure: Emulator) -> None:

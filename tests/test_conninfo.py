@@ -8,7 +8,7 @@ import pytest
 
 import azpg
 from azpg import _conninfo, _sources
-from azpg._libpq import libpq_info
+from azpg._libpq import NONEXISTENT_FILE, libpq_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,7 @@ def test_an_empty_password_keeps_every_other_out(
     monkeypatch.setenv("PGPASSFILE", "/nowhere/.pgpass")
     theirs = reading(sent(host=HOST, password=""))
     assert theirs["password"] == ""
-    assert theirs["passfile"] == _conninfo.NO_PASSFILE
+    assert theirs["passfile"] == NONEXISTENT_FILE
 
 
 @pytest.mark.parametrize("conninfo", ["", "passfile=/own/.pgpass"])
@@ -236,7 +236,9 @@ def test_the_environment_beats_what_is_filled_in(
 @pytest.mark.parametrize("linux", [True, False])
 def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
     """Elsewhere libpq refuses, or ignores, what the system lacks."""
-    machine = _conninfo.Machine(keywords=libpq_info().variables, linux=linux, root_crt=False)
+    machine = _conninfo.Machine(
+        libpq=18, defaults={}, keywords=libpq_info().variables, linux=linux, root_crt=False
+    )
     said = {"host": _sources.Said(value=HOST, by="keyword")}
     plan, _ = _conninfo.judge(said, _conninfo.Wishes(), machine)
     assert ("tcp_user_timeout" in plan.params) is linux
@@ -246,7 +248,11 @@ def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
 def test_a_default_needs_a_libpq_that_knows_it(keyword: str) -> None:
     """Where the libpq in use lacks a keyword it is not handed over."""
     machine = _conninfo.Machine(
-        keywords=frozenset(libpq_info().variables) - {keyword}, linux=True, root_crt=False
+        libpq=18,
+        defaults={},
+        keywords=frozenset(libpq_info().variables) - {keyword},
+        linux=True,
+        root_crt=False,
     )
     said = {"host": _sources.Said(value=HOST, by="keyword")}
     plan, problems = _conninfo.judge(said, _conninfo.Wishes(), machine)

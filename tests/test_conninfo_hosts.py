@@ -346,6 +346,8 @@ def test_hosts_may_be_given_with_an_address_each(handed: Handed) -> None:
 def test_the_rule_needs_no_libpq() -> None:
     """The rules are pure: a machine that knows no more than host and port is judged the same."""
     said = {"host": _sources.Said(value="evil.example", by="conninfo")}
-    machine = _conninfo.Machine(keywords=frozenset({"host", "port"}), linux=False, root_crt=False)
+    machine = _conninfo.Machine(
+        libpq=18, defaults={}, keywords=frozenset({"host", "port"}), linux=False, root_crt=False
+    )
     _, problems = _conninfo.judge(said, _conninfo.Wishes(), machine)
     assert "a token never goes to" in problems[0]

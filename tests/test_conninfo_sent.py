@@ -140,7 +140,11 @@ def test_any_words_are_refused_or_sent_as_they_were_judged(
 def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[str, ...]]:
     """Judge words that were said in a conninfo."""
     machine = _conninfo.Machine(
-        keywords=frozenset(libpq_info().variables), linux=True, root_crt=False
+        libpq=18,
+        defaults={},
+        keywords=frozenset(libpq_info().variables),
+        linux=True,
+        root_crt=False,
     )
     merged = {name: _sources.Said(value=value, by="conninfo") for name, value in said.items()}
     return _conninfo.judge(merged, _conninfo.Wishes(**wishes), machine)
@@ -156,7 +160,7 @@ def test_a_token_goes_only_to_verified_hosts_of_one_cloud(
 ) -> None:
     """Whatever is said, it is refused, or every host is one cloud's and verified by its name."""
     machine = _conninfo.Machine(
-        keywords=frozenset(libpq_info().variables), linux=True, root_crt=True
+        libpq=18, defaults={}, keywords=frozenset(libpq_info().variables), linux=True, root_crt=True
     )
     merged = {name: _sources.Said(value=value, by=by) for name, value in said.items()}
     plan, problems = _conninfo.judge(merged, _conninfo.Wishes(), machine)

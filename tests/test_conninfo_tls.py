@@ -8,7 +8,7 @@ import pytest
 
 import azpg
 from azpg import _conninfo, _sources
-from azpg._libpq import libpq_info
+from azpg._libpq import NONEXISTENT_FILE, libpq_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,9 @@ def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> _c
     """Judge a password sign-in on a machine with, or without, a root.crt of libpq's."""
     keywords = frozenset(known or libpq_info().variables)
     said = {name: _sources.Said(value=value, by="keyword") for name, value in words.items()}
-    machine = _conninfo.Machine(keywords=keywords, linux=True, root_crt=root_crt)
+    machine = _conninfo.Machine(
+        libpq=18, defaults={}, keywords=keywords, linux=True, root_crt=root_crt
+    )
     plan, problems = _conninfo.judge(said, _conninfo.Wishes(password="text"), machine)
     assert not problems
     return plan
@@ -314,9 +316,11 @@ def test_a_key_log_counts_nowhere_else(
 def test_nothing_is_filled_in_that_libpq_does_not_know() -> None:
     """An older libpq is handed only keywords of its own."""
     known = {"host", "port", "sslmode", "sslrootcert", "connect_timeout", "dbname", "user"}
+    known |= {"ssl_min_protocol_version", "sslcert"}
     plan = judged(root_crt=False, known=known, host=HOST)
     assert plan.params.keys() <= known
     assert plan.params["sslmode"] == "verify-full"
+    assert plan.params["sslcert"] == NONEXISTENT_FILE, "sslcertmode=disable for an older libpq"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cryptography import x509
 
 import azpg
 from azpg import _retry, _token
-from azpg._tls import roots as _roots
+from azpg._tls import roots
 
 ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs" / "explanation"
@@ -79,7 +79,7 @@ def test_the_steps_of_a_connection_name_their_modules() -> None:
 
 def test_the_roots_of_the_page_are_the_pinned_ones() -> None:
     """Their names, the years in which they end, and how many there are."""
-    certificates = x509.load_pem_x509_certificates(_roots.OWN.read_bytes())
+    certificates = x509.load_pem_x509_certificates(roots.PEM_FILE.read_bytes())
     names = {
         str(each.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value): (
             str(each.not_valid_after_utc.year)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from psycopg.conninfo import conninfo_to_dict
 
 import azpg
-from azpg._tls import roots as _roots
+from azpg._tls import roots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,6 @@ AZURE = {
     ),
 }
 ROOTS = frozenset(AZURE.values())
-G1 = AZURE["DigiCert Global Root CA"]
 UNKNOWN = "ab" * 32
 
 
@@ -49,7 +48,7 @@ UNKNOWN = "ab" * 32
 
 def test_azpgs_own_file_is_microsofts_list() -> None:
     """The seven, each under its name, and nothing else."""
-    own = x509.load_pem_x509_certificates(_roots.OWN.read_bytes())
+    own = x509.load_pem_x509_certificates(roots.PEM_FILE.read_bytes())
     names = {
         str(each.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value): (
             each.fingerprint(hashes.SHA256()).hex()
@@ -58,7 +57,7 @@ def test_azpgs_own_file_is_microsofts_list() -> None:
     }
     assert names == AZURE
     assert len(own) == 7
-    assert _roots.OWN.read_bytes() == _roots.pem(ROOTS)  # as a bundle of them is written
+    assert roots.PEM_FILE.read_bytes() == roots.pem(ROOTS)  # as a bundle of them is written
 
 
 def test_every_cloud_trusts_them() -> None:
@@ -66,9 +65,9 @@ def test_every_cloud_trusts_them() -> None:
     assert azpg.AZURE_PUBLIC.roots == ROOTS
 
 
-def test_the_bundle_is_the_pinned_and_nothing_else(fingerprints: Fingerprints) -> None:
+def test_the_root_file_holds_the_pinned_roots_and_nothing_else(fingerprints: Fingerprints) -> None:
     """Each once, in PEM that OpenSSL reads."""
-    pem = _roots.pem(ROOTS)
+    pem = roots.pem(ROOTS)
     assert sorted(fingerprints(pem)) == sorted(ROOTS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=pem.decode())
@@ -76,8 +75,9 @@ def test_the_bundle_is_the_pinned_and_nothing_else(fingerprints: Fingerprints) -
 
 
 def test_what_libpq_is_handed_holds_the_roots(holds_the_roots: HoldsTheRoots) -> None:
-    """From azpg.conninfo() to the file."""
+    """The file that azpg.conninfo() names is the package's own, with every root."""
     params = conninfo_to_dict(azpg.conninfo(server="myserver"))
+    assert params["sslrootcert"] == str(roots.PEM_FILE)
     assert holds_the_roots(str(params["sslrootcert"]))
 
 
@@ -103,7 +103,7 @@ def test_without_certifis_file_all_roots_are_there(
     if content is not None:
         path.write_bytes(content)
     monkeypatch.setattr(certifi, "where", lambda: str(path))
-    assert sorted(fingerprints(_roots.pem(ROOTS))) == sorted(ROOTS)
+    assert sorted(fingerprints(roots.pem(ROOTS))) == sorted(ROOTS)
 
 
 def test_without_certifi_all_roots_are_there(
@@ -111,7 +111,7 @@ def test_without_certifi_all_roots_are_there(
 ) -> None:
     """A certifi that cannot be imported is none."""
     monkeypatch.setitem(sys.modules, "certifi", None)
-    assert sorted(fingerprints(_roots.pem(ROOTS))) == sorted(ROOTS)
+    assert sorted(fingerprints(roots.pem(ROOTS))) == sorted(ROOTS)
 
 
 @pytest.mark.parametrize("dropped", sorted(ROOTS))
@@ -123,35 +123,35 @@ def test_a_root_that_certifi_drops_is_azpgs_own(
     left = [block for block in blocks if fingerprints(block) != [dropped]]
     (tmp_path / "cacert.pem").write_text("".join(left))
     monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "cacert.pem"))
-    assert sorted(fingerprints(_roots.pem(ROOTS))) == sorted(ROOTS)
+    assert sorted(fingerprints(roots.pem(ROOTS))) == sorted(ROOTS)
 
 
 def test_certifis_certificates_serve_a_cloud_of_the_users_own(fingerprints: Fingerprints) -> None:
     """A fingerprint that azpg does not hold is found in certifi: more roots without a release."""
     other = next(name for name in fingerprints(certifi.contents()) if name not in ROOTS)
-    assert sorted(fingerprints(_roots.pem(ROOTS | {other}))) == sorted(ROOTS | {other})
+    assert sorted(fingerprints(roots.pem(ROOTS | {other}))) == sorted(ROOTS | {other})
 
 
 def test_azpgs_own_file_is_not_needed_for_what_certifi_has(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fingerprints: Fingerprints
 ) -> None:
-    """Either of the two serves."""
-    monkeypatch.setattr(_roots, "OWN", tmp_path / "missing.pem")
+    """A cloud's certificates come from certifi if azpg's own file cannot be read."""
+    monkeypatch.setattr(roots, "_own_pem", (tmp_path / "missing.pem").read_bytes)
     some = ROOTS & set(fingerprints(certifi.contents()))
-    assert sorted(fingerprints(_roots.pem(frozenset(some)))) == sorted(some)
+    assert sorted(fingerprints(roots.pem(frozenset(some)))) == sorted(some)
 
 
 def test_a_roots_source_is_told(fingerprints: Fingerprints) -> None:
     """Where certifi has one its copy serves, and azpg's own where it has not."""
     theirs = fingerprints(certifi.contents())
-    told = {name: root.source for name, root in _roots.certificates(ROOTS).items()}
+    told = {name: root.source for name, root in roots.certificates(ROOTS).items()}
     assert told == {name: "certifi" if name in theirs else "azpg" for name in ROOTS}
 
 
 def test_a_fingerprint_that_nobody_has_is_a_config_error() -> None:
-    """Every one is named; a bundle that lacks a root is never made."""
+    """Every one is named; a file that lacks a root is never made."""
     with pytest.raises(azpg.ConfigError) as caught:
-        _roots.pem(ROOTS | {UNKNOWN, "cd" * 32})
+        roots.pem(ROOTS | {UNKNOWN, "cd" * 32})
     assert caught.value.problems == tuple(
         f"no certificate with the SHA-256 {name} is in certifi or azpg"
         for name in (UNKNOWN, "cd" * 32)
@@ -165,12 +165,6 @@ def test_a_cloud_with_an_unknown_root_cannot_connect() -> None:
         azpg.conninfo(host="a.pg.example.net", cloud=cloud)
 
 
-def test_there_is_one_bundle_for_a_set_of_roots() -> None:
-    """All connections of a process share its look."""
-    assert _roots.bundle(ROOTS) is _roots.bundle(frozenset(ROOTS))
-    assert _roots.bundle(ROOTS) is not _roots.bundle(frozenset({G1}))
-
-
 def test_libpqs_own_file_is_in_the_home_folder(tmp_path: Path) -> None:
     """Where libpq looks for roots that the user trusts."""
-    assert _roots.libpqs_file() == str(tmp_path / "home" / ".postgresql" / "root.crt")
+    assert roots.user_root_crt() == str(tmp_path / "home" / ".postgresql" / "root.crt")

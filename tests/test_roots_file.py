@@ -1,9 +1,8 @@
-"""The file of the pinned roots: where it is safe, and what happens where it is not."""
+"""The file of root certificates that libpq reads, and that nobody can exchange it."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -14,31 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import certifi
+import psycopg
 import pytest
 
-from azpg._tls import roots as _roots
+import azpg
+from azpg._tls import roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fix_program import Program
-    from fix_roots import HoldsTheRoots
+    from fix_roots import Fingerprints, HoldsTheRoots
 
     from azpg.emulator import Emulator
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Return the folder in the user's cache, which does not exist yet."""
-    folder = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
-    return tmp_path / "home" / folder / "azpg"
+SIX = frozenset(sorted(azpg.AZURE_PUBLIC.roots)[1:])
 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Return a folder that other users may enter, as pytest's own they may not."""
+    """Return a folder that other users may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -46,294 +41,49 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def python(code: str, **environ: str) -> subprocess.Popen[str]:
-    """Start Python on code that finds `made`, an unsettled bundle, and may become nobody."""
+def printed(code: str, **environ: str) -> str:
+    """Return what Python prints for code that has `made`, a RootFile of six roots."""
     before = """
         import os, sys
-        from azpg import _clouds; from azpg._tls import roots as _roots
-        made = _roots.Bundle(_clouds.AZURE_ROOTS)
-        text = _roots.pem(made.roots)
-        _roots.pem = lambda roots: text  # nobody may be unable to read where azpg lies
-        def be_nobody():
-            if os.geteuid() == 0:
-                os.setegid(65534)
-                os.seteuid(65534)
+        from pathlib import Path
+        from azpg import AZURE_PUBLIC
+        from azpg._tls import roots
+        six = frozenset(sorted(AZURE_PUBLIC.roots)[1:])
+        made = roots.RootFile(six)
+        content = roots.pem(six)
     """
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(before) + textwrap.dedent(code)],
-        env={**os.environ, **environ},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(before) + textwrap.dedent(code)]
+    env = {**os.environ, **environ}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
 
 
-def printed(code: str, **environ: str) -> str:
-    """Return what the code prints, once it has ended well."""
-    process = python(code, **environ)
-    out, _ = process.communicate()
-    assert process.returncode == 0
-    return out.strip()
+# The default roots
 
 
-def test_the_file_is_the_users_own(
-    made: _roots.Bundle, cache: Path, holds_the_roots: HoldsTheRoots
-) -> None:
-    """In the user's cache, closed to others, under a name that its roots decide."""
-    path = Path(made.path())
-    assert path.parent == cache
-    assert re.fullmatch("roots-[0-9a-f]{32}.pem", path.name)
-    fewer = _roots.Bundle(frozenset(sorted(made.roots)[1:]))
-    assert Path(fewer.path()).name != path.name
-    Path(fewer.path()).unlink()
-    assert holds_the_roots(str(path))
-    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [each.name for each in cache.iterdir()] == [path.name]
+def test_the_default_roots_are_the_packages_own_file(holds_the_roots: HoldsTheRoots) -> None:
+    """Libpq reads the file that is installed with azpg, which holds every root and nothing else."""
+    path = roots.root_file(azpg.AZURE_PUBLIC.roots)
+    assert Path(path) == Path(azpg.__file__).parent / "_tls" / "roots.pem"
+    assert holds_the_roots(path)
 
 
-def test_the_cache_may_be_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    made: _roots.Bundle,
-    holds_the_roots: HoldsTheRoots,
-) -> None:
-    """XDG_CACHE_HOME counts; one that is no absolute path does not."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert Path(made.path()).parent == tmp_path / "xdg" / "azpg"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    path = Path(_roots.Bundle(made.roots).path())
-    assert path.parent.parent == Path(tempfile.gettempdir())
-    assert holds_the_roots(str(path))
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_the_default_roots_are_not_written_anywhere(tmp_path: Path, umask: int) -> None:
+    """No cache folder and no copy is made, whatever the umask and the home folder allow."""
+    code = f"""
+        os.umask({umask})
+        import azpg
+        azpg.conninfo(server="myserver", password="secret")
+    """
+    (tmp_path / "tmp").mkdir()
+    printed(code, TMPDIR=str(tmp_path / "tmp"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_another_process_finds_the_same_file(made: _roots.Bundle) -> None:
-    """It is written once, and not touched again while it is right."""
-    path = made.path()
-    before = os.stat(path)
-    assert printed("print(made.path())") == path
-    assert os.stat(path).st_ino == before.st_ino
-    assert os.stat(path).st_mtime_ns == before.st_mtime_ns
-
-
-def test_an_earlier_processes_file_is_enough(made: _roots.Bundle) -> None:
-    """Who finds it right does not read certifi."""
-    made.path()
-    code = "import azpg, sys; azpg.conninfo(server='x', password='y'); print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
-    assert "certifi" not in loaded.stdout.split()
-
-
-def test_a_warm_look_is_one_lstat() -> None:
-    """Nothing is opened on the second connect: libpq alone reads the file."""
-    seen = printed(
-        """
-        path = made.path()
-        seen, lstat = [], os.lstat
-        def counted(path):
-            seen.append("lstat")
-            return lstat(path)
-        os.lstat = counted
-        sys.addaudithook(lambda event, args: seen.append(event))
-        again = made.path()
-        told, seen = list(seen), []
-        print(told, again == path)
-        """
-    )
-    assert seen == "['lstat'] True"
-
-
-def _tamper(path: Path) -> None:
-    text = path.read_bytes()
-    path.write_bytes(text[:-40].swapcase() + text[-40:])
-
-
-def _link(path: Path) -> None:
-    same = path.rename(path.parent.parent / "same.pem")
-    path.symlink_to(same)
-
-
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-_OTHER = certifi.contents()[certifi.contents().index("-----BEGIN") :].split("\n\n")[0]
-
-CHANGES: dict[str, Callable[[Path], Any]] = {
-    "tampered": _tamper,
-    "whole of certifi": lambda path: shutil.copyfile(certifi.where(), path),
-    "one more": lambda path: path.write_bytes(path.read_bytes() + _OTHER.encode()),
-    "a line more": lambda path: path.write_bytes(path.read_bytes() + b"# mine\n"),
-    "deleted": Path.unlink,
-    "emptied": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: os.truncate(path, 100),
-    "linked": _link,
-    "made a folder": _folder,
-    "open to others": lambda path: path.chmod(0o666),
-    "folder deleted": lambda path: shutil.rmtree(path.parent),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("warm", [True, False], ids=["warm", "anew"])
-def test_a_file_that_was_touched_is_made_anew(
-    made: _roots.Bundle, change: str, warm: bool, holds_the_roots: HoldsTheRoots
-) -> None:
-    """Whatever happened to it, in this process's life or before: the roots are what is used."""
-    path = Path(made.path())
-    CHANGES[change](path)
-    again = (made if warm else _roots.Bundle(made.roots)).path()
-    assert holds_the_roots(again)
-    assert stat.S_ISREG(os.lstat(again).st_mode)
-    assert stat.S_IMODE(os.lstat(again).st_mode) == 0o600
-    if change != "made a folder":
-        assert again == str(path)
-
-
-@pytest.mark.root
-def test_a_file_of_somebody_elses_is_not_used(
-    made: _roots.Bundle, holds_the_roots: HoldsTheRoots
-) -> None:
-    """Its owner could change it after the look."""
-    path = Path(made.path())
-    before = path.stat().st_ino
-    os.chown(path, NOBODY, NOBODY)
-    again = os.stat(made.path())
-    assert again.st_ino != before
-    assert holds_the_roots(made.path())
-
-
-def _open_folder(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    folder.chmod(0o770)
-
-
-def _linked_folder(folder: Path) -> None:
-    folder.parent.mkdir(parents=True)
-    (folder.parent / "elsewhere").mkdir(mode=0o700)
-    folder.symlink_to("elsewhere")
-
-
-def _file_for_folder(folder: Path) -> None:
-    folder.parent.mkdir(parents=True)
-    folder.write_text("")
-
-
-@pytest.mark.parametrize("prepare", [_open_folder, _linked_folder, _file_for_folder])
-def test_a_folder_that_is_not_safe_is_not_used(
-    made: _roots.Bundle,
-    cache: Path,
-    prepare: Callable[[Path], None],
-    holds_the_roots: HoldsTheRoots,
-) -> None:
-    """Open to a group, a link, no folder: a private temporary one is taken instead."""
-    prepare(cache)
-    path = Path(made.path())
-    assert cache.resolve() not in path.resolve().parents
-    assert holds_the_roots(str(path))
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-
-@pytest.mark.root
-def test_a_folder_of_somebody_elses_is_not_used(
-    made: _roots.Bundle,
-    cache: Path,
-    holds_the_roots: HoldsTheRoots,
-) -> None:
-    """As with sudo and a HOME that was kept."""
-    cache.mkdir(parents=True, mode=0o700)
-    os.chown(cache, NOBODY, NOBODY)
-    path = Path(made.path())
-    assert cache not in path.parents
-    assert holds_the_roots(str(path))
-
-
-def test_a_read_only_home_leaves_a_private_folder(open_folder: Path) -> None:
-    """A container's read-only file system: the file lies in a folder that ends with the process."""
-    home, tmp = open_folder / "home", open_folder / "tmp"
-    home.mkdir()
-    home.chmod(0o555)
-    tmp.mkdir()
-    tmp.chmod(0o777)
-    path, content = printed(
-        "be_nobody(); print(made.path(), open(made.path(), 'rb').read() == _roots.pem(made.roots))",
-        HOME=str(home),
-        TMPDIR=str(tmp),
-    ).split()
-    assert Path(path).parent.parent == tmp
-    assert content == "True"
-    assert not list(tmp.iterdir())
-
-
-def test_no_home_at_all_leaves_a_private_folder(tmp_path: Path) -> None:
-    """A user without an entry and without HOME."""
-    code = "os.environ.pop('HOME'); os.path.expanduser = str; print(made.path())"
-    path = printed(code, TMPDIR=str(tmp_path))
-    assert Path(path).parent.parent == tmp_path
-
-
-def test_a_full_disk_leaves_azpgs_own_file(tmp_path: Path, cache: Path) -> None:
-    """Nothing can be written: the package's file serves, and nothing half written is left."""
-    path = printed(
-        """
-        import resource
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        print(made.path(), made.path())
-        """,
-        TMPDIR=str(tmp_path),
-    )
-    assert path.split() == [str(_roots.OWN)] * 2
-    assert list(cache.iterdir()) == []
-    assert [each.name for each in tmp_path.iterdir()] == ["home"]
-
-
-def test_processes_that_start_together_agree(cache: Path) -> None:
-    """Each finds a whole file at every moment, and no temporary one is left."""
-    processes = [
-        python(
-            """
-            print("ready", flush=True)
-            sys.stdin.readline()
-            paths = {made.path() for made in [_roots.Bundle(made.roots) for _ in range(50)]}
-            assert all(open(path, "rb").read() == _roots.pem(made.roots) for path in paths)
-            print(*paths)
-            """
-        )
-        for _ in range(4)
-    ]
-    assert all(each.stdout and each.stdout.readline() == "ready\n" for each in processes)
-    paths = {each.communicate("go\n")[0].strip() for each in processes}
-    assert [each.returncode for each in processes] == [0] * 4
-    assert len(paths) == 1
-    assert [str(each) for each in cache.iterdir()] == list(paths)
-
-
-def test_a_private_folder_outlives_a_forked_child(tmp_path: Path) -> None:
-    """Only the process that made it removes it, at its end."""
-    told = printed(
-        """
-        path = made.path()
-        if (child := os.fork()) == 0:
-            sys.exit()
-        assert os.waitpid(child, 0)[1] == 0
-        print(path, os.path.exists(path))
-        """,
-        XDG_CACHE_HOME=os.path.join(os.devnull, "none"),
-        TMPDIR=str(tmp_path),
-    )
-    path, there = told.split()
-    assert there == "True"
-    assert Path(path).parent.parent == tmp_path
-    assert not Path(path).parent.exists()
-
-
-def test_a_program_writes_nothing_but_the_bundle(
+def test_a_program_writes_nothing(
     program: Program, azure: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Sign-ins that work and that fail, pools, and a file that says where keys should be logged."""
+    """Logins, failures, pools, and a service file that names a key log write no file at all."""
     (tmp_path / "services").write_text(f"[s]\nsslkeylogfile={tmp_path / 'keys'}\n")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
@@ -345,14 +95,14 @@ def test_a_program_writes_nothing_but_the_bundle(
 
         import azpg
 
-        def told(event: str, arguments: tuple[Any, ...]) -> None:
+        def report(event: str, arguments: tuple[Any, ...]) -> None:
             changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
             if event == "open" and isinstance(arguments[0], str) and arguments[2] & changing:
                 sys.stdout.write(f"{arguments[0]}\n")
 
         sys.dont_write_bytecode = True
-        azpg.connect().close()  # what azure-identity imports is no concern here
-        sys.addaudithook(told)
+        azpg.connect().close()  # what azure-identity imports does not matter here
+        sys.addaudithook(report)
         azpg.connect("service=s").close()
         azpg.create_pool("service=s", min_size=1).close()
         try:
@@ -361,7 +111,278 @@ def test_a_program_writes_nothing_but_the_bundle(
             del os.environ["PGSSLROOTCERT"]
             azpg.conninfo("service=s")
 
-    (written,) = program(main)
+    assert not program(main)
     files = {path for path in tmp_path.rglob("*") if path.is_file()}
-    (left,) = files - {tmp_path / "services", tmp_path / "program.py"}
-    assert Path(written).parent == left.parent == tmp_path / "home" / ".cache" / "azpg"
+    assert files == {tmp_path / "services", tmp_path / "program.py"}
+
+
+def test_a_missing_file_says_to_collect_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A frozen program without azpg's data raises a TLSError that says what to collect."""
+    monkeypatch.setattr(roots, "PEM_FILE", tmp_path / "roots.pem")
+    monkeypatch.setattr(roots, "_own_pem", (tmp_path / "roots.pem").read_bytes)
+    roots._has_own_file.cache_clear()
+    try:
+        with pytest.raises(azpg.TLSError, match="collect azpg's data files") as caught:
+            azpg.conninfo(server="myserver", password="secret")
+    finally:
+        monkeypatch.undo()
+        roots._has_own_file.cache_clear()
+    assert caught.value.kind == "root-file"
+
+
+def test_a_zipped_package_needs_no_folder(tmp_path: Path) -> None:
+    """If azpg lies in a zip, its certificates are handed over as any other set of roots."""
+    archive = shutil.make_archive(
+        str(tmp_path / "zipped"), "zip", Path(azpg.__file__).parent.parent, "azpg"
+    )
+    code = f"""
+        import sys; sys.path.insert(0, {archive!r})
+        import azpg
+        from azpg._tls import roots
+        path = roots.root_file(azpg.AZURE_PUBLIC.roots)
+        assert ".zip" in azpg.__file__
+        print(open(path, "rb").read() == roots.pem(azpg.AZURE_PUBLIC.roots))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True\n"
+
+
+# Other roots
+
+
+def test_other_roots_are_exactly_those(fingerprints: Fingerprints) -> None:
+    """A cloud with six of the roots, or with one more from certifi, gets those and no other."""
+    other = next(name for name in fingerprints(certifi.contents()) if name not in SIX)
+    for wanted in (SIX, SIX | {other}, frozenset({other})):
+        assert set(fingerprints(Path(roots.root_file(wanted)))) == wanted
+
+
+def test_libpq_verifies_with_other_roots(azure: Emulator) -> None:
+    """Libpq reads the file: a server whose root is not among them is not believed."""
+    cloud = azpg.Cloud("own", azpg.AZURE_PUBLIC.suffixes, "s", "l", SIX)
+    with pytest.raises(azpg.TLSError) as caught:
+        azpg.connect(cloud=cloud, user="app", password="secret", sslrootcert="", retry_timeout=0)
+    assert caught.value.kind == "certificate"
+
+
+def test_other_roots_cannot_be_changed() -> None:
+    """The file in memory is sealed: nobody can write to it, not even this process."""
+    path = roots.root_file(SIX)
+    with pytest.raises(PermissionError):
+        Path(path).write_bytes(b"")
+    with pytest.raises(PermissionError):
+        os.truncate(path, 0)
+
+
+def test_other_roots_need_no_disk(tmp_path: Path) -> None:
+    """Nothing is written for them, so a read-only file system makes no difference."""
+    printed("made.path()", TMPDIR=str(tmp_path))
+    printed("made.path()", TMPDIR="/proc/nothing")
+    assert not list(tmp_path.glob("azpg*"))
+
+
+def test_another_file_under_the_same_descriptor_is_not_read(tmp_path: Path) -> None:
+    """A daemon that closes all descriptors and opens others does not make those its roots."""
+    told = printed(
+        """
+        path = made.path()
+        number = int(path.rpartition("/")[2])
+        os.closerange(3, 64)
+        while (opened := os.open("/etc/hostname", os.O_RDONLY)) < number: pass
+        assert opened == number
+        print(Path(path).read_bytes() != content, Path(made.path()).read_bytes() == content)
+        """
+    )
+    assert told.split() == ["True", "True"]
+
+
+def test_other_roots_outlive_a_fork_and_a_drop_of_privileges() -> None:
+    """A forked child reads the same certificates, also as another user."""
+    told = printed(
+        """
+        path = made.path()
+        if (child := os.fork()) == 0:
+            if os.geteuid() == 0:
+                os.setgid(65534); os.setuid(65534)
+            os._exit(Path(made.path()).read_bytes() != content)
+        print(os.waitpid(child, 0)[1], Path(path).read_bytes() == content)
+        """
+    )
+    assert told.split() == ["0", "True"]
+
+
+def test_another_process_finds_other_roots_by_the_shared_path() -> None:
+    """`/proc/self` is another process there; the path by this process's id is the same file."""
+    path = roots.root_file(SIX)
+    shared = roots.shared_path(path)
+    read = subprocess.run(["cat", shared], check=True, capture_output=True).stdout
+    assert read == roots.pem(SIX)
+    assert roots.shared_path("/etc/roots.pem") == "/etc/roots.pem"
+
+
+def test_conninfo_names_other_roots_by_the_shared_path(fingerprints: Fingerprints) -> None:
+    """What azpg.conninfo() returns may be used by another process, while this one lives."""
+    dsn = azpg.conninfo(server="myserver", cloud=azpg.AZURE_PUBLIC.replace(roots=SIX))
+    path = str(psycopg.conninfo.conninfo_to_dict(dsn)["sslrootcert"])
+    assert path.startswith(f"/proc/{os.getpid()}/")
+    assert set(fingerprints(Path(path))) == SIX
+
+
+# Where there is no memory file
+
+
+WITHOUT_MEMFD = "roots._create_memfd = lambda: None\n"
+
+
+def test_without_memfd_a_private_folder_is_used_and_removed(tmp_path: Path) -> None:
+    """Its folder is closed to others, and removed at the end of the process that made it."""
+    told = printed(
+        WITHOUT_MEMFD
+        + textwrap.dedent(
+            """
+            path = made.path()
+            if (child := os.fork()) == 0:
+                sys.exit()
+            assert os.waitpid(child, 0)[1] == 0
+            print(path, oct(os.stat(Path(path).parent).st_mode & 0o777),
+                  Path(path).read_bytes() == content)
+            """
+        ),
+        TMPDIR=str(tmp_path),
+    )
+    path, mode, whole = told.split()
+    assert (mode, whole) == ("0o700", "True")
+    assert Path(path).parent.parent == tmp_path
+    assert not Path(path).parent.exists()
+
+
+def test_a_private_file_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    """A cleaner of temporary files does not end a long-lived process."""
+    told = printed(
+        WITHOUT_MEMFD
+        + textwrap.dedent(
+            """
+            import shutil
+            shutil.rmtree(Path(made.path()).parent)
+            print(Path(made.path()).read_bytes() == content)
+            """
+        ),
+        TMPDIR=str(tmp_path),
+    )
+    assert told == "True\n"
+
+
+def test_roots_that_cannot_be_written_are_never_a_wider_set() -> None:
+    """Without memory files and without a folder to write to, a TLSError says what to do."""
+    told = printed(
+        WITHOUT_MEMFD
+        + textwrap.dedent(
+            """
+            import azpg, tempfile
+            tempfile.tempdir = "/proc/nothing"
+            try:
+                azpg.conninfo(server="x", cloud=azpg.AZURE_PUBLIC.replace(roots=six))
+            except azpg.TLSError as error:
+                print(error.kind, "sslrootcert=" in error.hint)
+            """
+        )
+    )
+    assert told.split() == ["root-file", "True"]
+
+
+@pytest.mark.root
+def test_a_folder_that_others_could_exchange_is_not_used(open_folder: Path) -> None:
+    """A private folder below another user's folder could be replaced by that user."""
+    os.chown(open_folder, NOBODY, NOBODY)
+    told = printed(
+        WITHOUT_MEMFD
+        + textwrap.dedent(
+            """
+            try:
+                print(made.path())
+            except Exception as error:
+                print(error.kind)
+            """
+        ),
+        TMPDIR=str(open_folder),
+    )
+    assert told == "root-file\n"
+
+
+# Files that another user could exchange
+
+
+def owned_by_nobody(path: Path) -> None:
+    """Give a file to another user."""
+    os.chown(path, NOBODY, NOBODY)
+
+
+def in_nobodys_folder(path: Path) -> None:
+    """Give a file's folder to another user."""
+    os.chown(path.parent, NOBODY, NOBODY)
+
+
+def behind_nobodys_link(path: Path) -> None:
+    """Put another user's link in the place of a file."""
+    path.rename(path.with_suffix(".own"))
+    path.symlink_to(path.with_suffix(".own"))
+    os.lchown(path, NOBODY, NOBODY)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("change", [owned_by_nobody, in_nobodys_folder, behind_nobodys_link])
+@pytest.mark.parametrize("source", ["environment", "service file", "conninfo", "keyword"])
+def test_a_root_file_that_another_user_can_exchange_is_refused(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], source: str
+) -> None:
+    """Below a folder for everyone, as /tmp, another user's root file is a trap: ConfigError."""
+    path = open_folder / "exports" / "root.crt"
+    path.parent.mkdir(mode=0o755)
+    shutil.copy(roots.PEM_FILE, path)
+    call: dict[str, Any] = {"server": "myserver", "password": "secret"}
+    if source == "environment":
+        monkeypatch.setenv("PGSSLROOTCERT", str(path))
+    elif source == "service file":
+        (open_folder / "services").write_text(f"[s]\nsslrootcert={path}\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(open_folder / "services"))
+        call["service"] = "s"
+    elif source == "conninfo":
+        call["conninfo"] = f"sslrootcert={path}"
+    else:
+        call["sslrootcert"] = str(path)
+    azpg.conninfo(**call)
+    change(path)
+    with pytest.raises(azpg.ConfigError, match=str(path)):
+        azpg.conninfo(**call)
+    # Elsewhere the caller decides
+    azpg.conninfo("host=db.example.net user=app password=secret", sslrootcert=str(path))
+
+
+@pytest.mark.root
+def test_another_users_root_file_elsewhere_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a folder that only its owner may write to, as a CI's workspace, it is used and told."""
+    folder = Path(tempfile.mkdtemp(dir="/opt"))
+    try:
+        path = folder / "root.crt"
+        shutil.copy(roots.PEM_FILE, path)
+        os.chown(path, NOBODY, NOBODY)
+        monkeypatch.setenv("PGSSLROOTCERT", str(path))
+        for _ in range(2):
+            assert str(path) in azpg.conninfo(server="myserver", password="secret")
+        warnings = [record for record in caplog.records if "another user" in record.getMessage()]
+        assert len(warnings) == 1
+        assert str(path) in warnings[0].getMessage()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_this_users_root_file_is_no_matter(tmp_path: Path) -> None:
+    """A root file of this user's own, or root's, is used wherever it lies."""
+    path = tmp_path / "root.crt"
+    shutil.copy(roots.PEM_FILE, path)
+    assert roots.replaceable_by(str(path)) is None
+    assert roots.replaceable_by("/etc/passwd") is None
+    assert roots.replaceable_by("system") is None
+    assert stat.S_ISREG(path.stat().st_mode)

@@ -16,7 +16,7 @@ from azpg._conninfo import PGBOUNCER_PORTS
 from azpg._flight import clocks
 from azpg._libpq import libpq_info
 from azpg._redact import redact
-from azpg._tls.roots import bundle, certificates, libpqs_file
+from azpg._tls.roots import certificates, root_file, user_root_crt
 
 from . import handshake, identity, vitals, way
 from .finding import Finding, Setting, Step
@@ -150,9 +150,9 @@ class _Examination:
         self._entra = call.entra
         params = dict(plan.params)
         if plan.roots is not None:
-            params["sslrootcert"] = bundle(plan.roots).path()
+            params["sslrootcert"] = root_file(plan.roots)
         # Where nobody named one, libpq's own
-        self._root_file = params.get("sslrootcert") or libpqs_file()
+        self._root_file = params.get("sslrootcert") or user_root_crt()
         for name in sorted(params):
             source = _source(name, said)
             if name == "host" and self.options.get("server"):

@@ -1,8 +1,14 @@
-"""The pinned roots as the file that libpq wants: chosen by fingerprint, kept where it is safe."""
+"""The root certificates that servers are verified with, as a file that libpq can read.
+
+libpq reads the package's own file: whoever can change it can change the code, so it needs no copy
+and no check. Only another set of roots (`Cloud(roots=...)`) is written, where no other user can
+change it: into a sealed memfd on Linux, otherwise into a private temporary folder.
+"""
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import shutil
 import stat
@@ -10,63 +16,191 @@ import sys
 import tempfile
 from binascii import a2b_base64, b2a_base64
 from contextlib import suppress
-from functools import cache, reduce
-from importlib import import_module
-from operator import xor
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Literal
 
 from azpg._clouds import AZURE_ROOTS
 from azpg.errors import ConfigError, TLSError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+if sys.platform != "win32":
+    import fcntl
 
-OWN = Path(__file__).with_name("roots.pem")
-"""Every root of Azure's, for those that certifi has dropped."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PEM_FILE = Path(__file__).with_name("roots.pem")
+"""Every root certificate of Azure's list, also those that certifi has dropped."""
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_MFD_NOEXEC_SEAL = 0x8
+"""Linux 6.3; `vm.memfd_noexec` may require it, and an older kernel rejects it."""
+
+
+# The file
+
+
+def root_file(fingerprints: frozenset[str]) -> str:
+    """Return the path of a PEM file with exactly the roots of these SHA-256 fingerprints.
+
+    Raise `ConfigError` if there is no such certificate, `TLSError` if they cannot be read, or
+    cannot be kept where no other user can change them.
+    """
+    if fingerprints == AZURE_ROOTS and _has_own_file():
+        return str(PEM_FILE)
+    return _other_root_file(fingerprints).path()
 
 
 @cache
-def bundle(roots: frozenset[str]) -> Bundle:
-    """Return the one bundle of this process for a set of SHA-256 fingerprints."""
-    return Bundle(roots)
+def _has_own_file() -> bool:
+    # In a zip there is none; a program frozen without azpg's data has none either
+    return PEM_FILE.is_file()
+
+
+@cache
+def _other_root_file(fingerprints: frozenset[str]) -> RootFile:
+    return RootFile(fingerprints)
+
+
+class RootFile:
+    """The file of one set of roots; it is made again if it is no longer the one that was made.
+
+    A daemon that closes all descriptors closes this one too, and its number is then another file.
+    """
+
+    def __init__(self, fingerprints: frozenset[str]) -> None:
+        self.fingerprints = fingerprints
+        self._made: tuple[str, tuple[int, int] | None] = ("", None)
+
+    def path(self) -> str:
+        """Return the file's path."""
+        path, identity = self._made
+        if identity is None or _identity(path) != identity:
+            path = self._make()
+            self._made = path, _identity(path)
+        return path
+
+    def _make(self) -> str:
+        content = pem(self.fingerprints)
+        if (path := _write_memfd(content)) is not None:
+            return path
+        try:
+            return _write_private_file(content)
+        except OSError as error:
+            raise TLSError(
+                f"the root certificates of this cloud cannot be written: {error}",
+                kind="root-file",
+                hint="close some file descriptors (or raise ulimit -n), or set TMPDIR to a folder "
+                "that only you can write to; or write the roots to a file yourself and pass it as "
+                "sslrootcert=",
+            ) from None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _write_memfd(content: bytes) -> str | None:
+    """Return the path of a sealed file in memory, or None if this system has none."""
+    if sys.platform != "linux":
+        return None
+    descriptor = _create_memfd()
+    if descriptor is None:
+        return None
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        path = f"/proc/self/fd/{descriptor}"
+        if Path(path).read_bytes() == content:  # not in a chroot without /proc
+            return path
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _create_memfd() -> int | None:
+    if sys.platform == "linux":
+        for flag in (_MFD_NOEXEC_SEAL, 0):
+            with suppress(OSError):
+                return os.memfd_create(
+                    "azpg-roots.pem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flag
+                )
+    return None
+
+
+def _write_private_file(content: bytes) -> str:
+    folder, process = tempfile.mkdtemp(prefix="azpg-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:  # a forked child may exit before its parent
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    path = os.path.join(folder, "roots.pem")
+    Path(path).write_bytes(content)
+    if replaceable_by(path) is not None:
+        raise PermissionError(f"another user could exchange files below {folder}")
+    return path
+
+
+def shared_path(path: str, *, inherit: bool = False) -> str:
+    """Return a path under which other processes of this user find the same file.
+
+    `/proc/self/fd/3` is another file in every process. `inherit` keeps the file open in a command
+    that takes this process's place.
+    """
+    head, _, descriptor = path.rpartition("/")
+    if head != "/proc/self/fd":
+        return path
+    if inherit:
+        os.set_inheritable(int(descriptor), True)
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+# Certificates
 
 
 class Root:
-    """One root certificate, and whose copy of it this is."""
+    """One root certificate, and where its bytes come from."""
 
     def __init__(self, der: bytes, source: str) -> None:
         self.der = der
         self.source = source
 
 
-def pem(roots: frozenset[str]) -> bytes:
-    """Return the certificates with these fingerprints, from certifi and else from azpg's own."""
-    return _joined({name: root.der for name, root in certificates(roots).items()})
+def pem(fingerprints: frozenset[str]) -> bytes:
+    """Return the certificates with these fingerprints as one PEM text."""
+    found = certificates(fingerprints)
+    return b"".join(_to_pem(found[name].der) for name in sorted(found))
 
 
-def certificates(roots: frozenset[str]) -> dict[str, Root]:
-    """Return the certificates with these fingerprints by fingerprint.
+def certificates(fingerprints: frozenset[str]) -> dict[str, Root]:
+    """Return the certificates with these fingerprints, by fingerprint.
 
-    Raise `ConfigError` where there is none, `TLSError` where they cannot be read.
+    Raise `ConfigError` if there is no such certificate, `TLSError` if they cannot be read.
     """
     found: dict[str, Root] = {}
     unread = None
-    for source, read in (("azpg", OWN.read_bytes), ("certifi", _certifis)):
+    for source, read in (("azpg", _own_pem), ("certifi", _certifi_pem)):
         try:
             text = read().decode("latin-1")
         except (ImportError, OSError) as error:
-            unread = error
+            unread = unread or error
             continue
-        found |= {name: Root(der, source) for name, der in _read(text) if name in roots}
-    missing = sorted(roots - found.keys())
+        found |= {name: Root(der, source) for name, der in parse_pem(text) if name in fingerprints}
+    missing = sorted(fingerprints - found.keys())
     if missing and unread is not None:
-        hint = (
-            "is a file descriptor free (ulimit -n), and are azpg's and certifi's own files there?"
+        raise TLSError(
+            f"the root certificates cannot be read: {unread}", kind="root-file", hint=_unread_hint()
         )
-        raise TLSError(f"the pinned roots cannot be read: {unread}", kind="root-file", hint=hint)
     if missing:
         raise ConfigError(
             [f"no certificate with the SHA-256 {name} is in certifi or azpg" for name in missing]
@@ -74,34 +208,33 @@ def certificates(roots: frozenset[str]) -> dict[str, Root]:
     return found
 
 
-def _certifis() -> bytes:
-    import certifi  # noqa: PLC0415  # late: only who makes a bundle pays for it
+def _own_pem() -> bytes:
+    if _has_own_file():
+        return PEM_FILE.read_bytes()
+    return resources.files(__package__).joinpath("roots.pem").read_bytes()
+
+
+def _certifi_pem() -> bytes:
+    import certifi  # noqa: PLC0415  # late: only another set of roots needs it
 
     return Path(certifi.where()).read_bytes()
 
 
-def _read(text: str) -> Iterator[tuple[str, bytes]]:
-    """Yield each certificate's fingerprint, and itself."""
-    sha256 = _sha256()
+def _unread_hint() -> str:
+    if not _has_own_file():
+        return (
+            "azpg/_tls/roots.pem is missing from this program: collect azpg's data files "
+            "(PyInstaller: --collect-data azpg), or install azpg again"
+        )
+    return "close some file descriptors, or raise ulimit -n"
+
+
+def parse_pem(text: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each certificate's SHA-256 fingerprint and its bytes."""
     for part in text.split(_BEGIN)[1:]:
-        with suppress(ValueError):  # no base64: another file's trouble
+        with suppress(ValueError):  # no base64: another file's fault
             der = a2b_base64(part.partition(_END)[0])
-            yield sha256(der).hexdigest(), der
-
-
-def _sha256() -> Callable[[bytes], Any]:
-    """Return the hash, late: not where the bundle is the caller's own."""
-    # Python's own where it was built with it: all of OpenSSL is loaded with hashlib's
-    try:
-        module = import_module("_sha2" if sys.version_info >= (3, 12) else "_sha256")
-    except ImportError:
-        module = import_module("hashlib")
-    return cast("Callable[[bytes], Any]", module.sha256)
-
-
-def _joined(found: dict[str, bytes]) -> bytes:
-    """Return certificates as the one PEM text that there is of them."""
-    return b"".join(_to_pem(found[name]) for name in sorted(found))
+            yield hashlib.sha256(der).hexdigest(), der
 
 
 def _to_pem(der: bytes) -> bytes:
@@ -110,111 +243,36 @@ def _to_pem(der: bytes) -> bytes:
     return b"\n".join([_BEGIN.encode(), *lines, _END.encode(), b""])
 
 
-def _look(path: str) -> tuple[int, ...] | None:
-    """Return what one stat tells of a file: any write to it changes one of these."""
-    try:
-        seen = os.lstat(path)
-    except OSError:
-        return None
-    return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+# Files of the user
 
 
-class Bundle:
-    """A PEM file of some roots, checked before each use, and made anew where it is not right.
-
-    It is right when its certificates have the roots' fingerprints, and nothing else is in it. So a
-    process that finds the file of an earlier one need not look for them in certifi.
-    """
-
-    def __init__(self, roots: frozenset[str]) -> None:
-        self.roots = roots
-        self._path = ""
-        self._seen: tuple[int, ...] | None = None
-
-    def path(self) -> str:
-        """Return the file's path; one stat where nothing has touched the file."""
-        path = self._path
-        if self._seen is None or _look(path) != self._seen:
-            self._path = path = self._settle()
-            self._seen = _look(path)
-        return path
-
-    def _settle(self) -> str:
-        for place in (_cache_folder, _private_folder):
-            with suppress(OSError):
-                return self._put_in(place())
-        certificates(self.roots)  # or it is told which is nowhere
-        return str(OWN)
-
-    def _put_in(self, folder: str) -> str:
-        _check(os.lstat(folder), stat.S_ISDIR)
-        name = reduce(xor, (int(root, 16) for root in self.roots)) >> 128
-        path = os.path.join(folder, f"roots-{name:032x}.pem")
-        if not self._holds(path):
-            content = pem(self.roots)
-            written, temporary = tempfile.mkstemp(dir=folder)
-            try:
-                with open(written, "wb") as file:
-                    file.write(content)
-                os.replace(temporary, path)
-            except OSError:
-                os.unlink(temporary)
-                raise
-            if not self._holds(path):
-                raise PermissionError(path)
-        return path
-
-    def _holds(self, path: str) -> bool:
-        with suppress(OSError), open(path, "rb", opener=_open_no_link) as file:
-            _check(os.fstat(file.fileno()), stat.S_ISREG)
-            content = file.read()
-            with suppress(OSError):
-                if self.roots == AZURE_ROOTS and content == OWN.read_bytes():
-                    return True  # without a look at each
-            found = dict(_read(content.decode("latin-1")))
-            return found.keys() == self.roots and _joined(found) == content
-        return False
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
-
-
-def _check(seen: os.stat_result, is_kind: Callable[[int], bool]) -> None:
-    """Raise PermissionError unless it is what it should be, ours, and nobody else can write it."""
-    if not is_kind(seen.st_mode):
-        raise PermissionError("a link, or no file of its kind")
-    if sys.platform != "win32" and (seen.st_uid != os.geteuid() or seen.st_mode & 0o022):
-        raise PermissionError("somebody else's, or open to others")
-
-
-def _cache_folder() -> str:
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", "")
-    elif sys.platform == "darwin":
-        base = os.path.expanduser("~/Library/Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        raise FileNotFoundError("no home folder")
-    folder = os.path.join(base, "azpg")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    return folder
-
-
-def _private_folder() -> str:
-    folder, maker = tempfile.mkdtemp(prefix="azpg-"), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == maker:  # a forked child may still exit after, or before, its parent
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
-
-
-def libpqs_file() -> str:
-    """Return where libpq looks for the user's own roots, whether there are any or not."""
+def user_root_crt() -> str:
+    """Return where libpq looks for the user's own roots, whether the file exists or not."""
     if sys.platform == "win32":
         return os.path.join(os.environ.get("APPDATA", ""), "postgresql", "root.crt")
     return os.path.join(os.path.expanduser("~"), ".postgresql", "root.crt")
+
+
+def replaceable_by(path: str) -> Literal["owner", "anyone"] | None:
+    """Return who else could exchange a file: its owner, if that is neither this user nor root.
+
+    "anyone" says that the other user owns it, or a folder on the way to it, below a folder that
+    everyone may write to, as everyone may create files there. A file that does not exist belongs
+    to whoever creates it. POSIX only.
+    """
+    if sys.platform == "win32" or path == "system":
+        return None
+    foreign = writable = False
+    for name in {os.path.abspath(path), os.path.realpath(path)}:
+        for part in (Path(name), *Path(name).parents):
+            try:
+                found = os.lstat(part)
+            except OSError:
+                continue
+            foreign = foreign or found.st_uid not in (0, os.geteuid())
+            writable = writable or (
+                stat.S_ISDIR(found.st_mode) and bool(found.st_mode & stat.S_IWOTH)
+            )
+    if not foreign:
+        return None
+    return "anyone" if writable else "owner"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .roots import libpqs_file
+from .roots import user_root_crt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Context(ssl.SSLContext):
 
 def context(params: Mapping[str, str], names: Mapping[str, str]) -> Context:
     """Return the context that libpq's keywords ask for; `sslmode` is `require` or stricter."""
-    roots = params.get("sslrootcert") or libpqs_file()
+    roots = params.get("sslrootcert") or user_root_crt()
     if params.get("sslcert"):
         return _made(params, names, roots)  # not kept, as a password may open its key
     asked = frozenset((name, params.get(name, "")) for name in _READ)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from psycopg import sql
 
 import azpg
-from azpg._tls import roots as _roots
+from azpg._tls import roots
 from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def servers() -> Iterator[Servers]:
         certifi.where = lambda: str(whole)
         cloud = _cloud(authority)
         own = folder / "own.pem"
-        own.write_bytes(_roots.pem(cloud.roots))
+        own.write_bytes(roots.pem(cloud.roots))
         big = entra.add_role("mybigapp", kind="user-assigned", token_size=BIG)
         for variable in IDENTITY:
             os.environ[variable] = entra.env[variable]

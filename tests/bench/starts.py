@@ -35,10 +35,10 @@ before = time.perf_counter()
 import psycopg
 between = time.perf_counter()
 import azpg
-from azpg._tls import roots as _roots
-_roots.OWN = _roots.Path(own)
+from azpg._tls import roots
+roots.PEM_FILE = roots.Path(own)
 told["cloud"] = azpg.Cloud(**told["cloud"])
-_roots.AZURE_ROOTS = told["cloud"].roots
+roots.AZURE_ROOTS = told["cloud"].roots
 with azpg.connect(**told):
     print(between - before, time.perf_counter() - between)
 assert not [name for name in sys.modules if name.startswith("azure")]

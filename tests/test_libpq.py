@@ -1,0 +1,340 @@
+"""What azpg knows of libpq: its defaults, its versions, and that nothing else decides."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+import azpg
+from azpg import _conninfo, _libpq, _sources
+from azpg._libpq import libpq_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fix_api import Api
+    from fix_conninfo import Problems
+    from fix_servers import Postgres
+
+    from azpg.emulator import Emulator
+
+HOST = "myserver.postgres.database.azure.com"
+ALWAYS_GIVEN = {
+    *("application_name", "connect_timeout", "fallback_application_name", "host", "port", "user"),
+    *("keepalives_count", "keepalives_idle", "keepalives_interval"),
+}
+
+
+# Defaults
+
+
+def test_every_keyword_has_a_default() -> None:
+    """No keyword of the libpq in use is left for the environment or a service file to fill in."""
+    info = libpq_info()
+    covered = info.defaults.keys() | ALWAYS_GIVEN | _libpq.NOT_FILLED_IN
+    assert info.variables.keys() <= covered
+
+
+@pytest.mark.parametrize("keyword", sorted(libpq_info().defaults))
+def test_a_default_changes_nothing(
+    postgres: Postgres, azure: Emulator, keyword: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libpq accepts it, and a session is the same with it and without, for each authentication."""
+    default = {keyword: libpq_info().defaults[keyword]}
+    scram = {"host": postgres.host, "hostaddr": postgres.hostaddr, "password": postgres.password}
+    scram |= {"user": postgres.user, "dbname": "postgres", "port": str(postgres.port)}
+    scram |= {"sslrootcert": postgres.root, "sslmode": "verify-full"}
+    trust = {"host": postgres.socket, "user": "admin", "dbname": "postgres"}
+    cleartext = {"host": HOST, "user": "myapp", "dbname": "postgres", "password": azure.token()}
+    cleartext |= {"sslmode": "verify-full"}
+    assert {key: azure.env[key] for key in ("PGHOSTADDR", "PGSSLROOTCERT")}
+    for variable in ("PGHOSTADDR", "PGSSLROOTCERT"):
+        monkeypatch.delenv(variable)
+    cleartext |= {"hostaddr": azure.env["PGHOSTADDR"], "sslrootcert": azure.env["PGSSLROOTCERT"]}
+    for params in (scram, trust, cleartext):
+        assert session(default | params) == session(params)
+
+
+def session(params: dict[str, str]) -> dict[str, Any]:
+    """Return what shows of a session to the client and to the server."""
+    with psycopg.connect(make_conninfo("", **params), autocommit=True) as conn:
+        shown = conn.execute(
+            "select name, setting from pg_settings where source = 'client' order by 1"
+        ).fetchall()
+        return {
+            "settings": shown,
+            "database": conn.info.dbname,
+            "user": conn.info.user,
+            "protocol": pq.version() >= 180000 and conn.pgconn.full_protocol_version,
+            "tls": conn.pgconn.ssl_in_use,
+        }
+
+
+@pytest.mark.parametrize("where", ["environment", "service file"])
+def test_nothing_that_changes_meanwhile_reaches_libpq(
+    api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """What is set while the password is fetched changes nothing of the connection."""
+    keylog = tmp_path / "keys"
+    junk = dict.fromkeys(libpq_info().variables, "junk") | {"sslkeylogfile": str(keylog)}
+    if "oauth_issuer" in junk:
+        junk["oauth_issuer"] = "https://evil.example"
+
+    def change_everything() -> str:
+        if where == "environment":
+            for keyword, variable in libpq_info().variables.items():
+                if variable and keyword != "service":
+                    monkeypatch.setenv(variable, junk[keyword])
+            monkeypatch.setenv("PGREQUIRESSL", "1")
+        else:
+            known = [k for k in junk if k not in {"service", "servicefile"}]
+            lines = [f"{k}={junk[k]}\n" for k in known if not k.startswith("scram_")]
+            (tmp_path / "services").write_text("[s]\n" + "".join(lines))
+            monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+            monkeypatch.setenv("PGSERVICE", "s")
+        return azure.token()
+
+    options = {"user": "myapp", "dbname": "postgres"}
+    with api.connect(password=api.callback(change_everything), **options) as conn:
+        assert api.row(conn, "select current_user")[0] == "myapp"
+        assert conn.pgconn.ssl_in_use
+        assert conn.info.host == HOST
+        assert api.row(conn, "show application_name")[0] == "azpg"
+    assert not keylog.exists()
+
+
+def test_the_fallback_application_name_is_the_callers(api: Api, azure: Emulator) -> None:
+    """fallback_application_name= counts as in libpq, though application_name is given too."""
+    with api.connect(fallback_application_name="shop") as conn:
+        assert api.row(conn, "show application_name")[0] == "shop"
+    with api.connect(fallback_application_name="shop", application_name="till") as conn:
+        assert api.row(conn, "show application_name")[0] == "till"
+
+
+# What libpq rejects
+
+
+REJECTED = [
+    {"target_session_attrs": "x"},
+    {"load_balance_hosts": "x"},
+    {"channel_binding": "x"},
+    {"gssencmode": "x"},
+    {"sslnegotiation": "x"},
+    {"sslcertmode": "x"},
+    {"require_auth": "x"},
+    {"require_auth": "password,!md5"},
+    {"ssl_min_protocol_version": "x"},
+    {"ssl_max_protocol_version": "SSLv3"},
+    {"ssl_min_protocol_version": "TLSv1.3", "ssl_max_protocol_version": "TLSv1.2"},
+    {"min_protocol_version": "x"},
+    {"max_protocol_version": "2.0"},
+    {"min_protocol_version": "3.2", "max_protocol_version": "3.0"},
+    {"keepalives": "x"},
+    {"keepalives_idle": "soon"},
+    {"keepalives_interval": "1.5"},
+    {"keepalives_count": "99999999999"},
+    {"tcp_user_timeout": "x"},
+    {"hostaddr": "localhost"},
+    {"hostaddr": "300.0.0.1"},
+]
+REJECTED = [each for each in REJECTED if each.keys() <= libpq_info().variables.keys()]
+
+
+@pytest.mark.parametrize("options", REJECTED, ids=lambda each: " ".join(each.values()))
+@pytest.mark.parametrize("source", ["keyword", "conninfo", "environment"])
+def test_what_libpq_rejects_asks_for_no_token(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], source: str
+) -> None:
+    """Libpq validates a call before the credential is asked, in its own words."""
+    if source == "keyword":
+        found = problems(server="myserver", **options)
+    elif source == "conninfo":
+        found = problems(make_conninfo("", **options), server="myserver")
+    else:
+        variables = {libpq_info().variables[name]: value for name, value in options.items()}
+        if "" in variables:
+            return  # keepalives have none
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        found = problems(server="myserver")
+    assert len(found) == 1
+
+
+def test_what_libpq_rejects_is_an_operational_error_too(api: Api) -> None:
+    """Programs that catch psycopg's OperationalError for such a call go on working."""
+    with pytest.raises(psycopg.OperationalError) as caught:
+        api.open(server="myserver", target_session_attrs="x")
+    assert isinstance(caught.value, azpg.ConfigError)
+
+
+def test_the_validation_reaches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment names is not connected to while a call is validated."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        monkeypatch.setenv("PGHOST", "127.0.0.1")
+        monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+        monkeypatch.setenv("PGPORT", str(server.getsockname()[1]))
+        params = {"host": HOST, "port": "5432", "sslmode": "verify-full", "keepalives_idle": "7"}
+        assert _libpq.validation_error(params) is None
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize("value", ["require;password=hunter2", "a b", "x" * 60])
+def test_a_rejected_value_that_may_hold_a_secret_is_not_quoted(value: str) -> None:
+    """Libpq quotes the value; a misread string is masked in its message."""
+    params = {"host": HOST, "port": "5432", "target_session_attrs": value}
+    message = _libpq.validation_error(params)
+    assert message
+    assert "target_session_attrs" in message
+    assert value not in message
+
+
+# Older versions
+
+
+def test_a_keyword_of_a_newer_libpq_names_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "did you mean": the version that has it, and what to install."""
+    info = _libpq.LibpqInfo()
+    info.version = 15
+    del info.variables["require_auth"]
+    monkeypatch.setattr(_libpq, "libpq_info", lambda: info)
+    problem = _libpq.too_old_for("require_auth") or ""
+    assert "libpq 16" in problem
+    assert "libpq 15" in problem
+    assert "psycopg[binary]" in problem
+    assert _libpq.too_old_for("sslmode") is None
+    assert _libpq.too_old_for("databse") is None
+
+
+def test_the_table_of_versions_names_keywords() -> None:
+    """Every keyword of the table is one of the libpq in use, as far as it is not too old."""
+    version = libpq_info().version
+    known = {name for name, since in _libpq.SINCE.items() if since <= version}
+    assert known - {"tcp_user_timeout"} <= libpq_info().variables.keys()
+    assert {_libpq.SINCE[name] for name in _libpq.GUARDS.values()} <= set(range(12, 19))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "mode"), [("require_auth", "verify-ca"), ("ssl_min_protocol_version", "require")]
+)
+def test_verify_ca_needs_a_libpq_with_require_auth(keyword: str, mode: str) -> None:
+    """A keyword that protects a connection to Azure is never left out because libpq lacks it."""
+    params = {
+        "host": _sources.Said(value=HOST, by="keyword"),
+        "sslmode": _sources.Said(value=mode, by="keyword"),
+    }
+    info = libpq_info()
+    platform = _conninfo.Machine(
+        keywords=info.variables.keys() - {keyword},
+        libpq=12,
+        defaults=info.defaults,
+        linux=True,
+        root_crt=False,
+    )
+    _, problems = _conninfo.judge(params, _conninfo.Wishes(password="text"), platform)
+    (problem,) = problems
+    assert f"libpq {_libpq.SINCE[keyword]}" in problem
+    assert "libpq 12" in problem
+    assert "psycopg[binary]" in problem
+
+
+SYSTEM_LIBPQ = """
+import azpg, json, os
+from azpg._libpq import libpq_info
+from psycopg import pq
+assert pq.__impl__ == "python"
+told = {"version": libpq_info().version}
+for name, call in json.loads(os.environ["CALLS"]).items():
+    try:
+        azpg.connect(**call, user="app", password="secret", connect_timeout=2, retry_timeout=0)
+    except azpg.ConfigError as error:
+        told[name] = error.problems
+    except azpg.ConnectError as error:
+        told[name] = error.kind
+with azpg.connect() as conn:
+    told["user"] = conn.execute("select current_user").fetchone()[0]
+print(json.dumps(told))
+"""
+
+
+def test_the_systems_libpq_protects_or_says_that_it_cannot(azure: Emulator) -> None:
+    """Pure-Python psycopg on the system's libpq: a guard that it lacks is an error, not silence."""
+    calls = {
+        "verify-ca": {"sslmode": "verify-ca"},
+        "require_auth": {"require_auth": "scram-sha-256"},
+        "sslkeylogfile": {"sslkeylogfile": "/tmp/x"},
+        "rejected": {"target_session_attrs": "x"},
+    }
+    env = {**os.environ, "PSYCOPG_IMPL": "python", "CALLS": json.dumps(calls)}
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SYSTEM_LIBPQ)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    told = json.loads(ran.stdout)
+    version = told["version"]
+    assert told["user"] == "myapp"
+    assert told["rejected"] == ['invalid target_session_attrs value: "x"']
+    for name in ("verify-ca", "require_auth"):
+        if version < 16:
+            (problem,) = told[name]
+            assert "libpq 16" in problem
+            assert f"libpq {version}" in problem
+        else:
+            assert told[name] == "login"
+    assert ("libpq 18" in str(told["sslkeylogfile"])) is (version < 18)
+
+
+@pytest.mark.parametrize("variable", sorted(_libpq.GUARDS))
+def test_a_guard_in_the_environment_is_not_lost_on_an_older_libpq(
+    monkeypatch: pytest.MonkeyPatch, variable: str, problems: Problems
+) -> None:
+    """A variable that restricts the connection is an error if this libpq would ignore it."""
+    info = _libpq.LibpqInfo()
+    info.version = 11
+    for keyword in _libpq.SINCE:
+        info.variables.pop(keyword, None)
+    monkeypatch.setattr(_libpq, "libpq_info", lambda: info)
+    environ = {variable: "x"}
+    _, found = _sources.merge("", {}, environ)
+    assert [problem for problem in found if problem.startswith(variable)]
+
+
+# Windows
+
+
+def test_a_path_that_is_not_ascii_becomes_its_short_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libpq on Windows opens files in the ANSI code page: it gets the 8.3 path."""
+    monkeypatch.setattr("os.name", "nt")
+    short = {"C:/Users/José": "C:/Users/JOS~1", "C:/Users/José/root.pem": "C:/Users/JOS~1/root.pem"}
+    monkeypatch.setattr(_libpq, "_short_name", lambda path: short.get(path, ""))
+    params = {
+        "host": "münchen.example",
+        "sslrootcert": "C:/Users/José/root.pem",
+        "sslkeylogfile": "C:/Users/José/keys.log",
+        "passfile": "C:/pgpass.conf",
+    }
+    assert _libpq.with_native_paths(params) == {
+        "host": "münchen.example",
+        "sslrootcert": "C:/Users/JOS~1/root.pem",
+        "sslkeylogfile": "C:/Users/JOS~1/keys.log",
+        "passfile": "C:/pgpass.conf",
+    }
+
+
+def test_a_volume_without_short_paths_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is named, and where to install instead."""
+    monkeypatch.setattr("os.name", "nt")
+    monkeypatch.setattr(_libpq, "_short_name", lambda _path: "")
+    with pytest.raises(azpg.ConfigError) as caught:
+        _libpq.with_native_paths({"sslrootcert": "C:/José/r.pem", "passfile": "C:/José/p"})
+    assert len(caught.value.problems) == 2
+    assert "ASCII path" in caught.value.problems[0]
