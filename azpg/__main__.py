@@ -131,7 +131,10 @@ def _run(words: list[str]) -> int:
         parsers["exec"].error("no command is given: azpg exec --server myserver -- pg_dump mydb")
     word = given.get("conninfo")
     if word and "=" not in word and "://" not in word:
-        parsers[name[0]].error(f"{word!r} is no conninfo; a server's name is --server {word}")
+        shown = _spelling.quote(word, r"[A-Za-z0-9.-]{1,253}").strip("'")
+        parsers[name[0]].error(
+            f"the argument is no connection string; a server's name is --server {shown}"
+        )
     return run(**{key: value for key, value in given.items() if value is not None})
 
 

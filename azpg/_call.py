@@ -17,9 +17,10 @@ import psycopg
 from psycopg import errors as e
 
 from . import _connector, _conninfo, _options, _retry, _sources
+from ._jwt import claims
 from ._libpq import libpq_info, os_user_name, with_native_paths
 from ._redact import redact
-from ._settled import settle
+from ._settled import check_token, settle
 from ._tls.roots import root_file
 from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean
 
@@ -51,6 +52,8 @@ class Call:
 
     error: psycopg.Error | None = None
     _answer: Answer = (None, None)
+    _is_token = False
+    """the password is a Microsoft Entra token that azpg did not fetch"""
     _pauses: _retry.Retry | None = None
     pause: float | None = None
     """seconds to wait before the next try"""
@@ -78,8 +81,8 @@ class Call:
         if wrong:
             self.error = ConfigError(wrong)
             return
-        if password is not None and credential is None and _options.is_entra_password(password):
-            credential, password = password, None
+        if credential is None and (entra := _options.entra_password_behind(password)):
+            credential, password = entra, None
         if credential is not None and cloud is None and _options.is_entra_password(credential):
             cloud = credential.cloud
         try:
@@ -133,7 +136,9 @@ class Call:
                 given = self._callback()
             except Exception as error:  # noqa: BLE001  # the caller's code: anything may come
                 raise _raised(error) from None
-            self._answer = _password(given)
+            self._answer = self._from_callback(given)
+        elif self.plan.sign_in == "token":
+            self._answer = self._from_token(self._secrets["password"])
         return self._answer
 
     async def answer_async(self) -> Answer:
@@ -145,8 +150,22 @@ class Call:
                 given = await _await(self._callback)
             except Exception as error:  # noqa: BLE001  # as above
                 raise _raised(error) from None
-            self._answer = _password(given)
+            self._answer = self._from_callback(given)
+        elif self.plan.sign_in == "token":
+            self._answer = self._from_token(self._secrets["password"])
         return self._answer
+
+    def _from_callback(self, given: object) -> Answer:
+        """Return a callback's answer, which may be a Microsoft Entra token."""
+        password = _password(given)
+        return self._from_token(password) if check_token(password, self.plan) else (password, None)
+
+    def _from_token(self, text: str) -> Answer:
+        """Return a token that was given as a password, and its role where no user was given."""
+        from ._token import require_role  # noqa: PLC0415  # late: only who signs in so pays for it
+
+        self._is_token = True
+        return text, None if "user" in self.plan.params else require_role(claims(text))
 
     def _of(self, token: Token) -> Answer:
         if self._refused is not None and token.text == self._refused[0]:
@@ -175,6 +194,8 @@ class Call:
             params["password"] = secret
         if user is not None:
             params["user"] = user
+        if self._is_token:
+            params.setdefault("dbname", "postgres")
         return params
 
     def libpq_params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
@@ -255,7 +276,7 @@ class Call:
             "port": params["port"],
             "dbname": params.get("dbname", ""),
             "user": params.get("user") or self._answer[1] or "",
-            "entra": self.entra is not None,
+            "entra": self.plan.sign_in in ("entra", "token"),
             "scope": self.plan.cloud.scope,
             "secret_length": len(self._answer[0] or ""),
             "root_file": params.get("sslrootcert", ""),
@@ -287,9 +308,11 @@ async def _await(callback: Callable[[], object]) -> object:
     return await given if inspect.isawaitable(given) else given
 
 
-def _password(given: object) -> Answer:
+def _password(given: object) -> str:
     if isinstance(given, str) and given and _sources.sendable(given):
-        return given, None
+        if not given.endswith(("\n", "\r")):
+            return given
+        raise _no_password("returned text that ends in a line break")
     if inspect.iscoroutine(given):
         given.close()
     what = type(given).__name__

@@ -23,6 +23,7 @@ from ._clouds import (
     plain,
 )
 from ._record import Record
+from ._spelling import quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
     from ._sources import By, Merged
 
-    SignIn = Literal["entra", "password", "callback", "none"]
+    SignIn = Literal["entra", "token", "password", "callback", "none"]
+    """"token" is a Microsoft Entra token that was given as a password"""
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
@@ -60,6 +62,8 @@ class Wishes(Record):
     """the password keyword"""
     password_by: By | None = None
     """who else gave a password"""
+    token: bool = False
+    """the password is a Microsoft Entra token"""
     unread: bool = False
     """the conninfo could not be read"""
     replaceable: Literal["owner", "anyone"] | None = None
@@ -91,6 +95,8 @@ class Plan(Record):
     keep out what the environment or a service file says by then"""
     sign_in: SignIn
     cloud: Cloud
+    token_problems: tuple[str, ...]
+    """what would be wrong if the password, once it is known, is a Microsoft Entra token"""
     roots: frozenset[str] | None
     """the pinned roots; None where the caller's, or libpq's own, count"""
     reach: tuple[str, ...]
@@ -129,6 +135,7 @@ class _Judgement:
         self.problems = list(wishes.wrong)
         self.warnings: list[str] = []
         self.decisions: list[str] = []
+        self.token_problems: list[str] = []
 
     def plan(self) -> Plan:
         self.check_values()
@@ -138,12 +145,13 @@ class _Judgement:
         names, reach = self.places(clouds)
         azure = [cloud for name in names if (cloud := cloud_of(name, clouds))]
         cloud = wished or (azure[0] if azure else AZURE_PUBLIC)
-        if sign_in == "entra":
-            # Of two clouds that share a suffix the first is meant, unless the caller named one.
-            apart = () if wished else [name for name in names if cloud_of(name) is not cloud]
-            outside = [name for name in names if name in apart or not cloud.covers(name)]
-            self.problems += [no_token_for(name, cloud) for name in dict.fromkeys(outside)]
-        if azure or sign_in == "entra":
+        # Of two clouds that share a suffix the first is meant, unless the caller named one.
+        apart = () if wished else [name for name in names if cloud_of(name) is not cloud]
+        outside = [name for name in names if name in apart or not cloud.covers(name)]
+        self.token_problems += [no_token_for(name, cloud) for name in dict.fromkeys(outside)]
+        if sign_in in ("entra", "token"):
+            self.problems += self.token_problems
+        if azure or sign_in in ("entra", "token"):
             roots = self.azure_tls(sign_in, cloud)
         else:
             roots = self.other_tls(names)
@@ -153,6 +161,7 @@ class _Judgement:
             params=self.params,
             defaults=self.unset(),
             sign_in=sign_in,
+            token_problems=tuple(self.token_problems),
             cloud=cloud,
             roots=roots,
             reach=reach,
@@ -177,12 +186,12 @@ class _Judgement:
         mode = self.params.get("sslmode")
         if mode is not None and mode not in SSLMODES:
             self.problems.append(
-                f"sslmode={mode!r} ({self.by('sslmode')}) is none of {', '.join(SSLMODES)}"
-                + _close(mode, SSLMODES)
+                f"sslmode={quote(mode)} ({self.by('sslmode')}) is none of "
+                f"{', '.join(SSLMODES)}" + _close(mode, SSLMODES)
             )
         timeout = self.params.get("connect_timeout")
         if timeout is not None and not re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", timeout, re.ASCII):
-            self.problems.append(f"connect_timeout={timeout!r} is no number of seconds")
+            self.problems.append(f"connect_timeout={quote(timeout)} is no number of seconds")
 
     # Who signs in
 
@@ -208,10 +217,22 @@ class _Judgement:
         if wishes.password == "callback":
             return "callback"
         if wishes.password == "text" or (wishes.password_by and wishes.password is None):
-            return "password"
+            if wishes.token:
+                self.warn_of_a_kept_token()
+            return "token" if wishes.token else "password"
         if wishes.password == "empty" or self.own_passfile():
             return "none"
         return "entra"
+
+    def warn_of_a_kept_token(self) -> None:
+        """Warn of a token that is not fetched anew: it expires within the hour."""
+        source = self.wishes.password_by if self.wishes.password is None else None
+        if source is not None:
+            where = "PGPASSWORD" if source == "environment" else f"password ({source})"
+            self.warnings.append(
+                f"{where} holds a Microsoft Entra token, which expires within the hour: leave it "
+                f"out, azpg fetches tokens itself"
+            )
 
     def own_passfile(self) -> bool:
         return self.given("passfile") and self.by("passfile") != "environment"
@@ -225,7 +246,7 @@ class _Judgement:
         found = cloud_named(cloud)
         if found is None:
             names = ", ".join(repr(known.name) for known in CLOUDS)
-            self.problems.append(f"cloud={cloud!r} is none of {names}, nor an azpg.Cloud")
+            self.problems.append(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")
         return found
 
     def places(self, clouds: Sequence[Cloud]) -> tuple[list[str], tuple[str, ...]]:
@@ -261,9 +282,13 @@ class _Judgement:
             return server.lower() + clouds[0].suffixes[0]
         if cloud_of(server, clouds):
             return plain(server)
+        if misread := _spelling.misread_host("server", server):
+            self.problems.append(f"server {misread}")
+            return None
+        shown = quote(server, r"[\w.,-]{0,253}")
         self.problems.append(
-            f'server={server!r} is neither a short name (server="myserver") nor one under the '
-            f"suffix of a known cloud: write any other name as host="
+            f'server={shown} is neither a short name (server="myserver") nor one under the suffix '
+            f"of a known cloud: write any other name as host="
         )
         return None
 
@@ -319,7 +344,11 @@ class _Judgement:
             )
         self.params.pop("gssencmode", None)
         self.default("gssencmode", "disable")
-        if mode == "verify-ca" and by == "keyword" and sign_in != "entra":
+        if mode == "verify-ca" and by == "keyword" and sign_in not in ("entra", "token"):
+            self.token_problems.append(
+                "sslmode=verify-ca (keyword) does not verify the server's name, and a Microsoft "
+                "Entra token goes only to a verified server: leave out sslmode"
+            )
             self.warnings.append(
                 "sslmode=verify-ca: any server with a certificate from Azure's authorities is "
                 "believed, whatever its name"
@@ -369,16 +398,19 @@ class _Judgement:
         ports = [port or "5432" for port in self.params.get("port", "").split(",")]
         for port in ports:
             if not _is_port(port.lstrip("0")):
-                self.problems.append(f"port={port!r} ({self.by('port')}) is no number of a port")
+                self.problems.append(
+                    f"port={quote(port)} ({self.by('port')}) is no number of a port"
+                )
         if len(ports) not in (1, hosts):
             self.problems.append(f"port gives {len(ports)} for {hosts} hosts: one a host, or one")
         wished = self.wishes.pgbouncer
         if wished and not (self.given("port") and self.by("port") == "keyword"):
             ports = [PGBOUNCER_PORTS.get(port, port) for port in ports]
             if not all(map(_is_pgbouncer, ports)):
+                shown = quote(self.params["port"], "[0-9,]+").strip("'")
                 self.problems.append(
-                    f"pgbouncer=True means port 6432, and {self.by('port')} says "
-                    f"{self.params['port']}: write port= as a keyword, or leave it out there"
+                    f"pgbouncer=True means port 6432, and {self.by('port')} says {shown}: write "
+                    f"port= as a keyword, or leave it out there"
                 )
         self.params["port"] = ",".join(ports)
         return any(map(_is_pgbouncer, ports)) if wished is None else wished
@@ -391,7 +423,7 @@ class _Judgement:
             # Empty, not absent: libpq may read a service file of PGSERVICE once more.
             self.params["sslkeylogfile"] = ""
             self.warnings.append(f"sslkeylogfile ({keylog}) counts only as a keyword in code")
-        if sign_in == "entra":
+        if sign_in in ("entra", "token"):
             self.params["dbname"] = self.params.get("dbname") or "postgres"
             if not self.given("user"):
                 self.params.pop("user", None)

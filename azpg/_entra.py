@@ -8,7 +8,7 @@ import random
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
-from . import _credentials, _diagnose, _token
+from . import _credentials, _diagnose, _spelling, _token
 from ._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
 from ._flight import SLOTS, Failure, Flight, Outcome, clocks
 from .errors import ConfigError
@@ -237,4 +237,4 @@ def _known(cloud: str) -> Cloud:
     if (found := cloud_named(cloud)) is not None:
         return found
     names = ", ".join(repr(known.name) for known in CLOUDS)
-    raise ConfigError(f"cloud={cloud!r} is none of {names}, nor an azpg.Cloud")
+    raise ConfigError(f"cloud={_spelling.quote(cloud)} is none of {names}, nor an azpg.Cloud")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
@@ -57,6 +57,29 @@ def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
     return isinstance(value, getattr(sys.modules.get("azpg._entra"), "EntraPassword", ()))
 
 
+MAX_WRAPPERS = 8
+
+
+def entra_password_behind(password: object) -> EntraPassword | None:
+    """Return the EntraPassword that a password callback calls, as far as can be told.
+
+    That is the object itself, its `call_async` or `__call__`, and each of them in functools'
+    `partial` or in a decorator that keeps `__wrapped__`.
+    """
+    for _ in range(MAX_WRAPPERS):
+        if is_entra_password(password):
+            return password
+        if isinstance(password, partial):
+            password = password.func
+        elif inspect.ismethod(password) and password.__name__ in ("__call__", "call_async"):
+            password = password.__self__
+        elif (wrapped := getattr(password, "__wrapped__", None)) is not None:
+            password = wrapped
+        else:
+            return None
+    return None
+
+
 @lru_cache(maxsize=64)
 def serves_all(kind: type) -> bool:
     """Tell whether a class is a sync credential's: asked before each connect, so it is kept."""
@@ -84,6 +107,8 @@ def misfits(
     if isinstance(password, str):
         if not _sources.sendable(password):
             yield f"password holds {UNSENDABLE}, which libpq cannot be handed"
+        elif password.endswith(("\n", "\r")):
+            yield "password ends in a line break: strip it where the value is read"
         yield from placeholders({"password": password})
     elif not callable(password):
         yield f"password is {type(password).__name__}: pass text or a function that returns it"

@@ -8,7 +8,8 @@ import sys
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from . import _connector, _conninfo, _options, _retry, _sources
+from . import _connector, _conninfo, _jwt, _options, _retry, _sources
+from ._clouds import CLOUDS, Cloud
 from ._libpq import libpq_info, validation_error
 from ._tls.roots import replaceable_by, user_root_crt
 from .errors import ConfigError, LibpqConfigError
@@ -16,7 +17,6 @@ from .errors import ConfigError, LibpqConfigError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from ._clouds import Cloud
     from ._connector import Identity
     from ._sources import Said
 
@@ -62,6 +62,9 @@ def settle(
 ) -> Settled:
     """Return what the words come to, or raise `ConfigError` with all that is wrong with them."""
     wrong: list[str] = []
+    text = password if isinstance(password, str) else ""
+    resources = _resources(cloud)
+    token = _jwt.entra_claims(text, resources) if text else None
     kind = type(credential)
     # No second look at what is as it should be by its class alone
     if password is not None or (credential is not None and not _options.serves_all(kind)):  # type: ignore[arg-type]  # to mypy a class has its objects' hash
@@ -76,6 +79,7 @@ def settle(
         credential is None,
         client_id is None,
         password if password is None else _options.kind(password),
+        token is not None,
         *[(name, value if value is None else str(value)) for name, value in keywords.items()],
         around,
     )
@@ -83,15 +87,25 @@ def settle(
         return settled
     environ = _sources.environment() if around else {}
     said, problems = _sources.merge(conninfo, keywords, environ, server=server)
+    misread = _sources.misread(said, conninfo)
+    for keyword in misread.keys() & said.keys():
+        if keyword not in libpq_info().secrets:
+            del said[keyword]
+    problems += dict.fromkeys(misread.values())
     asked = said["connect_timeout"].value if "connect_timeout" in said else None
     # Then "no host is given" would be one problem too many
     unread = bool(problems) and bool(conninfo or _connector.CONNECTION_STRING in environ)
     unread = unread and all(v.by != "conninfo" for v in said.values())
+    unread = unread or not misread.keys().isdisjoint(("host", "hostaddr"))
     by = said["password"].by if "password" in said and said["password"].value else None
     hidden = libpq_info().secrets & said.keys()
     secrets = {name: said.pop(name).value for name in hidden}
     if isinstance(password, str):
         secrets.pop("password", None)
+    elif password is None and credential is client_id is None:
+        token = _jwt.entra_claims(secrets.get("password", ""), resources)
+    if token is not None and (problem := _wrong_service(token)):
+        problems.append(problem)
     root_file = "sslrootcert" in said and said["sslrootcert"].value
     wishes = _conninfo.Wishes(
         server=server,
@@ -101,6 +115,7 @@ def settle(
         client_id=client_id is not None,
         password=_options.kind(password),
         password_by=by,
+        token=token is not None,
         unread=unread,
         replaceable=replaceable_by(said["sslrootcert"].value) if root_file else None,
         wrong=(*problems, *wrong, *_options.placeholders(secrets)),
@@ -117,6 +132,37 @@ def settle(
             _KEPT.clear()
         _KEPT[words] = settled
     return settled
+
+
+def _resources(cloud: object) -> set[str]:
+    """Return what a token for a database is for, in every cloud and in one of the caller's own."""
+    clouds = (*CLOUDS, cloud) if isinstance(cloud, Cloud) else CLOUDS
+    return {each.scope.removesuffix("/.default") for each in clouds}
+
+
+def _wrong_service(token: _jwt.Claims) -> str | None:
+    """Return the problem with a token that is for another service of Azure's."""
+    if (service := _jwt.other_service(token)) is None:
+        return None
+    return (
+        f"the password is a Microsoft Entra token for {service}, which no database accepts and "
+        f"which opens more than a database: leave out the password, azpg fetches tokens itself "
+        f"(or: az account get-access-token --resource-type oss-rdbms)"
+    )
+
+
+def check_token(text: str, plan: _conninfo.Plan) -> bool:
+    """Return whether a password that is known only now is a Microsoft Entra token.
+
+    Raise `ConfigError` if it is one and must not go to the servers of this plan.
+    """
+    token = _jwt.entra_claims(text, _resources(plan.cloud))
+    if token is None:
+        return False
+    service = _wrong_service(token)
+    if problems := [*plan.token_problems, *([service] if service else [])]:
+        raise ConfigError(problems)
+    return True
 
 
 @cache

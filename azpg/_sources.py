@@ -15,6 +15,7 @@ import psycopg
 from psycopg import pq
 
 from . import _connector, _spelling
+from ._clouds import is_socket
 from ._libpq import GUARDS, libpq_info, too_old_for
 from ._record import Record
 
@@ -35,6 +36,7 @@ class Said(Record):
 Merged = dict[str, Said]
 
 _PLACES = {"host", "hostaddr"}
+_NAMES = {*_PLACES, "dbname", "port", "sslmode", "user"}
 _ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR")
 
 
@@ -131,8 +133,9 @@ def may_name_a_service(
 def _read(conninfo: str) -> tuple[dict[str, str], list[str]]:
     if not conninfo:
         return {}, []
-    if misread := _spelling.misread_uri(conninfo):
-        return {}, [misread]
+    mistaken = _spelling.mistaken_conninfo(conninfo) or _spelling.misread_uri(conninfo)
+    if mistaken:
+        return {}, [mistaken]
     try:
         # Copied out: libpq's own message would quote pieces of a misread password.
         values = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
@@ -149,6 +152,39 @@ def _connected(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     values.pop("service", None)  # read once, above
     problems = [f"{_connector.CONNECTION_STRING}: {problem}" for problem in problems]
     return values if values.get("host") else {}, problems
+
+
+def misread(said: Merged, conninfo: str) -> dict[str, str]:
+    """Return the problems with values that are nearly right, by keyword; none is quoted whole.
+
+    They are named for what they are before any other rule looks at them.
+    """
+    found: dict[str, str] = {}
+    info = libpq_info()
+    for keyword, (value, source) in {k: (v.value, v.by) for k, v in said.items()}.items():
+        what = f"{keyword} ({source})"
+        if value.endswith(("\n", "\r")):
+            found[keyword] = f"{what} ends in a line break: strip it where the value is read"
+        elif keyword in info.secrets:
+            continue
+        elif (source != "keyword" or keyword in _NAMES) and (
+            separator := _spelling.further_parameters(value, info.variables)
+        ):
+            found[keyword] = (
+                _spelling.ado_net(conninfo)
+                if separator == ";" and source == "conninfo"
+                else f"{what} goes on with another parameter after {separator!r}: separate "
+                f"parameters by spaces (in a URI by '?' and '&')"
+            )
+        elif keyword in _PLACES:
+            hosts = [host for host in value.split(",") if not is_socket(host)]
+            wrong = filter(None, (_spelling.misread_host(keyword, host) for host in hosts))
+            if (first := next(wrong, None)) is not None:
+                found[keyword] = f"{what} {first}"
+    commas = [k for k, v in said.items() if v.by == "conninfo" and v.value.endswith(",")]
+    if len(commas) > 1:
+        found = dict.fromkeys(commas, "the parameters are separated by commas: use spaces")
+    return found
 
 
 def by(said: Merged, keyword: str) -> By | None:
@@ -191,7 +227,8 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
         if (section := _section(name, lines)) is not None:
             return _service_keywords(section, path)
     places = " or ".join(map(repr, paths))
-    return {}, [f"no service {name!r} in {places}: add a section [{name}], or correct the name"]
+    shown = _spelling.quote(name, r"[\w. -]{1,60}")
+    return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]
 
 
 def _section(name: str, lines: Iterable[str]) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
@@ -39,9 +40,23 @@ _PLACEHOLDER = r"(?i)[{<]\s*your[ _-][^{}<>]*[}>]"
 _URI = r"(?s)postgres(?:ql)?://([^/@]*@)?+[^@?]*(\?.*)?"
 
 
+def quote(value: str, pattern: str = r"[\w.+-]{0,30}") -> str:
+    """Return a value for a message, or "…" if it may be more than it should be.
+
+    A misread string holds several values, and a password may be one of them.
+    """
+    return repr(value) if re.fullmatch(pattern, value) else "…"
+
+
 def unknown_keyword(name: str, known: Collection[str]) -> str:
     """Return the sentence for a keyword that neither libpq nor azpg knows."""
-    return f"{name!r} is no keyword of libpq's or azpg's" + _suggestion(name, known)
+    suggestion = _suggestion(name, known)
+    if not suggestion and not re.fullmatch("[a-z_]{1,30}", name):
+        return (
+            "there is a keyword that neither libpq nor azpg has; it is not shown, as it may be a "
+            "piece of a password: write host=… user=… password='…', or a postgresql:// URI"
+        )
+    return f"{name!r} is no keyword of libpq's or azpg's" + suggestion
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
@@ -66,13 +81,35 @@ def misread_uri(conninfo: str) -> str | None:
     )
 
 
+_COMMAND = r"""\$?\s*(export\s|set\s|(\w+=\S*\s+)*(psql|pg_\w+|pgbench|vacuumdb)(\.exe)?\s)"""
+_SCHEME = r"([A-Za-z][A-Za-z0-9.-]{0,30}):/"
+
+
+def mistaken_conninfo(conninfo: str) -> str | None:
+    """Return what a text is that is no connection string, whatever libpq would read in it."""
+    text = conninfo.strip()
+    if re.match(_COMMAND, text):
+        return (
+            "this is a command line: pass only the connection string in it, without the command, "
+            "its options and the quotes"
+        )
+    if len(text) > 1 and text[0] in "\"'`" and text[-1] == text[0]:
+        return "the connection string stands in quotes that belong to a shell: leave them out"
+    scheme = re.match(_SCHEME, text)
+    if scheme is None or re.match("postgres(ql)?://", text) or scheme[1].lower() == "jdbc":
+        return None
+    if scheme[1].lower() in ("postgres", "postgresql"):
+        return "a URI begins with 'postgresql://', in lower case and with two slashes"
+    return "this is a URL of another kind: libpq's begins with 'postgresql://'"
+
+
 def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
     """Return the sentence for a conninfo that libpq cannot read, with no value of it but names."""
     text = conninfo.strip()
     if text.lower().startswith("jdbc:"):
         return f"this is a JDBC URL; libpq's form is: {_from_jdbc(text)}"
     if re.match(r"[\w ]+=[^;]*;", text):
-        return f"this is an ADO.NET string; libpq's form is: {_from_ado_net(text)}"
+        return ado_net(text)
     if scheme := re.match(r"(postgres(?:ql)?)\+\w+://", text):
         return (
             f"this is a SQLAlchemy URL; libpq's begins with '{scheme[1]}://', without the '+driver'"
@@ -98,6 +135,11 @@ def _named(name: str, conninfo: str, known: Collection[str]) -> str:
 
 
 _FORM = "host=… port=… dbname=… user=…"
+
+
+def ado_net(text: str) -> str:
+    """Return the sentence for an ADO.NET string, with libpq's form of it."""
+    return f"this is an ADO.NET string; libpq's form is: {_from_ado_net(text)}"
 
 
 def _from_ado_net(text: str) -> str:
@@ -143,6 +185,53 @@ def placeholder(value: str) -> str | None:
     """Return the portal's placeholder that was left in a value: `{your_password}`, `<your-db>`."""
     found = "your" in value.lower() and re.search(_PLACEHOLDER, value)
     return found[0] if found else None
+
+
+# Values that are nearly right
+
+
+def further_parameters(value: str, known: Collection[str]) -> str | None:
+    """Return the separator after which a value goes on with another parameter, or None."""
+    names = "|".join(map(re.escape, sorted({*known, *_ALIASES}, key=len, reverse=True)))
+    found = re.search(rf"([;,&])\s*({names})\s*=", value, re.IGNORECASE)
+    return found[1] if found else None
+
+
+def misread_host(keyword: str, host: str) -> str | None:
+    """Return what is wrong with one host of a list, quoted only as far as it is a host's name.
+
+    A Unix socket is none.
+    """
+    if "://" in host:
+        return f"holds a URL: pass it as the connection string, and leave out {keyword}="
+    if re.search(r"\s", host):
+        return "holds white space: write one name, or a list separated by commas"
+    if "=" in host or ";" in host:
+        return (
+            "holds more than a name: write host=… port=… user=… with a space between two parameters"
+        )
+    if "@" in host:
+        return f"holds a user: write it as user=, and {keyword}= without it"
+    if "/" in host or "\\" in host:
+        return "holds a path: write only the name, and a database as dbname="
+    if bracketed := re.fullmatch(r"\[([0-9A-Fa-f:.%]+)\](?::(\d+))?", host):
+        port = f" and port={bracketed[2]}" if bracketed[2] else ""
+        return f"holds an IPv6 address in brackets: write {keyword}={bracketed[1]}{port}"
+    if ported := re.fullmatch(r"([\w.-]+):(\d{1,5})", host):
+        return f"holds a port: write {keyword}={ported[1]} and port={ported[2]}"
+    if ":" in host and not _is_ip(host):
+        return "holds more than a name: write only the name, and a port as port="
+    if not re.fullmatch(r"[\w.:%-]*", host):
+        return "holds a character that no host name has"
+    return None
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def on_command_line(text: str) -> str:

@@ -84,14 +84,7 @@ class Token:
 
     def role(self) -> str:
         """Return the PostgreSQL role of its owner, or raise `CredentialError`: it names none."""
-        if self.user is not None:
-            return self.user
-        raise CredentialError(
-            nameless(claims(self.text)),
-            kind="no-user",
-            hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
-            "display name in Microsoft Entra",
-        )
+        return require_role(claims(self.text)) if self.user is None else self.user
 
     def left(self, now: Clocks) -> float:
         """Return its seconds left."""
@@ -194,6 +187,18 @@ def user(claims: Claims) -> str | None:
     if path[-2].lower() == "slots":
         return "/".join(path[-3:])
     return path[-1] or None
+
+
+def require_role(claims: Claims) -> str:
+    """Return the PostgreSQL role of a token's owner, or raise `CredentialError`: it names none."""
+    if (role := user(claims)) is not None:
+        return role
+    raise CredentialError(
+        nameless(claims),
+        kind="no-user",
+        hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
+        "display name in Microsoft Entra",
+    )
 
 
 def nameless(claims: Claims) -> str:

@@ -15,6 +15,7 @@ from asyncpg.exceptions import ConnectionDoesNotExistError, TargetServerAttribut
 
 from ._call import Call
 from ._libpq import NONEXISTENT_FILE, libpq_info
+from ._spelling import quote
 from ._tls import ssl_context
 from .connection import UNSET, Unset
 from .errors import ConfigError
@@ -165,10 +166,12 @@ def _problems(plan: Plan, own: tls.SSLContext | None) -> Iterator[str]:
     params = plan.params
     for name, value in params.items():
         if value and name not in _HANDED_ON and value.lower() not in _DONE_ANYWAY.get(name, ()):
-            yield f"asyncpg has no {name} (here {value!r}): leave it out, or use connect_async()"
+            yield (
+                f"asyncpg has no {name} (here {quote(value)}): leave it out, or use connect_async()"
+            )
     for name in _KEEPALIVES:
         if not params.get(name, "0").isdecimal():
-            yield f"{name}={params[name]!r} is no whole number"
+            yield f"{name}={quote(params[name])} is no whole number"
     places = set(zip(_split(params, "hostaddr"), _split(params, "host"), strict=False))
     if len({address for address, _ in places}) < len(places):
         yield "hostaddr leads to one address for hosts of several names: connect to one of them"

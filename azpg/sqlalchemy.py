@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 
-from . import _diagnose
+from . import _diagnose, _spelling
 from .connection import AsyncConnection, Connection
 from .errors import ConfigError, ConnectError
 
@@ -93,7 +93,7 @@ def _read(options: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any
             try:
                 read[name] = _READERS[name](value)
             except ValueError as error:
-                problems.append(f"{name}={value!r} in the URL is no {error}")
+                problems.append(f"{name}={_spelling.quote(value)} in the URL is no {error}")
     if problems:
         raise ConfigError(problems)
     return read

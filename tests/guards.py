@@ -97,6 +97,37 @@ GUARDS = (
         "False",
         ("test_child_env::test_a_dbname_that_leads_elsewhere_is_refused",),
     ),
+    Guard(
+        "a token given as text is a token",
+        "_settled",
+        "    token = _jwt.entra_claims(text, resources) if text else None\n",
+        "    token = None\n",
+        (
+            "test_entra_text::test_a_token_goes_only_to_verified_azure_hosts",
+            "test_entra_text::test_a_token_for_another_service_goes_nowhere",
+        ),
+    ),
+    Guard(
+        "a token that a callback returns is a token",
+        "_settled",
+        "    if token is None:\n        return False\n",
+        "    return False\n",
+        ("test_entra_text::test_a_token_goes_only_to_verified_azure_hosts",),
+    ),
+    Guard(
+        "a token is never sent with verify-ca",
+        "_conninfo",
+        'by == "keyword" and sign_in not in ("entra", "token")',
+        'by == "keyword" and sign_in != "entra"',
+        ("test_entra_text::test_a_token_is_never_sent_with_verify_ca",),
+    ),
+    Guard(
+        "an EntraPassword is known behind a wrapper",
+        "_options",
+        "    for _ in range(MAX_WRAPPERS):",
+        "    for _ in range(1):",
+        ("test_entra_text::test_an_entra_password_is_known_through_its_wrappers",),
+    ),
     # Never in clear
     Guard(
         "nothing is said in clear",

@@ -81,7 +81,7 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
         ({"server": "a", "dsn": "channel_binding=require"}, "asyncpg has no channel_binding"),
         ({"server": "a", "require_auth": "scram-sha-256"}, "asyncpg has no require_auth"),
         ({"server": "a", "load_balance_hosts": "random"}, "asyncpg has no load_balance_hosts"),
-        ({"server": "a", "keepalives_idle": "soon"}, "keepalives_idle='soon' is no whole number"),
+        ({"server": "a", "keepalives_idle": "-1"}, "keepalives_idle='-1' is no whole number"),
         ({"server": "a", "timeout": "soon"}, "connect_timeout='soon' is no number of seconds"),
         ({"server": "a", "port": "x"}, "port='x' (keyword) is no number of a port"),
         ({"dsn": "host=a hots=b"}, "hots"),

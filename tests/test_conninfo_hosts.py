@@ -61,12 +61,12 @@ def test_a_token_goes_to_a_host_under_a_known_suffix(
         (".postgres.database.azure.com", "a token never goes to"),
         ("a..postgres.database.azure.com", "a token never goes to"),
         (HOST + "..", "a token never goes to"),
-        (f" {HOST}", "a token never goes to"),
-        (f"{HOST}\n", "a token never goes to"),
-        (f"{HOST}:5432", "a token never goes to"),
-        (f"user@{HOST}", "a token never goes to"),
-        (f"evil.example/{HOST}", "a token never goes to"),
-        ("a.postgres.database.azure\u3002com", "a token never goes to"),
+        (f" {HOST}", "host (keyword) holds white space"),
+        (f"{HOST}\n", "host (keyword) ends in a line break"),
+        (f"{HOST}:5432", f"write host={HOST} and port=5432"),
+        (f"user@{HOST}", "host (keyword) holds a user"),
+        (f"evil.example/{HOST}", "host (keyword) holds a path"),
+        ("a.postgres.database.azure\u3002com", "a character that no host name has"),
         ("\u212a.postgres.database.azure.com", "a token never goes to"),
         ("a.postgres.databa\u017fe.azure.com", "a token never goes to"),
         ("db", "a token never goes to 'db'"),
@@ -225,14 +225,30 @@ def test_server_is_a_short_name_or_a_full_one(handed: Handed, server: str, host:
     assert handed(server=server)["host"] == host
 
 
-@pytest.mark.parametrize(
-    "server", ["", "my_server", "a.b", "evil.example", "my server", "k\u212a", "/tmp", "a,b", "a."]
-)
+@pytest.mark.parametrize("server", ["", "my_server", "a.b", "evil.example", "k\u212a", "a."])
 def test_server_takes_no_other_name(problems: Problems, server: str) -> None:
     """Anything else as server is refused, also with a password, and named."""
     for options in ({}, {"password": "x"}):
         (problem,) = problems(server=server, **options)
         assert problem.startswith(f"server={server!r} is neither a short name")
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("my server", "holds white space"),
+        ("/tmp", "holds a path"),
+        ("a,b", "a character that no host name has"),
+        (f"{HOST}:5432", f"write server={HOST} and port=5432"),
+        (f"postgresql://{HOST}/db", "holds a URL"),
+        (f"app@{HOST}", "holds a user"),
+    ],
+)
+def test_a_server_that_is_nearly_right_is_named(problems: Problems, server: str, told: str) -> None:
+    """A port, a scheme, a path or a user in server= is named for what it is."""
+    for options in ({}, {"password": "x"}):
+        (problem,) = problems(server=server, **options)
+        assert told in problem
 
 
 def test_host_is_never_expanded(handed: Handed) -> None:

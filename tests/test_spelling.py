@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg.conninfo import make_conninfo
 
 import azpg
 from azpg import _sources, _spelling
+from azpg._libpq import libpq_info
 
 HOST = "myserver.postgres.database.azure.com"
 
@@ -125,7 +128,7 @@ def test_a_word_that_may_be_of_a_password_is_not_named(text: str) -> None:
     assert "password" in problem
 
 
-@pytest.mark.parametrize("text", ["nonsense", "host='db", "host=db port", "mysql://db", "host"])
+@pytest.mark.parametrize("text", ["nonsense", "host='db", "host=db port", "host"])
 def test_an_unreadable_conninfo_is_told_how_to_write(text: str) -> None:
     """What is neither pairs nor URI."""
     assert told(text).startswith("conninfo cannot be read")
@@ -195,12 +198,173 @@ FORMS = (
     "Host=db;Pwd='{}'",
     "jdbc:postgresql://db/x?user=u&password={}&ssl=true",
     "jdbc:postgresql://u:{}@db/x",
+    # Separators that libpq reads as part of the value before them
+    "host=db;port=5432;user=u;password={}",
+    "host=db, port=5432, user=u, password={}",
+    "host=db,password={}",
+    "port=5432;password={} host=db",
+    "user=u;pwd={} host=db",
+    "dbname=x;password={} host=db",
+    "sslmode=require;password={} host=db",
+    "connect_timeout=3;password={} host=db",
+    "target_session_attrs=any&password={} host=db",
+    "hostaddr=192.0.2.1;password={} host=db",
+    "service=x;password={}",
+    # Texts that are no connection string
+    "postgresql:/u:{}@db/x",
+    "postgresql:/u:{}@db/x?sslmode=require",
+    "PostgreSQL://u:{}@db/x?sslmode=require",
+    "postgis://u:{}@db/x?a=b",
+    'psql "host=db user=u password={}"',
+    "PGPASSWORD={} psql -h db",
+    "export PGPASSWORD={}",
+    "db:5432:x:u:{}",
+    "{}=",
+    "{}==",
+    "{}",
+    "'host=db password={}'",
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=600)
 @given(secret=PIECES, form=st.sampled_from(FORMS))
 def test_no_piece_of_a_password_is_quoted(secret: str, form: str) -> None:
     """However it was written, and wherever it was cut, nothing of it is in any problem."""
-    _, problems = _sources.merge(form.format(secret), {}, {})
-    assert not set("ЖЩЮЯ") & set("".join(problems))
+    try:
+        shown = azpg.conninfo(form.format(secret), client_id="an-id")
+    except azpg.ConfigError as error:
+        shown = str(error)
+    assert not set("ЖЩЮЯ") & set(shown)
+
+
+SEPARATED = [
+    *("host=db;port=5432;user=u;password=x", "host=db, port=5432, user=u", "host=db,user=u"),
+    *("dbname=x;user=u host=db", "sslmode=require;user=u host=db", "user=u&host=db port=1"),
+]
+
+
+@pytest.mark.parametrize("text", SEPARATED)
+def test_separators_of_other_drivers_are_named(text: str) -> None:
+    """';', ',' and '&' between parameters are named, before any rule looks at the values."""
+    found = problems_of(text)
+    assert re.search("separated|separate|ADO.NET|more than a name", found[0])
+
+
+def problems_of(conninfo: str, **options: Any) -> tuple[str, ...]:
+    """Return every problem of a call by Microsoft Entra."""
+    with pytest.raises(azpg.ConfigError) as caught:
+        azpg.conninfo(conninfo, **options)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'psql "host=db user=u"',
+        "psql postgresql://db/x",
+        "$ psql -h db",
+        "PGPASSWORD=x psql -h db",
+        "export PGHOST=db",
+        "pg_dump host=db",
+        "psql.exe -h db",
+    ],
+)
+def test_a_command_line_is_named(text: str) -> None:
+    """A command that was pasted whole is no connection string."""
+    (problem,) = problems_of(text)
+    assert "command line" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("PostgreSQL://db/x", "postgresql://"),
+        ("postgres:/db/x", "postgresql://"),
+        ("postgis://db/x", "postgresql://"),
+        ("mysql://db/x?a=b", "postgresql://"),
+        ('"host=db"', "quotes"),
+        ("'postgresql://db/x'", "quotes"),
+    ],
+)
+def test_a_url_or_quotes_are_named(text: str, right: str) -> None:
+    """Another scheme, a scheme in capitals, one slash, or a shell's quotes."""
+    (problem,) = problems_of(text)
+    assert right in problem
+
+
+@pytest.mark.parametrize("source", ["keyword", "conninfo", "environment"])
+@pytest.mark.parametrize("keyword", ["host", "dbname", "user", "password"])
+def test_a_trailing_line_break_is_named(
+    monkeypatch: pytest.MonkeyPatch, keyword: str, source: str
+) -> None:
+    """A file that was read with its line break is named, and a secret is not shown."""
+    value = "hunter2hunter2\n"
+    options: dict[str, Any] = {"server": "myserver"} if keyword != "host" else {}
+    conninfo = ""
+    if source == "keyword":
+        options[keyword] = value
+    elif source == "conninfo":
+        conninfo = make_conninfo("", **{keyword: value})
+    else:
+        monkeypatch.setenv(libpq_info().variables[keyword], value)
+    found = problems_of(conninfo, **options)
+    assert any("line break" in problem and keyword in problem for problem in found)
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_a_callbacks_line_break_is_named(ending: str) -> None:
+    """A password callback that reads a file with its line break is told to strip it."""
+    with pytest.raises(azpg.CredentialError, match="line break") as caught:
+        azpg.connect(server="myserver", user="u", password=lambda: f"hunter2hunter2{ending}")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("db.example.net:5432", "host=db.example.net and port=5432"),
+        ("[::1]:5432", "host=::1 and port=5432"),
+        ("https://db.example.net", "URL"),
+        ("postgresql://u:hunter2@db.example.net/x", "URL"),
+        ("u:hunter2@db.example.net", "user"),
+        ("db.example.net/mydb", "path"),
+        ("db1 db2", "white space"),
+        ("db1;db2", "more than a name"),
+        ("db:5432:x:u:hunter2", "more than a name"),
+        ("db1,db2:5433", "host=db2 and port=5433"),
+        ("db!", "character"),
+    ],
+)
+@pytest.mark.parametrize("source", ["keyword", "conninfo", "environment"])
+def test_a_host_that_is_nearly_right_is_named(
+    monkeypatch: pytest.MonkeyPatch, host: str, told: str, source: str
+) -> None:
+    """A port, a scheme, a path, a user or white space in a host is named for what it is."""
+    if source == "environment":
+        monkeypatch.setenv("PGHOST", host)
+        found = problems_of("")
+    elif source == "conninfo":
+        found = problems_of(make_conninfo("", host=host))
+    else:
+        found = problems_of("", host=host)
+    (problem,) = found
+    assert told in problem
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host=db application_name='a;b' user=u",
+        "host=/run/postgresql,db user=u",
+        "host=::1 user=u",
+        "host=db_1.example options='-c search_path=a,b'",
+        "host=db password='a;user=b'",
+        "host=db,db2 port=1,2",
+        "host=xn--mnchen-3ya.example",
+    ],
+)
+def test_values_that_only_look_alike_pass(text: str) -> None:
+    """What libpq reads as it was meant is no near miss."""
+    assert azpg.conninfo(text, password="x")

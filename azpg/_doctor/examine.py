@@ -342,6 +342,7 @@ class _Examination:
 
 _SIGN_INS = {
     "entra": "Microsoft Entra",
+    "token": "a Microsoft Entra token given as the password",
     "password": "password",
     "callback": "password",
     "none": "no password",
