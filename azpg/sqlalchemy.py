@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 
 from . import _diagnose, _spelling
@@ -37,6 +38,30 @@ class _OnAzpg(PGDialect_psycopg):
         # A connect that may yet succeed is told by `error.connection_invalidated`.
         passes = isinstance(e, ConnectError) and e.kind in _diagnose.TRANSIENT
         return passes or super().is_disconnect(e, connection, cursor)  # type: ignore[no-untyped-call]
+
+    def on_connect(self) -> Callable[[Any], None]:
+        """Return what is called with each new connection of an engine."""
+        configure = super().on_connect()  # type: ignore[no-untyped-call]
+
+        def check_and_configure(conn: Any) -> None:
+            _require_azpg(conn)
+            configure(conn)
+
+        return check_and_configure
+
+
+def _require_azpg(conn: Any) -> None:
+    """Refuse a connection that `creator=`, or an event, has made without azpg."""
+    made = getattr(conn, "driver_connection", conn)
+    if isinstance(made, Connection | AsyncConnection):
+        return
+    conn.close()
+    kind = "AsyncConnection" if isinstance(made, psycopg.AsyncConnection) else "Connection"
+    raise ConfigError(
+        f"azpg did not make the engine's connection (its class is {type(made).__name__}), so its "
+        f"server is not verified: leave out creator= (async: async_creator=), or have it call "
+        f"azpg.{kind}.connect; for psycopg's own connections use postgresql+psycopg://"
+    )
 
 
 class Dialect(_OnAzpg):

@@ -176,6 +176,20 @@ GUARDS = (
     ),
     # Whom it believes
     Guard(
+        "a pool's connections are azpg's",
+        "pool/_options",
+        "    if isinstance(found, type) and issubclass(found, right):\n        return\n",
+        "    return\n",
+        ("pool/test_classes::test_a_connection_class_that_is_not_azpgs_is_refused",),
+    ),
+    Guard(
+        "an engine's connections are azpg's",
+        "sqlalchemy",
+        "            _require_azpg(conn)\n",
+        "",
+        ("test_sqlalchemy::test_a_connection_that_azpg_has_not_made_is_refused",),
+    ),
+    Guard(
         "only the pinned roots are trusted",
         "_tls/roots",
         "parse_pem(text) if name in fingerprints",

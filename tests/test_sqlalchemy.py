@@ -9,8 +9,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from sqlalchemy import exc, pool, text
+from sqlalchemy import event, exc, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import azpg
@@ -333,3 +334,46 @@ def test_the_examples_run(azure: Emulator, example: str, printed: str) -> None:
     assert len(path.read_text().splitlines()) < 40
     command = [sys.executable, "-W", "error", str(path)]
     assert subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout == printed
+
+
+@pytest.mark.parametrize("way", ["creator", "event"])
+def test_a_connection_that_azpg_has_not_made_is_refused(
+    engines: Engines, postgres: Postgres, way: str
+) -> None:
+    """A creator= or a do_connect listener that connects with psycopg ends in a ConfigError."""
+    is_async = engines.api.kind == "async"
+    params: dict[str, Any] = {**postgres.conninfo(), "sslmode": "require"}
+
+    async def connect_async(*_args: Any, **_kwargs: Any) -> Any:
+        return await psycopg.AsyncConnection.connect(**params)
+
+    def connect(*_args: Any, **_kwargs: Any) -> Any:
+        return psycopg.connect(**params)
+
+    if way == "creator":
+        engine = engines.make(
+            **({"async_creator": connect_async} if is_async else {"creator": connect})
+        )
+    else:
+        engine = engines.make()
+        target = engine.sync_engine if is_async else engine
+
+        @event.listens_for(target, "do_connect")
+        def do_connect(dialect: Any, _record: Any, _args: Any, given: dict[str, Any]) -> Any:
+            if not is_async:
+                return connect()
+            given["async_creator_fn"] = connect_async
+            return None
+
+    with pytest.raises(exc.ProgrammingError, match=r"creator=") as caught:
+        engines.scalar(engine, "select 1")
+    assert isinstance(caught.value.orig, azpg.ConfigError)
+
+
+def test_a_creator_may_call_azpg(engines: Engines, azure: Emulator) -> None:
+    """creator= that connects with azpg is what the error asks for, and works."""
+    if engines.api.kind == "async":
+        engine = engines.make(async_creator=lambda: azpg.connect_async(server="myserver"))
+    else:
+        engine = engines.make(creator=lambda: azpg.connect(server="myserver"))
+    assert engines.scalar(engine, "select current_user") == "myapp"

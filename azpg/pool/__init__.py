@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_origin
 
 import psycopg
 import psycopg_pool
@@ -98,6 +98,7 @@ def create_pool(
         options = _options(locals(), is_async=False)
     finally:
         del conninfo, password, kwargs  # an error's traceback shows this frame
+    _check_pool_class(pool_class, ConnectionPool)
     connection_class = cast("type[Connection[Row]]", Connection)
     pool = pool_class(connection_class=connection_class, open=False, **options)
     error = _open(pool, timeout) if open else None
@@ -160,6 +161,7 @@ def create_pool_async(
         options = _options(locals(), is_async=True)
     finally:
         del conninfo, password, kwargs  # as above
+    _check_pool_class(pool_class, AsyncConnectionPool)
     connection_class = cast("type[AsyncConnection[Row]]", AsyncConnection)
     pool = pool_class(connection_class=connection_class, open=False, **options)
     pool._awaits_connections = open  # noqa: SLF001  # the class is azpg's
@@ -185,6 +187,17 @@ def _options(given: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
         raise error
     pool = {name: value for name, value in given.items() if name in _POOL_OPTIONS - {"open"}}
     return pool | {"kwargs": {k: v for k, v in connection.items() if v is not UNSET} | keywords}
+
+
+def _check_pool_class(given: object, right: type) -> None:
+    """Raise `ConfigError` for a pool class that is not azpg's, or not of this kind."""
+    found = get_origin(given) or given
+    if not (isinstance(found, type) and issubclass(found, right)):
+        name = getattr(found, "__name__", type(found).__name__)
+        raise ConfigError(
+            f"pool_class={name} is not a subclass of azpg.{right.__name__}: leave it out, or write "
+            f"class {name}(azpg.{right.__name__}): …"
+        )
 
 
 def _open(pool: ConnectionPool[Any], timeout: float) -> psycopg.Error | None:

@@ -18,7 +18,14 @@ from azpg.errors import ConfigError
 
 from ._base import BasePool
 from ._liveness import alive
-from ._options import guarded, guarded_async, hide_conninfo, hide_kwargs, without_retry
+from ._options import (
+    check_connection_class,
+    guarded,
+    guarded_async,
+    hide_conninfo,
+    hide_kwargs,
+    without_retry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -78,6 +85,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         reconnect_failed: ConnectFailedCB | None = None,
         num_workers: int = 3,
     ) -> None:
+        check_connection_class(connection_class, is_async=False)
         super().__init__(
             hide_conninfo(conninfo),
             connection_class=connection_class,
@@ -162,7 +170,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         return conn
 
     def _resolve_kwargs(self) -> dict[str, Any]:
-        return without_retry(self.connection_class, super()._resolve_kwargs())
+        return without_retry(super()._resolve_kwargs())
 
 
 class NullConnectionPool(ConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
@@ -212,6 +220,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         reconnect_failed: AsyncConnectFailedCB | None = None,
         num_workers: int = 3,
     ) -> None:
+        check_connection_class(connection_class, is_async=True)
         super().__init__(
             hide_conninfo(conninfo),
             connection_class=connection_class,
@@ -321,7 +330,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         return conn
 
     async def _resolve_kwargs(self) -> dict[str, Any]:
-        return without_retry(self.connection_class, await super()._resolve_kwargs())
+        return without_retry(await super()._resolve_kwargs())
 
 
 class AsyncNullConnectionPool(AsyncConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):

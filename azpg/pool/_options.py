@@ -76,13 +76,36 @@ def entra_password(conninfo: object, kwargs: object, *, is_async: bool) -> Entra
     return None if call.error else call.entra
 
 
-def without_retry(connection_class: type, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of a connect inside a pool, whose own loop is the retry."""
+def check_connection_class(given: object, *, is_async: bool) -> None:
+    """Raise `ConfigError` for a class whose connections azpg would not verify."""
+    right = AsyncConnection if is_async else Connection
     # MyConnection[Row], which psycopg documents, is no class itself
-    made = get_origin(connection_class) or connection_class
-    if issubclass(made, Connection | AsyncConnection):
-        return {"retry_timeout": 0.0, **kwargs}
-    return kwargs
+    found = get_origin(given) or given
+    if isinstance(found, type) and issubclass(found, right):
+        return
+    name = getattr(found, "__name__", type(found).__name__)
+    if isinstance(found, type) and issubclass(found, Connection | AsyncConnection):
+        pool = "create_pool() and ConnectionPool" if is_async else "create_pool_async()"
+        raise ConfigError(
+            f"connection_class={name} is {'a sync' if is_async else 'an async'} class: an "
+            f"{'async' if is_async else 'sync'} pool takes a subclass of azpg.{right.__name__}, "
+            f"and {name} is for {pool}"
+        )
+    if found in (psycopg.Connection, psycopg.AsyncConnection):
+        write = "leave out connection_class="
+    elif isinstance(found, type):
+        write = f"write class {name}(azpg.{right.__name__}): … in place of psycopg's class"
+    else:
+        write = f"pass a class, class MyConnection(azpg.{right.__name__}): …"
+    raise ConfigError(
+        f"connection_class={name} connects without azpg: no server would be verified, and no "
+        f"token fetched. {write[0].upper()}{write[1:]}"
+    )
+
+
+def without_retry(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a connect inside a pool, whose own loop is the retry."""
+    return {"retry_timeout": 0.0, **kwargs}
 
 
 def guarded(function: Callable[[C], None] | None) -> Callable[[C], None] | None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import fix_pools
 import psycopg
+import psycopg_pool
 import pytest
+from psycopg.rows import Row
 
 import azpg
 
@@ -92,16 +94,52 @@ def test_a_connection_class_that_names_its_rows(api: Api, azure: Emulator) -> No
     api.run(pool.close())
 
 
-def test_another_connection_class_is_left_alone(api: Api, azure: Emulator) -> None:
-    """A class of psycopg's own is handed psycopg's own arguments, and no token."""
-    plain = psycopg.Connection if api.kind == "sync" else psycopg.AsyncConnection
-    kwargs = {"user": "myapp", "dbname": "postgres", "password": azure.token()}
-    pool = make(api, connection_class=plain, kwargs=kwargs, min_size=1)
-    conn = api.run(pool.getconn())
-    assert type(conn) is plain
-    assert conn.prepare_threshold == 5
-    api.run(pool.putconn(conn))
-    api.run(pool.close())
+class Foreign(psycopg.Connection[Row]):
+    """A class that a program wrote for psycopg's pool."""
+
+
+class AsyncForeign(psycopg.AsyncConnection[Row]):
+    """The same for the async pool."""
+
+
+def connect(*_args: Any, **_kwargs: Any) -> None:
+    """Stand for a function that connects."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [psycopg.Connection, psycopg.AsyncConnection, Foreign, AsyncForeign, Foreign[Any], connect],
+    ids=lambda given: getattr(given, "__qualname__", "Foreign[Any]"),
+)
+@pytest.mark.parametrize("null", [False, True], ids=["pool", "null pool"])
+def test_a_connection_class_that_is_not_azpgs_is_refused(api: Api, given: Any, null: bool) -> None:
+    """Nothing would be verified, so it is a ConfigError at once, with the class to write."""
+    pool_class: Any = api.pool_class
+    if null:
+        pool_class = azpg.NullConnectionPool if api.kind == "sync" else azpg.AsyncNullConnectionPool
+    with pytest.raises(azpg.ConfigError) as caught:
+        pool_class("host=db.example.net sslmode=require", connection_class=given, open=False)
+    if given in (psycopg.Connection, psycopg.AsyncConnection):
+        assert "Leave out connection_class=" in str(caught.value)
+    else:
+        assert f"(azpg.{api.connection_class.__name__}):" in str(caught.value)
+
+
+def test_a_connection_class_of_the_other_kind_is_refused(api: Api) -> None:
+    """A sync class in an async pool, and the other way round, is named as such."""
+    other = azpg.AsyncConnection if api.kind == "sync" else azpg.Connection
+    pool_class: Any = api.pool_class
+    with pytest.raises(azpg.ConfigError, match=f"azpg.{api.connection_class.__name__}"):
+        pool_class("host=db.example.net", connection_class=other, open=False)
+
+
+def test_a_pool_class_that_is_not_azpgs_is_refused(api: Api) -> None:
+    """create_pool() makes pools of azpg's classes and their subclasses only."""
+    others: list[Any] = [psycopg_pool.ConnectionPool, psycopg_pool.AsyncConnectionPool, list]
+    others.append(azpg.AsyncConnectionPool if api.kind == "sync" else azpg.ConnectionPool)
+    for other in others:
+        with pytest.raises(azpg.ConfigError, match=f"azpg.{api.pool_class.__name__}"):
+            api.open_pool(server="myserver", pool_class=other)
 
 
 @pytest.mark.parametrize("where", ["conninfo", "uri", "kwargs", "keyword"])
