@@ -214,14 +214,15 @@ def validation_error(params: Mapping[str, str]) -> str | None:
     """
     for address in filter(None, params.get("hostaddr", "").split(",")):
         try:
-            socket.getaddrinfo(address, None, flags=socket.AI_NUMERICHOST)
-        except (OSError, UnicodeError):
-            return _without_values(f'could not parse network address "{address}"')
+            socket.getaddrinfo(address.encode(), None, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror as error:
+            shown = _without_values(f'could not parse network address "{address}"')
+            return f"{shown}: {error.strerror}"
     local = {**libpq_info().defaults, **params}
-    local |= {"host": NONEXISTENT_FILE, "hostaddr": "", "password": "x"}
+    local |= {"host": NONEXISTENT_FILE, "hostaddr": "", "user": "x", "password": "x"}
     local["port"] = local["port"].partition(",")[0]
     message = _connect_error(local)
-    if NONEXISTENT_FILE not in message:
+    if message and NONEXISTENT_FILE not in message:
         return _without_values(message)
     if any(libpq_info().defaults.get(name) != params[name] for name in _KEEPALIVES & params.keys()):
         message = _connect_error({**local, "host": "none", "hostaddr": _NOWHERE})
@@ -241,6 +242,6 @@ def _connect_error(params: Mapping[str, str]) -> str:
     quoted = {k: re.sub(r"([\\'])", r"\\\1", v) for k, v in params.items()}
     pgconn = pq.PGconn.connect_start(" ".join(f"{k}='{v}'" for k, v in quoted.items()).encode())
     try:
-        return pgconn.get_error_message().strip()
+        return pgconn.error_message.decode(errors="replace").strip()
     finally:
         pgconn.finish()

@@ -39,14 +39,14 @@ except azpg.ConnectError as error:
 @pytest.mark.parametrize(
     ("state", "error", "said"),
     [
-        ("cold", ["TLSError", "root-file"], "the pinned roots cannot be read"),
+        ("cold", ["ConnectError", "unknown"], "no file descriptor is free"),
         ("warm", ["ConnectError", "unknown"], "no file descriptor is free"),
     ],
 )
 def test_a_process_without_a_descriptor_is_told(
     kind: str, state: str, error: list[str], said: str
 ) -> None:
-    """Whether the roots are still to be read, or only what tells failures."""
+    """In a first connect and in a later one."""
     command = [sys.executable, "-c", FULL, kind, state]
     told = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = told.stdout.splitlines()

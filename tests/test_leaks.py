@@ -87,7 +87,8 @@ def test_a_failure_holds_no_token(
     gc.collect()
     for token in tokens.given:
         leaks.none_held(caught.value, token, tokens.credential)
-    assert len(tokens.given) == (2 if "token" in fault else 1)  # a refused token is replaced once
+    if options.keys() != {"keepalives_idle"}:  # libpq rejects it before a token is asked for
+        assert len(tokens.given) == (2 if "token" in fault else 1)  # a refused one is replaced once
 
 
 @pytest.mark.parametrize("where", ["keyword", "conninfo", "uri", "environment", "callback"])
