@@ -8,12 +8,16 @@ from typing import SupportsIndex
 # How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
 _TOKEN = r"eyJ[\w.-]{16,}"
 
+MIN_SECRET_LENGTH = 6
+"""Characters. A shorter secret is masked only as a whole word: inside of words it would garble the
+message, and the gaps would tell what it is."""
+
 
 class Secret(str):
     """Text that no repr shows: error reports and debuggers print the variables of frames.
 
     A slice is masked too, because rich and structlog cut a long text before they print its repr.
-    Formatting, `encode()`, JSON and pickling still give the text: drivers need it.
+    Formatting, `str()`, `encode()`, JSON and pickling still give the text: drivers need it.
     """
 
     __slots__ = ()
@@ -26,8 +30,37 @@ class Secret(str):
 
 
 def redact(message: str, *secrets: str | None) -> str:
-    """Return a message without secrets in it and without control characters."""
-    message = re.sub(_TOKEN, "…", message, flags=re.ASCII)
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        message = message.replace(secret, "…")
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in message).strip()
+    """Return a message without secrets in it and without control characters.
+
+    A secret of fewer than `MIN_SECRET_LENGTH` characters is masked only as a whole word: where no
+    letter, digit or underscore is next to it.
+    """
+    shown = _printable(message)
+    # The longest first, so that nothing is left of a secret that begins as another one does. No
+    # regular expression holds a secret: Python keeps those it has compiled.
+    hidden = sorted({_printable(secret) for secret in secrets if secret}, key=len, reverse=True)
+    for secret in hidden:
+        if len(secret) >= MIN_SECRET_LENGTH:
+            shown = shown.replace(secret, "…")
+    shown = re.sub(_TOKEN, "…", shown, flags=re.ASCII)
+    short = [each for each in hidden if len(each) < MIN_SECRET_LENGTH and not each.isspace()]
+    before = None
+    while shown != before:  # a mask makes a whole word of what is next to it
+        before = shown
+        for secret in short:
+            shown = _mask_word(shown, secret)
+    return shown.strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _mask_word(text: str, word: str) -> str:
+    start = 0
+    while (at := text.find(word, start)) >= 0:
+        start, end = at + 1, at + len(word)
+        neighbors = text[at - 1 : at] + text[end : end + 1]
+        if not any(c.isalnum() or c == "_" for c in neighbors):
+            text = f"{text[:at]}…{text[end:]}"
+    return text

@@ -8,12 +8,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import azpg
 from azpg import errors
-from azpg._redact import redact
 
 CONNECT = [
     azpg.ConnectError,
@@ -112,38 +109,3 @@ def test_a_clean_error_has_no_past() -> None:
     assert error.__context__ is None
     assert error.__traceback__ is None
     assert error.__suppress_context__
-
-
-# Words fit to print
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("  plain\ntext \n", "plain\ntext"),
-        ("a\x1b[31mred\x07", "a [31mred"),
-        ("a\rb\x00c\x7fd\x9be", "a b c d e"),
-        ("a\u202eb\u2066c", "a b c"),
-        ("Grüße", "Grüße"),
-        ("", ""),
-    ],
-)
-def test_control_characters_are_blanked(text: str, shown: str) -> None:
-    """A server's text is not trusted with the terminal."""
-    assert redact(text) == shown
-
-
-def test_a_secret_thrown_back_is_cut_out() -> None:
-    """The longest first, so that of one inside another nothing is left; nothing for none."""
-    assert redact("x abcd y abc", "abc", None, "", "abcd") == "x … y …"
-
-
-@given(
-    text=st.text(),
-    secret=st.text(min_size=1).filter(lambda s: s.isprintable() and not set(s) & set(" …")),
-)
-def test_no_control_character_and_no_secret_is_shown(text: str, secret: str) -> None:
-    """Whatever the server says."""
-    shown = redact(f"{text}{secret}{text}", secret)
-    assert all(c.isprintable() or c == "\n" for c in shown)
-    assert secret not in shown
