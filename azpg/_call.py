@@ -50,7 +50,7 @@ class Call:
     Once it has failed `error` is set, for the caller to raise from a frame without secrets.
     """
 
-    error: psycopg.Error | None = None
+    error: BaseException | None = None
     _answer: Answer = (None, None)
     _is_token = False
     """the password is a Microsoft Entra token that azpg did not fetch"""
@@ -99,7 +99,7 @@ class Call:
             )
             if settled.connector is not None and credential is client_id is None:
                 credential, client_id = _connected(settled.plan, settled.connector)
-        except ConfigError as error:
+        except BaseException as error:  # noqa: BLE001  # raised by the caller
             self.error = clean(error)
             return
         self.plan = settled.plan

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from types import NoneType
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from . import _sources, _spelling
 from ._clouds import Cloud
+from ._libpq import libpq_info
+from ._redact import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from ._entra import EntraPassword
 
@@ -142,3 +145,41 @@ def loop_misfit(kind: type) -> str | None:
         "program with asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop), on Python 3.11 "
         "after asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())"
     )
+
+
+# Options that pass through the frames of others, which error reports show
+
+
+def hide_secrets(options: Mapping[str, Any], known: Collection[str] = ()) -> dict[str, Any]:
+    """Return a copy of connection options, with each text that may hold a password as a `Secret`.
+
+    That is every text but those of options that hold no secret, which are azpg's, psycopg's,
+    libpq's and those in `known`: a misspelled `password` holds a password too. A text of these is
+    hidden if it looks like a connection string or a token. Dicts, lists and tuples among the
+    options are copied in the same way.
+    """
+    return {name: hide_secret(name, value, known) for name, value in options.items()}
+
+
+def hide_secret(name: str, value: Any, known: Collection[str] = ()) -> Any:
+    """Return the value of one option, as `hide_secrets` does."""
+    if isinstance(value, dict):
+        return hide_secrets(value, known)
+    if type(value) in {list, tuple}:
+        return type(value)(hide_secret(name, each, known) for each in value)
+    if not isinstance(value, str):
+        return value
+    plain = name in _plain_options() or name in known
+    return value if plain and not _MAY_HOLD_SECRET.search(value) else Secret(value)
+
+
+# A key/value string, a URI, user and password of one, a line of a password file, a token
+_MAY_HOLD_SECRET = re.compile(r"[=;]|:.*[:@]|eyJ", re.DOTALL)
+
+
+@cache
+def _plain_options() -> frozenset[str]:
+    """Return the options of azpg's, psycopg's and libpq's whose texts are no secrets."""
+    own = {"server", "credential", "client_id", "pgbouncer", "cloud", "retry_timeout"}
+    psycopgs = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+    return frozenset({*libpq_info().variables, *own, *psycopgs}) - libpq_info().secrets

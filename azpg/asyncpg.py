@@ -15,6 +15,7 @@ from asyncpg.exceptions import ConnectionDoesNotExistError, TargetServerAttribut
 
 from ._call import Call
 from ._libpq import NONEXISTENT_FILE, libpq_info
+from ._options import hide_secrets
 from ._spelling import quote
 from ._tls import ssl_context
 from .connection import UNSET, Unset
@@ -73,6 +74,7 @@ async def connect(
     """
     libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in libpq_info().variables}
     libpq |= {"host": _joined(host), "port": _joined(port), "user": user}
+    kwargs = hide_secrets(kwargs)  # an error's traceback shows this frame
     if database is not None:
         libpq["dbname"] = database
     if isinstance(ssl, bool):
@@ -95,7 +97,7 @@ async def connect(
         retry_timeout=retry_timeout,
         is_async=True,
     )
-    del dsn, libpq, password  # an error's traceback shows this frame
+    del dsn, libpq, password  # as above
     own = ssl if isinstance(ssl, tls.SSLContext) else None
     if call.error is None:
         if problems := [*_problems(call.plan, own)]:
@@ -213,8 +215,8 @@ def _arguments(
         "host": addresses,
         "port": [int(port) for port in _split(params, "port")],
         "user": params.get("user"),
-        # No text: asyncpg shows that to its query loggers
-        "password": None if secret is None else lambda: secret,
+        # No text: asyncpg shows that to its query loggers. Its SCRAM takes no subclass of str.
+        "password": None if secret is None else lambda: str(secret),
         "passfile": params.get("passfile"),
         "database": params.get("dbname"),
         "ssl": context,

@@ -283,10 +283,14 @@ def conninfo(
     if (error := call.error) is not None:
         del call
         raise error
-    params = call.shown_params(call.addresses())
-    if "sslrootcert" in params:
-        params["sslrootcert"] = shared_path(params["sslrootcert"])
-    return make_conninfo("", **params)
+    try:
+        params = call.shown_params(call.addresses())
+        if "sslrootcert" in params:
+            params["sslrootcert"] = shared_path(params["sslrootcert"])
+        return make_conninfo("", **params)
+    except BaseException as ex:  # noqa: BLE001  # raised again
+        del call
+        raise clean(ex)  # noqa: B904  # itself
 
 
 if TYPE_CHECKING:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
+from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+from sqlalchemy.engine import URL
 
 from . import _diagnose, _spelling
+from ._options import hide_secrets
+from ._redact import Secret
 from .connection import AsyncConnection, Connection
 from .errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import Engine
     from sqlalchemy.engine.interfaces import ConnectArgsType
 
 __all__ = ["AsyncDialect", "Dialect"]
@@ -32,7 +36,24 @@ class _OnAzpg(PGDialect_psycopg):
 
     def create_connect_args(self, url: URL) -> ConnectArgsType:
         _, options = super().create_connect_args(url)  # type: ignore[no-untyped-call]
-        return [], _read(options, url.query)
+        try:
+            return [], hide_secrets(_read(options, url.query))
+        except ConfigError as error:
+            if url.password is None and not _secrets(url):
+                raise
+            problems = error.problems
+
+        def refuse(*_: object) -> NoReturn:
+            raise ConfigError(problems)
+
+        # Raised here, the error would show create_engine's frame, which has the whole URL
+        event.listen(self, "do_connect", refuse)
+        return [], {}
+
+    @classmethod
+    def engine_created(cls, engine: Engine) -> None:
+        """Hide the secrets of the URL's query where the engine is shown."""
+        engine.url = _URL(*engine.url)
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         # A connect that may yet succeed is told by `error.connection_invalidated`.
@@ -103,6 +124,23 @@ class AsyncDialect(PGDialectAsync_psycopg, _OnAzpg):
 
 
 # What a URL says
+
+
+class _URL(URL):
+    """A URL that shows no secret of its query, as SQLAlchemy's shows no password."""
+
+    def render_as_string(self, hide_password: bool = True) -> str:
+        masked = dict.fromkeys(_secrets(self), "***") if hide_password else {}
+        return URL(*self).update_query_dict(masked).render_as_string(hide_password)
+
+
+def _secrets(url: URL) -> list[str]:
+    """Return which parameters of a URL's query may hold a secret."""
+    return [
+        name
+        for name, value in hide_secrets(url.query).items()
+        if any(isinstance(each, Secret) for each in (value, *value))
+    ]
 
 
 def _read(options: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any]:

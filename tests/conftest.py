@@ -23,6 +23,7 @@ pytest_plugins = (
     "fix_conninfo",
     "fix_credentials",
     "fix_django",
+    "fix_entry_points",
     "fix_failures",
     "fix_hostile",
     "fix_leaks",

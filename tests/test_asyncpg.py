@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import azpg
 import azpg.asyncpg
+from azpg._redact import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,7 @@ def test_a_keyword_that_is_nobodys(ask: Callable[..., Any], azure: Emulator) -> 
 
 
 def test_a_password_instead(ask: Callable[..., Any], postgres: Postgres) -> None:
-    """A PostgreSQL role's password is text, or a function of either kind, asked each time."""
+    """A PostgreSQL role's password is text, also masked, or a function that is asked each time."""
     rest = postgres.conninfo()
     password = rest.pop("password")
     database = rest.pop("dbname")
@@ -122,7 +123,7 @@ def test_a_password_instead(ask: Callable[..., Any], postgres: Postgres) -> None
     async def awaited() -> Any:
         return password
 
-    for given in (password, lambda: password, awaited):
+    for given in (password, Secret(password), lambda: Secret(password), awaited):
         assert ask(**rest, password=given, database=database) == "app"
 
 

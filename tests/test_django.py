@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from azure.identity import ManagedIdentityCredential
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
-from django.views.debug import ExceptionReporter
 
 import azpg
 
 if TYPE_CHECKING:
     from fix_django import Databases
-    from fix_leaks import Leaks, Tokens
+    from fix_leaks import Tokens
     from fix_servers import Postgres
 
     from azpg.emulator import Emulator
@@ -126,57 +124,6 @@ def test_django_passes_the_error_on_with_its_hint(
         connection.ensure_connection()
     assert "\nHINT: " in str(caught.value)
     assert isinstance(caught.value.__cause__, azpg.LoginError)
-
-
-# Secrets
-
-
-@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
-def test_settings_and_parameters_hold_no_token(
-    tokens: Tokens, databases: Databases, leaks: Leaks, pool: object
-) -> None:
-    """The token is in no setting, no parameter, no attribute and no log of a connection."""
-    connection = databases(OPTIONS={"credential": tokens.credential, "pool": pool})
-    with connection.cursor() as cursor:
-        cursor.execute("select 1")
-        shown = [settings.DATABASES, connection.settings_dict, connection.get_connection_params()]
-        shown += [vars(connection), vars(connection.client), vars(connection.pool or cursor)]
-    (token,) = set(tokens.given)
-    assert token not in repr(shown)
-    leaks.none_in_logs(token)
-
-
-def test_error_pages_show_no_token(tokens: Tokens, databases: Databases, leaks: Leaks) -> None:
-    """Django's page about a refused sign-in, with every variable of every frame, has no token."""
-    connection = databases(USER="nobody", OPTIONS={"credential": tokens.credential})
-    with pytest.raises(OperationalError) as caught:
-        connection.ensure_connection()
-    (token,) = set(tokens.given)
-    leaks.none_shown(caught.value, token)
-    assert token not in error_page(caught)
-
-
-@pytest.mark.parametrize("pool", [False, {"min_size": 1}])
-def test_error_pages_show_no_password(
-    azure: Emulator, databases: Databases, leaks: Leaks, pool: object
-) -> None:
-    """A password of the settings, which Django masks there, is masked in every frame too."""
-    connection = databases(USER="nobody", PASSWORD="p4ss-phrase", OPTIONS={"pool": pool})
-    with pytest.raises(OperationalError) as caught:
-        connection.ensure_connection()
-    leaks.none_shown(caught.value, "p4ss-phrase")
-    assert "p4ss-phrase" not in error_page(caught)
-    assert connection.get_connection_params()["password"] == "p4ss-phrase"
-
-
-def error_page(caught: pytest.ExceptionInfo[BaseException]) -> str:
-    """Return what Django shows a developer of an error, or mails to one."""
-    inner = caught.tb.tb_next  # a test knows the secret
-    error = caught.value.with_traceback(inner)
-    reporter = ExceptionReporter(None, caught.type, error, inner)
-    page = reporter.get_traceback_html()
-    assert "get_new_connection" in page
-    return page + reporter.get_traceback_text()
 
 
 # Connections over time

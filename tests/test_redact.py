@@ -8,6 +8,7 @@ import pickle
 import pprint
 import re
 import reprlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 from sentry_sdk.serializer import serialize
 
+from azpg._options import hide_secrets
 from azpg._redact import MIN_SECRET_LENGTH, Secret, redact
 
 LONG = "correct horse battery staple " * 5
@@ -129,3 +131,33 @@ def test_a_secret_is_the_text_to_drivers() -> None:
     assert type(str(secret)) is str
     for other in (copy.deepcopy(secret), pickle.loads(pickle.dumps(secret))):
         assert (other, type(other)) == ("hunter2", Secret)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"password": "hunter2"}, False),
+        ({"sslpassword": "hunter2"}, False),
+        ({"scram_client_key": "hunter2"}, False),
+        ({"conninfo": "password=hunter2"}, False),
+        ({"passwrd": "hunter2"}, False),
+        ({"host": "app:hunter2@myserver"}, False),
+        ({"host": "myserver:5432:mydb:app:hunter2"}, False),
+        ({"dbname": "mydb;Password=hunter2"}, False),
+        ({"user": ["app", "postgresql://app:hunter2@/"]}, False),
+        ({"pool": {"kwargs": {"password": "hunter2"}}}, False),
+        ({"credential": "eyJhbGciOi.hunter2"}, False),
+        ({"user": "hunter2@contoso.com", "port": 5432}, True),
+        ({"host": ["hunter2", "other"], "sslrootcert": "/etc/root.pem"}, True),
+        ({"name": "hunter2"}, True),
+    ],
+    ids=repr,
+)
+def test_options_show_no_text_that_may_be_a_secret(options: dict[str, Any], shown: bool) -> None:
+    """A secret, a misspelled one and one inside another text are masked, and nothing else is."""
+    hidden = hide_secrets(options, known={"name"})
+    assert hidden == options
+    assert ("hunter2" in repr(hidden)) is shown

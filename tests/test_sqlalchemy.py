@@ -248,15 +248,43 @@ def test_a_failed_sign_in_shows_no_token(engines: Engines, tokens: Tokens, leaks
     leaks.none_held(caught.value.orig, token, tokens.credential)
 
 
-def test_a_password_is_in_no_frame_of_ours(
-    engines: Engines, postgres: Postgres, leaks: Leaks
+@pytest.mark.parametrize("where", ["url", "query", "environment", "function"])
+def test_a_refused_password_is_in_no_frame(
+    engines: Engines,
+    postgres: Postgres,
+    leaks: Leaks,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A wrong password of the URL is in neither the error nor a frame of azpg's."""
-    rest = postgres.conninfo(password="not-the-right-one")
+    """A wrong password is in no frame, SQLAlchemy's among them, and not in the engine's repr."""
+    wrong = "not-the-right-one"
+    rest = postgres.conninfo()
+    del rest["password"]
+    url = {
+        "url": f"postgresql+azpg://app:{wrong}@",
+        "query": f"postgresql+azpg://?password={wrong}",
+    }
+    if where == "environment":
+        monkeypatch.setenv("PGPASSWORD", wrong)
+    elif where == "function":
+        rest["password"] = lambda: wrong
+    engine = engines.make(url.get(where, "postgresql+azpg://"), connect_args=rest)
     with pytest.raises(exc.OperationalError, match="password authentication failed") as caught:
-        engines.scalar(engines.make("postgresql+azpg://", connect_args=rest), WHO)
-    assert caught.value.orig is not None
-    leaks.none_shown(caught.value.orig, "not-the-right-one")
+        engines.scalar(engine, WHO)
+    leaks.none_shown(caught.value, wrong)
+    assert wrong not in f"{engine!r} {engine.url!r} {engine.url}"
+
+
+def test_a_url_with_a_password_that_cannot_be_meant(engines: Engines, leaks: Leaks) -> None:
+    """Its problems are raised by the first connect: create_engine's own frames show the URL."""
+    engine = engines.make(
+        "postgresql+azpg://app:not-the-right-one@/?pgbouncer=maybe&cloud=a&cloud=b"
+    )
+    with pytest.raises(exc.ProgrammingError) as caught:
+        engines.scalar(engine, WHO)
+    assert isinstance(caught.value.orig, azpg.ConfigError)
+    assert len(caught.value.orig.problems) == 2
+    leaks.none_shown(caught.value, "not-the-right-one")
 
 
 def test_a_wrong_certificate(engines: Engines, azure: Emulator) -> None:

@@ -93,5 +93,28 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except azpg.ConfigError as error:
         assert error.problems  # noqa: PT017  # refused or read: both are right
     else:
-        assert 0 <= options["retry_timeout"] < math.inf
-        assert isinstance(options["pgbouncer"], bool)
+        if options:  # without any it is refused by the first connect
+            assert 0 <= options["retry_timeout"] < math.inf
+            assert isinstance(options["pgbouncer"], bool)
+
+
+SECRETS = [
+    "sslpassword=hunter2",
+    "scram_client_key=hunter2",
+    "passwrd=hunter2",
+    "passwrd=hunter2&passwrd=hunter2",
+    "host=app:hunter2@db",
+]
+
+
+@pytest.mark.parametrize("query", SECRETS)
+def test_a_secret_of_the_query_is_shown_nowhere(query: str) -> None:
+    """What may hold a secret is masked in an engine's repr and in the options of its connects."""
+    url = f"postgresql+azpg://app:hunter2@/mydb?{query}&application_name=shop"
+    engine = create_engine(url)
+    options = read(url.removeprefix("postgresql+azpg://"))
+    for shown in (repr(engine), str(engine.url), repr(options)):
+        assert "hunter2" not in shown
+        assert "shop" in shown or not options
+    assert make_url(engine.url) == make_url(url)
+    assert engine.url.render_as_string(hide_password=False).count("hunter2") == url.count("hunter2")

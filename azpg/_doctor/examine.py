@@ -142,6 +142,8 @@ class _Examination:
         self._secrets = [said[name].value for name in hidden]
         facts: dict[str, Fact] = {name: Setting("…", _source(name, said)) for name in hidden}
         call = Call(conninfo, keywords, **own, is_async=False)
+        if call.error is not None and not isinstance(call.error, azpg.ConfigError):
+            raise call.error
         if call.error is not None:
             self._blocked = "the configuration is to be mended first"
             problem = _spelling.on_command_line(str(call.error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import signal
 import subprocess
 from types import ModuleType
@@ -17,8 +18,7 @@ from django.db.backends.postgresql import base, client, creation
 from azpg._call import Call
 from azpg._child_env import check_psql, environment
 from azpg._conninfo import PGBOUNCER_PORTS
-from azpg._libpq import libpq_info
-from azpg._redact import Secret
+from azpg._options import hide_secret, hide_secrets
 from azpg.connection import Connection
 from azpg.errors import ConfigError
 from azpg.pool import ConnectionPool
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 _OWN = ("server", "credential", "client_id", "password", "pgbouncer", "cloud", "retry_timeout")
 _PSYCOPG = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+_KEYWORDS = {
+    "NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"
+}  # fmt: skip
+_POOLS = set(inspect.signature(ConnectionPool).parameters) - {"conninfo", "kwargs"}
+_NOT_SECRET = {"assume_role", "isolation_level", *_POOLS}
 _DIRECT = {pooled: direct for direct, pooled in PGBOUNCER_PORTS.items()}
 
 _psycopg = ModuleType("psycopg", psycopg.__doc__)
@@ -74,8 +79,9 @@ class DatabaseCreation(creation.DatabaseCreation):
 
     def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:
         """Go to the test database of another connection, as directly as that one does."""
-        self.connection.go_past_pgbouncer()
         super().set_as_test_mirror(primary_settings_dict)
+        primary_settings_dict = {}  # they hold its password, and an error shows this frame
+        self.connection.go_past_pgbouncer()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -90,6 +96,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return what `azpg.connect` is called with; a token is no part of it."""
+        # In the settings themselves, since frames of Django's hold OPTIONS, and errors show frames.
+        # PASSWORD is in no frame, and stays the text that other code may read there.
+        hidden = hide_secrets(self.settings_dict["OPTIONS"], known=_NOT_SECRET)
+        self.settings_dict["OPTIONS"] = hidden
         params = self._params()
         if self.settings_dict["OPTIONS"].get("assume_role") and self._plan(params).pgbouncer:
             raise ImproperlyConfigured(
@@ -112,8 +122,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     @property
     def pool(self) -> ConnectionPool[Any] | None:
         """The pool of this alias, which the whole process shares; None where none is asked for."""
-        asked = self.settings_dict["OPTIONS"].get("pool")
-        if self.alias == NO_DB_ALIAS or not asked:
+        if self.alias == NO_DB_ALIAS or not self.settings_dict["OPTIONS"].get("pool"):
             return None
         if self.alias not in self._connection_pools:
             if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
@@ -121,10 +130,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     f"Pooling doesn't support persistent connections. (DATABASES[{self.alias!r}]: "
                     f"leave out CONN_MAX_AGE, or OPTIONS['pool'])"
                 )
+            params = self.get_connection_params()
+            asked = self.settings_dict["OPTIONS"]["pool"]
             checked = self.settings_dict["CONN_HEALTH_CHECKS"]
             options = {"check": ConnectionPool.check_connection if checked else None}
             pool = ConnectionPool(
-                kwargs=self.get_connection_params() | {"autocommit": True},
+                kwargs=params | {"autocommit": True},
                 open=False,
                 configure=self._configure_connection,
                 **(options if asked is True else options | asked),
@@ -151,17 +162,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.settings_dict["OPTIONS"] = self.settings_dict["OPTIONS"] | {"pgbouncer": False}
 
     def _params(self) -> dict[str, Any]:
-        given = self.settings_dict
+        given = dict(self.settings_dict)
+        for name, keyword in _KEYWORDS.items():
+            given[name] = hide_secret(keyword, given[name])
         named = copy.copy(self)
         # Django insists on a name, and forgets the service of a connection that has none
         named.settings_dict = {**given, "NAME": given["NAME"] or "postgres"}
         params: dict[str, Any] = super(DatabaseWrapper, named).get_connection_params()
         if given["NAME"] == "" and "dbname" not in given["OPTIONS"]:
             del params["dbname"]
-        for name in {"conninfo", *libpq_info().secrets} & params.keys():
-            if isinstance(params[name], str):
-                params[name] = Secret(params[name])
-        return params
+        return hide_secrets(params)
 
     def _plan(self, params: dict[str, Any]) -> Plan:
         keywords = _options(params)
@@ -169,6 +179,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         call = Call(keywords.pop("conninfo", ""), keywords, **own, is_async=False)
         if isinstance(call.error, ConfigError):
             raise self._improper(call.error)
+        if call.error is not None:
+            raise call.error
         return call.plan
 
     def _improper(self, error: ConfigError) -> ImproperlyConfigured:

@@ -9,6 +9,7 @@ import psycopg
 import psycopg_pool
 from psycopg.rows import Row
 
+from azpg._options import hide_secrets
 from azpg.connection import UNSET, AsyncConnection, Connection
 from azpg.errors import ConfigError
 
@@ -186,7 +187,9 @@ def _options(given: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
         del given, keywords, connection
         raise error
     pool = {name: value for name, value in given.items() if name in _POOL_OPTIONS - {"open"}}
-    return pool | {"kwargs": {k: v for k, v in connection.items() if v is not UNSET} | keywords}
+    kwargs = {name: value for name, value in connection.items() if value is not UNSET} | keywords
+    # The pool's class may refuse them, and its error shows create_pool's own frame
+    return hide_secrets(pool | {"kwargs": kwargs}, known=_POOL_OPTIONS - {"conninfo"})
 
 
 def _check_pool_class(given: object, right: type) -> None:

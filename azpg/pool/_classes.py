@@ -12,7 +12,7 @@ from psycopg_pool import PoolTimeout
 from psycopg_pool.pool import AddConnection
 from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 
-from azpg._options import loop_misfit
+from azpg._options import hide_secret, hide_secrets, loop_misfit
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 
@@ -85,11 +85,12 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         reconnect_failed: ConnectFailedCB | None = None,
         num_workers: int = 3,
     ) -> None:
+        conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)  # an error shows this frame
         check_connection_class(connection_class, is_async=False)
         super().__init__(
-            hide_conninfo(conninfo),
+            conninfo,
             connection_class=connection_class,
-            kwargs=hide_kwargs(kwargs),
+            kwargs=kwargs,
             min_size=min_size,
             max_size=max_size,
             open=open,
@@ -169,8 +170,13 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
                 self.run_task(AddConnection(self))
         return conn
 
+    # What these return is in a frame of psycopg_pool's, which an error shows
+
+    def _resolve_conninfo(self) -> Any:
+        return hide_secret("conninfo", super()._resolve_conninfo())
+
     def _resolve_kwargs(self) -> dict[str, Any]:
-        return without_retry(super()._resolve_kwargs())
+        return hide_secrets(without_retry(super()._resolve_kwargs()))
 
 
 class NullConnectionPool(ConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
@@ -220,11 +226,12 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         reconnect_failed: AsyncConnectFailedCB | None = None,
         num_workers: int = 3,
     ) -> None:
+        conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)  # an error shows this frame
         check_connection_class(connection_class, is_async=True)
         super().__init__(
-            hide_conninfo(conninfo),
+            conninfo,
             connection_class=connection_class,
-            kwargs=hide_kwargs(kwargs),
+            kwargs=kwargs,
             min_size=min_size,
             max_size=max_size,
             open=open,
@@ -329,8 +336,13 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
                 self.run_task(AsyncAddConnection(self))
         return conn
 
+    # As above
+
+    async def _resolve_conninfo(self) -> Any:
+        return hide_secret("conninfo", await super()._resolve_conninfo())
+
     async def _resolve_kwargs(self) -> dict[str, Any]:
-        return without_retry(await super()._resolve_kwargs())
+        return hide_secrets(without_retry(await super()._resolve_kwargs()))
 
 
 class AsyncNullConnectionPool(AsyncConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):

@@ -11,6 +11,7 @@ import psycopg
 from azpg import _sources
 from azpg._call import Call
 from azpg._libpq import libpq_info
+from azpg._options import hide_secrets
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
@@ -57,13 +58,14 @@ def hide_conninfo(conninfo: object) -> Any:
         secret = any(o.val and o.keyword in secrets for o in _sources.parse(conninfo))
     except (psycopg.Error, UnicodeError):
         secret = True
-    return Hidden(conninfo) if secret else conninfo
+    return Hidden(conninfo) if secret else str(conninfo)
 
 
 def hide_kwargs(kwargs: object) -> Any:
     if not isinstance(kwargs, dict):
         return kwargs
-    secret = any(isinstance(kwargs.get(name), str) for name in libpq_info().secrets)
+    hidden = hide_secrets(kwargs)
+    secret = any(hidden[name] is not value for name, value in kwargs.items())
     return Hidden(kwargs) if secret else kwargs
 
 
@@ -73,7 +75,11 @@ def entra_password(conninfo: object, kwargs: object, *, is_async: bool) -> Entra
     if not isinstance(conninfo, str) or not isinstance(kwargs, dict | None):
         return None
     call = judged(conninfo, kwargs or {}, is_async=is_async)
-    return None if call.error else call.entra
+    if isinstance(call.error, ConfigError):
+        return None
+    if call.error is not None:
+        raise call.error
+    return call.entra
 
 
 def check_connection_class(given: object, *, is_async: bool) -> None:
