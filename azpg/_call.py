@@ -19,7 +19,7 @@ from psycopg import errors as e
 from . import _connector, _conninfo, _options, _retry, _sources
 from ._jwt import claims
 from ._libpq import libpq_info, os_user_name, with_native_paths
-from ._redact import redact
+from ._redact import redact, sanitized
 from ._settled import check_token, settle
 from ._tls.roots import root_file
 from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean
@@ -275,7 +275,7 @@ class Call:
             "host": params.get("host") or params.get("hostaddr", "the server"),
             "port": params["port"],
             "dbname": params.get("dbname", ""),
-            "user": params.get("user") or self._answer[1] or "",
+            "user": params.get("user") or sanitized(self._answer[1] or ""),
             "entra": self.plan.sign_in in ("entra", "token"),
             "scope": self.plan.cloud.scope,
             "secret_length": len(self._answer[0] or ""),

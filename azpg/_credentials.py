@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
 
 _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
+
+_NO_PROXIES = {"NonCallableMock", "_FunctionWrapperBase"}
+"""unittest.mock's base class, and wrapt's for decorated functions"""
 
 
 class DefaultCredential:
@@ -94,7 +97,9 @@ def is_credential(value: object) -> bool:
 def must_be_awaited(credential: object) -> bool:
     """Tell whether a credential has to be awaited."""
     get = getattr(credential, "get_token_info", None) or getattr(credential, "get_token", None)
-    return inspect.iscoroutinefunction(get)
+    # A mock with the spec of a plain function has a mock for its flags, and they are all true.
+    flags = getattr(getattr(get, "__code__", None), "co_flags", 0)
+    return inspect.iscoroutinefunction(get) and type(flags) is int
 
 
 def misfit(credential: object, *, is_async: bool) -> str | None:
@@ -112,10 +117,61 @@ def misfit(credential: object, *, is_async: bool) -> str | None:
     return None
 
 
+def is_proxy(value: object) -> bool:
+    """Tell whether an object stands for another one, and may stand for a different one later.
+
+    Its type is not its `__class__`, which it takes from that object. This holds for mocks too,
+    which stand for nothing, and for functions with a wrapt decorator.
+    """
+    kind = type(value)
+    if any(each.__name__ in _NO_PROXIES for each in kind.__mro__):
+        return False
+    try:
+        # A LocalProxy that is bound to nothing yet has its own class.
+        return value.__class__ is not kind or hasattr(kind, "_get_current_object")
+    except Exception:  # noqa: BLE001  # its function has failed, with any error
+        return True
+
+
+def proxied(argument: str, value: object) -> str | None:
+    """Return what is wrong if a proxy was passed, and what to type."""
+    while issubclass(type(value), partial):
+        value = cast("partial[object]", value).func
+    if is_proxy(value):
+        kind = type(value)
+        instead = "the object itself, or a function that makes it"
+        if hasattr(kind, "_get_current_object"):
+            instead = "proxy._get_current_object()"
+        elif hasattr(kind, "__wrapped__"):
+            instead = "proxy.__wrapped__"
+        return (
+            f"{argument} is a proxy ({kind.__name__}), which may stand for another user's "
+            f"credential at the next call, while tokens are cached by object: pass {instead}"
+        )
+    for member in _members(value):
+        if problem := proxied(f"a member of {argument}", member):
+            return problem
+    return None
+
+
+def _members(credential: object) -> Sequence[object]:
+    """Return the credentials of a chain."""
+    members = getattr(credential, "credentials", ())
+    return members if isinstance(members, tuple | list) else ()
+
+
 def asks_a_person(credential: object) -> bool:
     """Tell whether a credential, or one of its chain, may open a browser or print a code."""
     return any(kind.__name__ in _INTERACTIVE for kind in type(credential).__mro__) or any(
-        map(asks_a_person, getattr(credential, "credentials", ()))
+        map(asks_a_person, _members(credential))
+    )
+
+
+def is_azure_identitys(credential: object) -> bool:
+    """Tell whether a credential, with all of its chain, is of azure-identity's own classes."""
+    module = type(credential).__module__
+    return module.startswith("azure.identity.") and all(
+        map(is_azure_identitys, _members(credential))
     )
 
 

@@ -14,6 +14,7 @@ from azure.identity import ManagedIdentityCredential
 import azpg
 
 from . import _jwt, _token
+from ._redact import sanitized
 from ._tls.roots import root_file
 from .emulator import Emulator, EmulatorError
 
@@ -74,7 +75,7 @@ def _token_step() -> None:
         password = azpg.EntraPassword()
         claims = _jwt.claims(password())
         for name in ("aud", "oid", "xms_mirid"):
-            _say(f"  {name:9} {claims.get(name)}")
+            _say(f"  {name:9} {sanitized(claims.get(name))}")
         _say(f"  so the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
@@ -116,29 +117,34 @@ class EntraPassword:
 
     def token(self) -> _token.Token:
         """Return a valid token with what is known of it."""
-        while (token := self._in_hand(None)) is None:
-            flight = self._board(None)
+        end, alone = time.monotonic() + self.timeout, False
+        while alone or (token := self._in_hand(None)) is None:
+            flight, started = self._board(None, alone=alone)
             try:
-                outcome = flight.result(self.timeout)
+                outcome = flight.result(max(0.0, end - time.monotonic()))
             except TimeoutError:
                 self._slot.leave(flight)
                 raise self._late().error() from None
-            if (token := flight.landed(outcome, None)) is not None:
+            if (token := flight.landed(outcome, None, started=started)) is not None:
                 break
+            alone = alone or isinstance(outcome, _token.Token)
         return token
 
     async def token_async(self) -> _token.Token:
         """Return a valid token with what is known of it, without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        while (token := self._in_hand(loop)) is None:
-            flight = self._board(loop)
+        end, alone = time.monotonic() + self.timeout, False
+        while alone or (token := self._in_hand(loop)) is None:
+            flight, started = self._board(loop, alone=alone)
             try:
-                outcome = await asyncio.wait_for(asyncio.wrap_future(flight), self.timeout)
+                left = max(0.0, end - time.monotonic())
+                outcome = await asyncio.wait_for(asyncio.wrap_future(flight), left)
             except TimeoutError:
                 self._slot.leave(flight)
                 raise self._late().error() from None
-            if (token := flight.landed(outcome, loop)) is not None:
+            if (token := flight.landed(outcome, loop, started=started)) is not None:
                 break
+            alone = alone or isinstance(outcome, _token.Token)
         return token
 
     def drop(self, refused: str) -> None:
@@ -158,8 +164,10 @@ class EntraPassword:
                 slot.land(flight, self._late(), _credentials.name(self._credential))
         return held.token
 
-    def _board(self, loop: asyncio.AbstractEventLoop | None) -> Flight:
-        return self._slot.board(loop, self.timeout, self._fly)
+    def _board(
+        self, loop: asyncio.AbstractEventLoop | None, *, alone: bool = False
+    ) -> tuple[Flight, bool]:
+        return self._slot.board(loop, self.timeout, self._fly, alone=alone)
 
     def _fly(self, flight: Flight) -> None:
         name = _credentials.name(self._credential)
@@ -171,6 +179,7 @@ class EntraPassword:
             made = self._made()
             name = _credentials.spoke(made)
             self._slot.personal = _credentials.asks_a_person(made)
+            flight.any_context = _credentials.is_azure_identitys(made)
         except _LateError:
             outcome = self._late()
         except CancelledError as error:
@@ -182,11 +191,12 @@ class EntraPassword:
 
     def _fetch(self, flight: Flight) -> _token.Token:
         answer = self._ask(flight)
-        if not (answer.token and answer.token.isascii() and answer.token.isprintable()):
+        text: object = answer.token
+        if not (isinstance(text, str) and text and text.isascii() and text.isprintable()):
             raise ValueError("its token is no plain text")
         refresh_on = getattr(answer, "refresh_on", None)
         return _token.received(
-            answer.token, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform
+            text, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform
         )
 
     def _ask(self, flight: Flight) -> AccessToken | AccessTokenInfo:
@@ -213,7 +223,10 @@ class EntraPassword:
             return self._credential
         slot = self._slot
         if slot.made is None:
-            slot.made = cast("Callable[[], object]", self._credential)()
+            made = cast("Callable[[], object]", self._credential)()
+            if problem := _credentials.proxied("what it returned", made):
+                raise ConfigError(problem)
+            slot.made = made
         return slot.made
 
     def _late(self) -> Failure:

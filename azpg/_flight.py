@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import decimal
 import logging
 import math
 import os
@@ -14,14 +15,17 @@ import time
 import weakref
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _token
-from ._credentials import DefaultCredential, must_be_awaited
-from .errors import CredentialError
+from ._credentials import DefaultCredential, must_be_awaited, proxied
+from .errors import ConfigError, CredentialError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Entry: TypeAlias = "tuple[Callable[[], object], dict[str, Slot]]"
+    """what returns the credential, and its slot for each scope"""
 
 logger = logging.getLogger("azpg")
 
@@ -31,6 +35,9 @@ FORK_WAIT = 10.0
 A child forked in the middle of one would find azure.identity half imported, for ever, or share its
 connection.
 """
+
+MAX_STRONG_CREDENTIALS = 100
+"""Credentials kept that allow no weak reference; the one used longest ago goes first."""
 
 
 def clocks() -> _token.Clocks:
@@ -57,10 +64,19 @@ Outcome: TypeAlias = _token.Token | Failure
 
 
 class Flight(Future[Outcome]):
-    """One request for a token that any number of callers wait for."""
+    """One request for a token, in the context of the caller that started it.
+
+    Any number of callers wait for it. Its token is theirs too if the credential would have given
+    them the same one: if it looks at no context variable, or they are in the same context.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, started: float) -> None:
         super().__init__()
+        self.context = contextvars.copy_context()
+        self.shared = True
+        """others may have its token: no other user's was seen"""
+        self.any_context = False
+        """the credential is azure-identity's, which looks at no context variable"""
         self.loop = loop
         """where an async credential is awaited"""
         self.awaited = False
@@ -69,14 +85,30 @@ class Flight(Future[Outcome]):
         self.set_running_or_notify_cancel()
 
     def landed(
-        self, outcome: Outcome, loop: asyncio.AbstractEventLoop | None
+        self, outcome: Outcome, loop: asyncio.AbstractEventLoop | None, *, started: bool
     ) -> _token.Token | None:
-        """Return the token for a caller on `loop`, or None where it should try again."""
+        """Return the token for a caller on `loop`, or None if it must ask again.
+
+        `started` is whether the caller started this request. Another caller must ask for itself
+        if the token may be another user's.
+        """
         if isinstance(outcome, _token.Token):
-            return outcome
+            mine = started or (self.shared and (self.any_context or self._same_context()))
+            return outcome if mine else None
         if outcome.lost and self.loop is not loop:
             return None
         raise outcome.error()
+
+    def _same_context(self) -> bool:
+        one, other = map(_values, (self.context, contextvars.copy_context()))
+        # By identity: a value's own __eq__ might do anything. A variable that only one of them has
+        # is mostly a library's: a thread of its own begins without any.
+        return all(one[each] is other[each] for each in one.keys() & other.keys())
+
+
+def _values(context: contextvars.Context) -> dict[contextvars.ContextVar[Any], object]:
+    # Each thread has a decimal.Context of its own.
+    return {name: value for name, value in context.items() if type(value) is not decimal.Context}
 
 
 class Slot:
@@ -84,6 +116,10 @@ class Slot:
 
     def __init__(self) -> None:
         self.held: _token.Held | None = None
+        self.subject: _token.Subject = {}
+        """whose the first token was that said so; it stays when that token has gone"""
+        self.many_users = False
+        """a token of another user was seen: nothing is kept, and each caller asks for itself"""
         self.fetched = self.failed = 0
         self.dropped_at = -math.inf
         self.personal = False
@@ -94,12 +130,19 @@ class Slot:
         """Begin, or begin anew in a forked child, which takes over the token and nothing else."""
         self.lock = threading.Lock()
         self.flight: Flight | None = None
+        self.alone: set[Flight] = set()
+        """requests that serve one caller only"""
         self.loop: asyncio.AbstractEventLoop | None = None
         """the loop that owns an async credential"""
         self.made: object = None
         """what the factory made, where one was given"""
-        self.thread: threading.Thread | None = None
-        """the latest flight's own"""
+        self.threads: list[threading.Thread] = []
+        """those of requests, and some that have ended"""
+
+    def flights(self) -> list[Flight]:
+        """Return every request that is in progress."""
+        flight = self.flight
+        return [*self.alone] if flight is None else [flight, *self.alone]
 
     def under_way(self, since: float) -> Flight | None:
         """Return the flight under way, unless it started before `since`: then it is given up."""
@@ -107,44 +150,92 @@ class Slot:
         return None if flight is None or flight.started < since else flight
 
     def board(
-        self, loop: asyncio.AbstractEventLoop | None, timeout: float, fly: Callable[[Flight], None]
-    ) -> Flight:
-        """Return the flight under way, or start one in a thread of its own."""
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        timeout: float,
+        fly: Callable[[Flight], None],
+        *,
+        alone: bool = False,
+    ) -> tuple[Flight, bool]:
+        """Return the flight under way, or start one in a thread; and whether it was started.
+
+        With `alone` one is started that serves only its caller.
+        """
         with self.lock:
+            alone = alone or self.many_users
             if self.loop is None or not self.loop.is_running():
                 if self.loop is not loop and must_be_awaited(self.made):
                     self.made = None  # its connections ended with its loop
                 self.loop = loop
             now = clocks().monotonic
-            if (flight := self.under_way(now - timeout)) is not None:
-                return flight
-            self.flight = flight = Flight(self.loop, now)
-        self.thread = _in_thread(lambda: fly(flight))
-        return flight
+            if not alone and (under_way := self.under_way(now - timeout)) is not None:
+                return under_way, False
+            flight = Flight(self.loop, now)
+            if alone:
+                self.alone.add(flight)
+            else:
+                self.flight = flight
+        thread = _in_thread(lambda: fly(flight), flight.context.copy())
+        with self.lock:
+            self.threads = [each for each in self.threads if each.is_alive()]
+            if thread is not None:
+                self.threads.append(thread)
+        return flight, True
 
     def land(self, flight: Flight, outcome: Outcome, name: str) -> None:
         """Take in what a flight brought, and tell all who wait."""
         now = clocks()
         with self.lock:
-            before, awaited = self.held, self.flight is flight
-            if awaited:
-                self.flight = None
+            alone, before = flight in self.alone, self.held
+            awaited = self._end(flight)
+            shared = awaited and not alone
+            other = isinstance(outcome, _token.Token) and self._is_another_users(outcome)
+            if self.many_users:
+                self.held = before = None
+                flight.shared = False
             if isinstance(outcome, Failure):
                 if outcome.lost and self.loop is flight.loop:
                     self.loop = None
                 self.failed += awaited  # one that was given up has failed already
-                if awaited and before is not None and before.token.usable(now):
+                if shared and before is not None and before.token.usable(now):
                     self.held = before.failed(now, random.uniform)
+            elif alone and before is not None and before.token.usable(now) and outcome.usable(now):
+                # The cached token is refreshed in its own time, as if nobody had asked
+                self.fetched += not outcome.same(before.token)
             elif (held := _token.answered(before, outcome, now, random.uniform)) is None:
                 self.failed += 1
                 outcome = _dead(name, outcome, before, now)
             else:
                 self.fetched += held.token is outcome
-                self.held, outcome = held, held.token
-        if awaited or isinstance(outcome, _token.Token):
+                if not self.many_users:
+                    self.held = held
+                if not outcome.usable(now):
+                    outcome = held.token
+        if other:
+            logger.warning(MANY_USERS, name)
+        if shared or isinstance(outcome, _token.Token):
             _log(before, outcome, now, name)
         with suppress(InvalidStateError):  # it was given up
             flight.set_result(outcome)
+
+    def _end(self, flight: Flight) -> bool:
+        """Take a flight out, and tell whether it was still under way. Called locked."""
+        if flight in self.alone:
+            self.alone.remove(flight)
+            return True
+        if self.flight is flight:
+            self.flight = None
+            return True
+        return False
+
+    def _is_another_users(self, token: _token.Token) -> bool:
+        """Tell whether this is the first token of a second user. Called locked."""
+        if not self.subject:
+            self.subject = token.subject
+        if self.many_users or _token.same_subject(self.subject, token.subject):
+            return False
+        self.many_users = True
+        return True
 
     def stuck(self, token: _token.Token) -> bool:
         """Let go of a credential that should have a newer token by now, and was made here.
@@ -161,9 +252,7 @@ class Slot:
     def leave(self, flight: Flight) -> None:
         """Give up a flight: it has failed, and the next caller starts one of its own."""
         with self.lock:
-            if self.flight is flight:
-                self.flight = None
-                self.failed += 1
+            self.failed += self._end(flight)
 
     def drop(self, refused: str) -> None:
         """Forget a token that the server refused: once a minute at most."""
@@ -173,6 +262,12 @@ class Slot:
             recent = now - self.dropped_at < _token.ONE_REPLACEMENT
             if held is not None and held.token.text == refused and not recent:
                 self.held, self.dropped_at = None, now
+
+
+MANY_USERS = (
+    "%s returned a token of another user than before: no token of it is cached any more, and each "
+    "caller asks it for its own. Pass one credential object per user"
+)
 
 
 def _dead(
@@ -190,17 +285,16 @@ def _dead(
 
 def _log(before: _token.Held | None, outcome: Outcome, now: _token.Clocks, name: str) -> None:
     if isinstance(outcome, _token.Token):
-        if before is None or outcome is not before.token:
+        if before is None or not outcome.same(before.token):
             logger.info("token from %s, good for %.0f s", name, outcome.left(now))
     elif before is not None and before.failures == 0 and before.token.usable(now):
         left = before.token.left(now)
         logger.warning("no new token yet, the last is good for %.0f s: %s", left, outcome.text)
 
 
-def _in_thread(fly: Callable[[], None]) -> threading.Thread | None:
+def _in_thread(fly: Callable[[], None], context: contextvars.Context) -> threading.Thread | None:
     """Run it in a daemon thread of its own, or here when the interpreter is going down."""
-    run = contextvars.copy_context().run
-    thread = threading.Thread(target=run, args=(fly,), name="azpg-token", daemon=True)
+    thread = threading.Thread(target=context.run, args=(fly,), name="azpg-token", daemon=True)
     if not sys.is_finalizing():  # then start() would wait for ever
         with suppress(RuntimeError):
             thread.start()
@@ -213,7 +307,9 @@ class Slots:
     """Every slot of the process, each found by its credential object and gone with it."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, tuple[Callable[[], object], dict[str, Slot]]] = {}
+        self._slots: dict[int, Entry] = {}
+        self._strong: dict[int, Entry] = {}
+        """those whose credential allows no weak reference, the one used last at the end"""
         self._defaults: dict[tuple[str, str | None], DefaultCredential] = {}
 
     def default(self, authority: str, client_id: str | None) -> DefaultCredential:
@@ -233,7 +329,11 @@ class Slots:
             self._slots.pop(key, None)
             entry = None
         if entry is None:
+            if problem := proxied("credential", credential):
+                raise ConfigError(problem)
             entry = self._slots.setdefault(key, (self._hold(credential), {}))
+        if type(entry[0]) is not weakref.ref:
+            self._keep(key, entry)
         return entry[1].get(scope) or entry[1].setdefault(scope, Slot())
 
     def all(self) -> list[Slot]:
@@ -249,8 +349,16 @@ class Slots:
 
         try:
             return weakref.ref(credential, forget)
-        except TypeError:  # it allows no weak reference: it lives as long as the process
+        except TypeError:  # it allows no weak reference
             return lambda: credential
+
+    def _keep(self, key: int, entry: Entry) -> None:
+        """Keep the credentials that were used last. As each lives, no other has its id."""
+        self._strong.pop(key, None)
+        self._strong[key] = self._slots[key] = entry
+        for oldest in list(self._strong)[:-MAX_STRONG_CREDENTIALS]:
+            self._strong.pop(oldest, None)
+            self._slots.pop(oldest, None)
 
 
 SLOTS = Slots()
@@ -261,13 +369,14 @@ def _before_fork() -> None:
     own = asyncio._get_running_loop()  # noqa: SLF001  # None, not an error, where there is none
     end = time.monotonic() + FORK_WAIT
     for slot in SLOTS.all():
-        flight = slot.flight
-        # What is awaited on this very loop cannot land before the fork is over.
-        if flight is not None and not (flight.awaited and flight.loop is own):
-            with suppress(TimeoutError):
-                flight.result(max(0.0, end - time.monotonic()))
-        if slot.flight is None and slot.thread is not None:
-            _see_off(slot.thread, end)
+        for flight in slot.flights():
+            # What is awaited on this very loop cannot land before the fork is over.
+            if not (flight.awaited and flight.loop is own):
+                with suppress(TimeoutError):
+                    flight.result(max(0.0, end - time.monotonic()))
+        if not slot.flights():
+            for thread in slot.threads:
+                _see_off(thread, end)
 
 
 def _see_off(thread: threading.Thread, end: float) -> None:

@@ -6,8 +6,8 @@ import inspect
 import re
 import sys
 from functools import cache, lru_cache, partial
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from types import MethodType, NoneType
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from . import _sources, _spelling
 from ._clouds import Cloud
@@ -56,11 +56,44 @@ def mistyped(*types: type) -> tuple[str, ...]:
 
 
 def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
-    """Tell whether it is an EntraPassword, of which there is none before its module is loaded."""
-    return isinstance(value, getattr(sys.modules.get("azpg._entra"), "EntraPassword", ()))
+    """Tell whether it is an EntraPassword, of which there is none before its module is loaded.
+
+    By its type alone: a proxy's `__class__` is that of another object.
+    """
+    return issubclass(type(value), getattr(sys.modules.get("azpg._entra"), "EntraPassword", ()))
+
+
+def without_proxies(credential: object, password: object) -> tuple[list[str], object, object]:
+    """Return what is wrong with the objects that are proxies, and both objects without these.
+
+    A plain function takes the place of a proxy that is refused: to look at the proxy any further
+    would call the function behind it, which may raise.
+    """
+    from ._credentials import proxied  # noqa: PLC0415  # late: not for a password as text
+
+    wrong = []
+    if problem := proxied("credential", credential):
+        wrong.append(problem)
+        credential = _plain
+    if not _is_text(password) and (problem := proxied("password", password)):
+        wrong.append(problem)
+        password = _plain
+    return wrong, credential, password
+
+
+def _is_text(password: object) -> bool:
+    try:
+        return isinstance(password, str)  # also lazy text, of which azpg keeps nothing
+    except Exception:  # noqa: BLE001  # the function behind a proxy has failed, with any error
+        return False
+
+
+def _plain() -> str:
+    return ""
 
 
 MAX_WRAPPERS = 8
+_METHODS = ("__call__", "call_async")
 
 
 def entra_password_behind(password: object) -> EntraPassword | None:
@@ -72,12 +105,14 @@ def entra_password_behind(password: object) -> EntraPassword | None:
     for _ in range(MAX_WRAPPERS):
         if is_entra_password(password):
             return password
-        if isinstance(password, partial):
-            password = password.func
-        elif inspect.ismethod(password) and password.__name__ in ("__call__", "call_async"):
-            password = password.__self__
-        elif (wrapped := getattr(password, "__wrapped__", None)) is not None:
-            password = wrapped
+        # By the type alone: a proxy's attributes are those of another object
+        kind = type(password)
+        if issubclass(kind, partial):
+            password = cast("partial[object]", password).func
+        elif kind is MethodType and getattr(password, "__name__", "") in _METHODS:
+            password = cast("MethodType", password).__self__
+        elif kind.__module__ in ("builtins", "functools") and hasattr(password, "__wrapped__"):
+            password = password.__wrapped__
         else:
             return None
     return None
@@ -163,11 +198,12 @@ def hide_secrets(options: Mapping[str, Any], known: Collection[str] = ()) -> dic
 
 def hide_secret(name: str, value: Any, known: Collection[str] = ()) -> Any:
     """Return the value of one option, as `hide_secrets` does."""
-    if isinstance(value, dict):
+    # By the type alone: the function behind a proxy may raise
+    if issubclass(type(value), dict):
         return hide_secrets(value, known)
     if type(value) in {list, tuple}:
         return type(value)(hide_secret(name, each, known) for each in value)
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):
         return value
     plain = name in _plain_options() or name in known
     return value if plain and not _MAY_HOLD_SECRET.search(value) else Secret(value)

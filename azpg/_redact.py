@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import SupportsIndex
 
+CLAIM_CHARACTERS = 400
+"""Characters of a claim that are shown; the id of a resource in Azure has up to 350."""
+
 # How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
 _TOKEN = r"eyJ[\w.-]{16,}"
 
@@ -64,3 +67,14 @@ def _mask_word(text: str, word: str) -> str:
         if not any(c.isalnum() or c == "_" for c in neighbors):
             text = f"{text[:at]}…{text[end:]}"
     return text
+
+
+def sanitized(claim: object) -> str:
+    """Return a value of a token's claims as one short line of printable text.
+
+    Nobody has verified the claims: they may hold line breaks, terminal escapes, or anything of
+    any length. Of a list or an object only its type is shown.
+    """
+    text = str(claim) if isinstance(claim, str | int | float) else type(claim).__name__
+    line = redact(text).replace("\n", " ")
+    return line if len(line) <= CLAIM_CHARACTERS else f"{line[:CLAIM_CHARACTERS]}…"

@@ -62,6 +62,8 @@ def settle(
 ) -> Settled:
     """Return what the words come to, or raise `ConfigError` with all that is wrong with them."""
     wrong: list[str] = []
+    if credential is not None or not issubclass(type(password), str | None):
+        wrong, credential, password = _options.without_proxies(credential, password)
     text = password if isinstance(password, str) else ""
     resources = _resources(cloud)
     token = _jwt.entra_claims(text, resources) if text else None

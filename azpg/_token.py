@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from ._jwt import Claims, claims
 from ._record import Record
+from ._redact import sanitized
 from .errors import CredentialError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Chance: TypeAlias = Callable[[float, float], float]
+    Subject: TypeAlias = dict[str, str]
+    """the claims that say whose a token is"""
 
 MARGIN = 20.0
 """Seconds of life that a token must have left when it is handed out: more than a connect takes,
@@ -37,6 +40,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 
 ONE_REPLACEMENT = 60.0
 """Seconds in which a refused token is replaced once at most."""
+
+LONGEST_LIFETIME_SECONDS = 2**31
+"""A lifetime above this is not believed: the claims may hold any number."""
 
 
 class Clocks:
@@ -64,6 +70,7 @@ class Token:
         life: float,
         ahead: float,
         user: str | None = None,
+        subject: Subject | None = None,
     ) -> None:
         self.text = text
         self.expires_on = expires_on
@@ -75,6 +82,8 @@ class Token:
         """seconds after which the next one is asked for"""
         self.user = user
         """the role that its owner has by custom"""
+        self.subject: Subject = subject or {}
+        """whose it is; empty if it does not say"""
 
     def __repr__(self) -> str:
         return f"<Token of {len(self.text)} characters, expires_on={self.expires_on:.0f}>"
@@ -83,8 +92,13 @@ class Token:
         raise TypeError("a token is not pickled")
 
     def role(self) -> str:
-        """Return the PostgreSQL role of its owner, or raise `CredentialError`: it names none."""
-        return require_role(claims(self.text)) if self.user is None else self.user
+        """Return the PostgreSQL role of its owner.
+
+        Raise `CredentialError` if the token has no name, or one that libpq must not be given.
+        """
+        if self.user is not None and self.user.isprintable():
+            return self.user
+        return require_role(claims(self.text))
 
     def left(self, now: Clocks) -> float:
         """Return its seconds left."""
@@ -116,7 +130,7 @@ def received(
     ahead = life - LATE + chance(0.0, LATE / 5) if life > 2 * LATE else life * chance(0.5, 0.6)
     if refresh_on is not None and 0.0 < (early := refresh_on - now.wall) < ahead:
         ahead = early + chance(0.0, (ahead - early) / 10)
-    return Token(text, expires_on, now, life, ahead, user(read))
+    return Token(text, expires_on, now, life, ahead, user(read), subject(read))
 
 
 class Held(Record):
@@ -162,8 +176,9 @@ def answered(held: Held | None, token: Token, now: Clocks, chance: Chance) -> He
 def lifetime(claims: Claims) -> float | None:
     """Return the seconds that a token was given to live."""
     issued, expires = claims.get("iat"), claims.get("exp")
-    if isinstance(issued, int) and isinstance(expires, int) and expires > issued:
-        return float(expires - issued)
+    if isinstance(issued, int) and isinstance(expires, int):
+        given = expires - issued
+        return float(given) if 0 < given <= LONGEST_LIFETIME_SECONDS else None
     return None
 
 
@@ -190,11 +205,16 @@ def user(claims: Claims) -> str | None:
 
 
 def require_role(claims: Claims) -> str:
-    """Return the PostgreSQL role of a token's owner, or raise `CredentialError`: it names none."""
-    if (role := user(claims)) is not None:
+    """Return the PostgreSQL role of a token's owner.
+
+    Raise `CredentialError` if the token has no name, or one that libpq must not be given: it reads
+    a text up to the first NUL.
+    """
+    role = user(claims)
+    if role is not None and role.isprintable():
         return role
     raise CredentialError(
-        nameless(claims),
+        nameless(claims) if role is None else unprintable(role),
         kind="no-user",
         hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
         "display name in Microsoft Entra",
@@ -205,8 +225,44 @@ def nameless(claims: Claims) -> str:
     """Return the sentence for a token that holds no name."""
     if not claims:
         return "the token is no JWT that can be read, so it names no user"
-    ids = ", ".join(f"{name} {value}" for name in ("appid", "oid") if (value := claims.get(name)))
+    ids = ", ".join(
+        f"{name} {sanitized(value)}" for name in ("appid", "oid") if (value := claims.get(name))
+    )
     kind = (
         "a service principal's" if claims.get("appid") or claims.get("azp") else "of no known kind"
     )
     return f"the token is {kind} and holds no name" + (f" ({ids})" if ids else "")
+
+
+def unprintable(user: str) -> str:
+    """Return the sentence for a token whose user name cannot be that of a role."""
+    what = "a NUL" if "\0" in user else "characters that cannot be printed"
+    return f"the user name in the token has {what} in it: {sanitized(user)}"
+
+
+def subject(claims: Claims) -> Subject:
+    """Return the claims that say whose a token is; none if it does not say.
+
+    They are its tenant and the ids of its user or application, or else the names that it has.
+    """
+    found = _texts({name: claims.get(name) for name in ("tid", "oid", "sub")})
+    if found.keys() <= {"tid"}:
+        application = claims.get("appid") or claims.get("azp")
+        found |= _texts({"user": user(claims), "application": application})
+    return found
+
+
+def _texts(claims: Claims) -> Subject:
+    return {name: value for name, value in claims.items() if isinstance(value, str) and value}
+
+
+def same_subject(one: Subject, other: Subject) -> bool:
+    """Tell whether two tokens are the same user's, as far as both say.
+
+    Tokens that say nothing are taken for the same user's. If only one of them says whose it is,
+    or they have no id in common, they are not.
+    """
+    common = one.keys() & other.keys()
+    if any(one[name] != other[name] for name in common):
+        return False
+    return one == other or not common <= {"tid"}

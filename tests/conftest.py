@@ -35,6 +35,7 @@ pytest_plugins = (
     "fix_sources",
     "fix_sqlalchemy",
     "fix_tunnel",
+    "fix_users",
 )
 
 # A slow machine is no failure
@@ -70,6 +71,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     # As in a fresh process: no default credential and no token of an earlier test's emulator
     monkeypatch.setattr(SLOTS, "_slots", {})
+    monkeypatch.setattr(SLOTS, "_strong", {})
     monkeypatch.setattr(SLOTS, "_defaults", {})
     home = tmp_path / "home"
     home.mkdir()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import azpg
 from azpg import _jwt, _token
 
+ALICE = {"tid": "t", "oid": "alice", "sub": "a"}
 GROUP = "/subscriptions/0/resourcegroups/rg/providers/"
 
 
@@ -140,3 +141,47 @@ def test_a_token_of_no_kind_is_told_too() -> None:
     )
     assert _token.nameless({"tid": "x"}) == "the token is of no known kind and holds no name"
     assert _token.nameless({}) == "the token is no JWT that can be read, so it names no user"
+
+
+# Whose a token is
+
+
+@pytest.mark.parametrize(
+    ("claims", "subject"),
+    [
+        ({"tid": "t", "oid": "o", "sub": "s", "upn": "u"}, {"tid": "t", "oid": "o", "sub": "s"}),
+        ({"oid": "o", "upn": "u"}, {"oid": "o"}),
+        ({"tid": "t", "sub": "s", "upn": "u"}, {"tid": "t", "sub": "s"}),
+        ({"tid": "t", "upn": "u", "azp": "a"}, {"tid": "t", "user": "u", "application": "a"}),
+        ({"appid": "a", "azp": "b"}, {"application": "a"}),
+        ({"oid": "", "sub": None, "tid": 7, "appid": ["a"]}, {}),
+        ({"oid": {"a": 1}, "upn": "u"}, {"user": "u"}),
+        ({}, {}),
+    ],
+)
+def test_a_token_says_whose_it_is(claims: dict[str, Any], subject: dict[str, str]) -> None:
+    """By the ids of tenant and user; by its names only if it has neither `oid` nor `sub`."""
+    assert _token.subject(claims) == subject
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (ALICE, True),
+        ({"oid": "alice"}, True),
+        ({"tid": "t", "sub": "a"}, True),
+        (ALICE | {"oid": "bob"}, False),
+        (ALICE | {"sub": "b"}, False),
+        (ALICE | {"tid": "another"}, False),
+        ({"sub": "b"}, False),
+        ({"tid": "t"}, False),
+        ({"user": "alice"}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_two_tokens_are_of_one_user_or_not(other: dict[str, str], same: bool) -> None:
+    """They are one user's if they have an id in common and contradict each other in none."""
+    assert _token.same_subject(ALICE, other) is same
+    assert _token.same_subject(other, ALICE) is same
+    assert _token.same_subject(other, other)

@@ -93,7 +93,8 @@ class _Examination:
         except Exception as error:  # noqa: BLE001  # a doctor goes on
             found = Finding({}, "failed", self.shown(error) or type(error).__name__)
         facts = {name: self._clean(fact) for name, fact in found.facts.items()}
-        return replace(found, facts=facts, hint=_spelling.on_command_line(found.hint))
+        hint = redact(_spelling.on_command_line(found.hint))
+        return replace(found, facts=facts, problem=self.shown(found.problem), hint=hint)
 
     def refused(
         self, error: azpg.ConnectError, facts: dict[str, Fact], status: Status = "failed"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from azpg import _token
 from azpg._clouds import CLOUDS
+from azpg._redact import sanitized
 
 from .finding import Finding
 
@@ -53,14 +54,14 @@ def variables(environ: Mapping[str, str]) -> Iterator[str]:
 
 def facts(claims: Claims) -> dict[str, Fact]:
     """Return what of a token's claims a server goes by."""
-    user = _token.user(claims) or "the token names none"
-    shown = {word: str(claims[name]) for name, word in _CLAIMS.items() if name in claims}
-    return {"user": user, **shown}
+    user = _token.user(claims)
+    shown = {word: sanitized(claims[name]) for name, word in _CLAIMS.items() if name in claims}
+    return {"user": "the token names none" if user is None else sanitized(user), **shown}
 
 
 def judged(claims: Claims, cloud: Cloud, now: float) -> Finding:
     """Return what is wrong with a token for a cloud; `now` is in seconds since 1970."""
-    audience = str(claims.get("aud", "")).rstrip("/")
+    audience = sanitized(claims.get("aud", "")).rstrip("/")
     expected = cloud.scope.removesuffix("/.default")
     # Of an audience that is a GUID it cannot be told
     if audience.startswith("https://") and audience != expected:
@@ -71,10 +72,11 @@ def judged(claims: Claims, cloud: Cloud, now: float) -> Finding:
             hint=f"name the cloud: cloud={right[0]!r}" if right else _OTHER_RESOURCE,
         )
     begins = claims.get("nbf", claims.get("iat"))
-    if isinstance(begins, int) and begins - now > CLOCKS_APART:
+    if isinstance(begins, int) and begins > now + CLOCKS_APART:
+        ahead = sanitized(begins - round(now))  # any number: too large for a float, perhaps
         return Finding(
             status="warning",
-            problem=f"the token is valid only in {begins - now:.0f} s: the clock here is behind",
+            problem=f"the token is valid only in {ahead} s: the clock here is behind",
             hint=SET_THE_CLOCK,
         )
     return Finding()
