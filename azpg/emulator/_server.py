@@ -52,6 +52,7 @@ class Server:
         postgres: str | None,
         pgbouncer: bool,
         token_lifetime: float,
+        imds: bool,
         clock_skew: float,
     ) -> dict[str, Any]:
         """Start every part and return what its owner needs to know of it."""
@@ -86,7 +87,7 @@ class Server:
         if bouncer is not None:
             rooms["pgbouncer"] = bouncer.socket
         address, ports = self._open_doors(rooms)
-        self._identity = IdentityEndpoint(address, self._tenant, self._tally)
+        self._identity = IdentityEndpoint(address, self._tenant, self._tally, imds=imds)
         await self._identity.open()
         root_certificate = self._folder / "root.crt"
         root_certificate.write_bytes(certificates.root_pem)

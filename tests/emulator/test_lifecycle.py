@@ -140,7 +140,7 @@ def test_killed_while_it_starts() -> None:
         "print(child._process.pid, flush=True)\n"
         "from azpg.emulator import Emulator\n"
         "options = dict(host='s.postgres.database.azure.com', postgres=None, pgbouncer=False)\n"
-        "child.ask('start', **options, token_lifetime=1, clock_skew=0)\n"
+        "child.ask('start', **options, imds=False, token_lifetime=1, clock_skew=0)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
