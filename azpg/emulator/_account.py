@@ -78,8 +78,9 @@ def make_folder(account: Account) -> Path:
     if not fits or not _reaches(account, base):
         base = "/tmp"  # noqa: S108  # mkdtemp makes a folder of our own in it
     folder = Path(tempfile.mkdtemp(prefix="azpg-emulator-", dir=base))
-    # The servers' user passes through; it reads and writes only in the folder that is its own.
-    folder.chmod(0o711)
+    if account.switch:
+        # The servers' user passes through; it reads and writes only in the folder that is its own.
+        folder.chmod(0o711)
     return folder
 
 

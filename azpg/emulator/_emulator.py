@@ -98,8 +98,9 @@ class Emulator(Breakable):
     def stop(self) -> None:
         """End every part and remove its folder; once is enough, twice does no harm."""
         if self._child is not None and self._child.stop():
-            # It is gone already, unless the process could not remove it: killed, say.
-            shutil.rmtree(Path(self.root_certificate).parent, ignore_errors=True)
+            # They are gone already, unless the process could not remove them: killed, say.
+            for folder in self._fact("folders"):
+                shutil.rmtree(folder, ignore_errors=True)
             self._child = None
             self._facts = {}
             self._faults = []

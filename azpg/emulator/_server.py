@@ -34,8 +34,9 @@ _FAILING_OVER: dict[Place, tuple[str, str]] = {
 class Server:
     """Hold the parts of one emulator; the public methods after `stop` are its owner's requests."""
 
-    def __init__(self, folder: Path, account: Account) -> None:
+    def __init__(self, folder: Path, certificate_folder: Path, account: Account) -> None:
         self._folder = folder
+        self._certificate_folder = certificate_folder
         self._account = account
         self._tally = Tally()
         self._asked: list[Faults] = []
@@ -89,7 +90,7 @@ class Server:
         address, ports = self._open_doors(rooms)
         self._identity = IdentityEndpoint(address, self._tenant, self._tally, imds=imds)
         await self._identity.open()
-        root_certificate = self._folder / "root.crt"
+        root_certificate = self._certificate_folder / "root.crt"
         root_certificate.write_bytes(certificates.root_pem)
         return {
             "host": site.host,
@@ -104,6 +105,7 @@ class Server:
             "pgbouncer_version": bouncer.version if bouncer else None,
             "principal": dataclasses.asdict(default),
         }
+            "folders": [str(self._folder), str(self._certificate_folder)],
 
     async def stop(self) -> None:
         """End every part; one that was never started is passed over."""
