@@ -52,14 +52,15 @@ class Server:
         host: str,
         postgres: str | None,
         pgbouncer: bool,
-        token_lifetime: float,
         imds: bool,
+        token_lifetime: float,
         clock_skew: float,
     ) -> dict[str, Any]:
         """Start every part and return what its owner needs to know of it."""
         site = _azure.site(host)
         root = Path(postgres) if postgres else _postgres.bundled()
         installation = _postgres.Installation(root).within_reach(self._account, self._folder)
+        installation.check()
         private = self._folder / "private"
         private.mkdir(mode=0o700)
         self._account.own(private)
@@ -82,7 +83,13 @@ class Server:
         self._tenant.sign_in_as(default)
         await databases.start([default.name])
 
-        self._house = House(self._tenant, certificates, self._tally, reserved=_postgres.SUPERUSER)
+        self._house = House(
+            self._tenant,
+            certificates,
+            self._tally,
+            reserved_users=frozenset({_postgres.SUPERUSER, _pgbouncer.CONSOLE_USER}),
+            reserved_databases={"pgbouncer": _pgbouncer.CONSOLE},
+        )
         bouncer = databases.pgbouncer
         rooms: dict[Place, Path] = {"postgres": databases.primary.socket}
         if bouncer is not None:
@@ -98,6 +105,7 @@ class Server:
             "port": ports[0],
             "pgbouncer_port": ports[1] if bouncer else None,
             "reader_host": site.reader,
+            "folders": [str(self._folder), str(self._certificate_folder)],
             "root_certificate": str(root_certificate),
             "identity_url": self._identity.url,
             "identity_header": self._identity.header,
@@ -105,7 +113,6 @@ class Server:
             "pgbouncer_version": bouncer.version if bouncer else None,
             "principal": dataclasses.asdict(default),
         }
-            "folders": [str(self._folder), str(self._certificate_folder)],
 
     async def stop(self) -> None:
         """End every part; one that was never started is passed over."""
