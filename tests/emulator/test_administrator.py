@@ -243,6 +243,23 @@ def test_files_are_the_servers_own(emulator: Emulator) -> None:
         assert (state.st_uid == 0) == (os.geteuid() == 0 and private.stat().st_uid == 0)
 
 
+def test_a_role_name_that_is_a_pattern_is_refused(emulator: Emulator) -> None:
+    """A role whose name pg_hba.conf would match with others' names is refused."""
+    with pytest.raises(EmulatorError, match="pattern"):
+        emulator.add_role("/.*")
+
+
+@pytest.mark.parametrize("name", ["all", "+myapp", "@file", 'a"b', "sameuser", "a b,c #d"])
+def test_a_role_name_is_nothing_but_a_name(emulator: Emulator, connect: Connect, name: str) -> None:
+    """Whatever an Entra role's name says in pg_hba.conf, it lets in no other role."""
+    native = f"native-{secrets.token_hex(4)}"
+    emulator.add_role(native, password="secret")
+    emulator.add_role(name)
+    for port in (emulator.port, emulator.pgbouncer_port):
+        with pytest.raises(psycopg.OperationalError):
+            connect(native, "wrong", port=port)
+
+
 def test_an_older_postgresql_is_refused(tmp_path: Path) -> None:
     """A PostgreSQL that cannot be kept from the machine does not start."""
     folder = tmp_path / "bin"
