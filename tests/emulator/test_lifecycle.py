@@ -36,11 +36,6 @@ def folders_of(emulator: Emulator) -> list[Path]:
     return [Path(folder) for folder in emulator._facts["folders"]]
 
 
-def folder_of(emulator: Emulator) -> Path:
-    """Return the folder of an emulator's servers."""
-    return folders_of(emulator)[0]
-
-
 def processes_in(folder: Path) -> list[str]:
     """Return the command lines of processes that name a folder."""
     found = []
@@ -92,13 +87,18 @@ def owner(then: str) -> Iterator[tuple[subprocess.Popen[str], list[Path], int]]:
             process.kill()
 
 
+def assert_nothing_in(folders: list[Path]) -> None:
+    """See that the folders are gone and no process works in them."""
+    for folder in folders:
+        assert not folder.exists()
+        assert processes_in(folder) == []
+
+
 def assert_gone(folders: list[Path], guardian: int) -> None:
     """Wait for the emulator's process to end, and see that it took everything with it."""
     ended, _, _ = select.select([guardian], [], [], 20)
     assert ended, "the emulator's process goes on"
-    for folder in folders:
-        assert not folder.exists()
-        assert processes_in(folder) == []
+    assert_nothing_in(folders)
 
 
 def test_stop_removes_everything() -> None:
@@ -109,9 +109,7 @@ def test_stop_removes_everything() -> None:
             folders = folders_of(emulator)
             assert sign_in(emulator)
             assert len(processes_in(folders[0])) >= 2
-        for folder in folders:
-            assert not folder.exists()
-            assert processes_in(folder) == []
+        assert_nothing_in(folders)
         emulator.stop()
 
 
@@ -120,9 +118,7 @@ def test_an_exception_removes_everything() -> None:
     with pytest.raises(ZeroDivisionError), Emulator(pgbouncer=False) as emulator:  # noqa: PT012
         folders = folders_of(emulator)
         raise ZeroDivisionError
-    for folder in folders:
-        assert not folder.exists()
-        assert processes_in(folder) == []
+    assert_nothing_in(folders)
 
 
 def test_killed_owner() -> None:
@@ -166,8 +162,7 @@ def test_killed_while_it_starts() -> None:
         process.kill()
         assert select.select([descriptor], [], [], 20)[0]
         os.close(descriptor)
-    assert not folder.exists()
-    assert processes_in(folder) == []
+    assert_nothing_in([folder])
 
 
 def test_ctrl_c() -> None:
@@ -315,7 +310,7 @@ def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
         (closed / libraries.name).symlink_to(libraries)
     with Emulator(postgres=closed / package.name / "pginstall18", pgbouncer=False) as emulator:
         assert sign_in(emulator)
-        assert (folder_of(emulator) / "package").is_dir()
+        assert (folders_of(emulator)[0] / "package").is_dir()
         # The copy has all that a standby needs.
         emulator.fail_over(refused=0, starting=0)
         assert sign_in(emulator)
