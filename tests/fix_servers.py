@@ -54,6 +54,21 @@ def azure(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     return emulator
 
 
+@pytest.fixture(scope="session")
+def imds_emulator() -> Iterator[Emulator]:
+    """Run an emulator whose identity endpoint is a virtual machine's as well."""
+    with Emulator(imds=True, pgbouncer=False) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def azure_vm(imds_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Export what leads to it from a virtual machine, and return it."""
+    for name, value in imds_emulator.imds_env.items():
+        monkeypatch.setenv(name, value)
+    return imds_emulator
+
+
 @dataclass(frozen=True)
 class Postgres:
     """A PostgreSQL that does its own TLS, with one role, and a certificate for its host's name."""

@@ -484,6 +484,106 @@ GUARDS = (
             "test_conninfo_tls::test_a_key_log_counts_nowhere_else",
         ),
     ),
+    # The emulator
+    Guard(
+        "the emulator reads a startup packet to its terminator",
+        "emulator/_protocol",
+        "if terminator or rest or len(fields) % 2 or not all(names):",
+        "if len(fields) % 2:",
+        (
+            "emulator/test_protocol::test_what_is_judged_is_what_every_server_reads",
+            "emulator/test_hostile_clients::test_a_malformed_startup_packet_is_refused",
+        ),
+    ),
+    Guard(
+        "the emulator sends on a packet of its own",
+        "emulator/_session",
+        "writer.write(asked.packet)",
+        "writer.write(packet)",
+        ("emulator/test_sent_on::test_a_startup_packet_is_written_from_what_was_judged",),
+    ),
+    Guard(
+        "the emulator rejects its own users by name",
+        "emulator/_session",
+        "if asked.user in self._reserved_users:",
+        "if False:",
+        ("emulator/test_hostile_clients::test_the_emulators_own_users_are_nobodys",),
+    ),
+    Guard(
+        "the emulator's PostgreSQL asks the superuser for a password",
+        "emulator/_postgres",
+        "{SUPERUSER} password\\n",
+        "{SUPERUSER} trust\\n",
+        ("emulator/test_hostile_clients::test_no_private_socket_trusts_the_superuser",),
+    ),
+    Guard(
+        "the emulator closes PgBouncer's console",
+        "emulator/_session",
+        "if asked.database == self._reserved_database:",
+        "if False:",
+        ("emulator/test_hostile_clients::test_pgbouncers_console_is_not_for_its_own_user",),
+    ),
+    Guard(
+        "the emulator trusts no pattern",
+        "emulator/_principals",
+        'if name.startswith("/"):',
+        "if False:",
+        ("emulator/test_administrator::test_a_role_name_that_is_a_pattern_is_refused",),
+    ),
+    Guard(
+        "the emulator's administrator runs no program",
+        "emulator/_postgres",
+        "if self._installation.major < 16:",
+        "if False:",
+        ("emulator/test_administrator::test_an_administrator_is_none_of_the_machine",),
+    ),
+    Guard(
+        "the emulator's superuser calls no function of a client",
+        "emulator/_postgres",
+        "await execute(self.socket, self._superuser, _MAINTENANCE, statement)",
+        'await execute(self.socket, self._superuser, "postgres", '
+        'statement.replace("pg_catalog.", ""))',
+        ("emulator/test_administrator::test_nothing_that_a_client_plants_runs_as_the_superuser",),
+    ),
+    Guard(
+        "the emulator has no IMDS unless asked for",
+        "emulator/_identity",
+        "elif request.path == _IMDS and self._imds:",
+        "elif request.path == _IMDS:",
+        ("emulator/test_identity_access::test_there_is_no_imds_unless_it_is_asked_for",),
+    ),
+    Guard(
+        "the emulator's identity endpoint checks the Host header",
+        "emulator/_identity",
+        'if request.headers.get("host") != self._host:',
+        "if False:",
+        ("emulator/test_identity_access::test_a_request_for_another_host_is_refused",),
+    ),
+    Guard(
+        "the emulator's tokens need this run's secret",
+        "emulator/_identity",
+        "if not hmac.compare_digest(given.encode(), self.header.encode()):",
+        "if False:",
+        ("emulator/test_identity_access::test_app_service_wants_this_runs_secret",),
+    ),
+    Guard(
+        "the emulator's root certificate is where no other user can make it",
+        "emulator/_certificate_folder",
+        "if _is_closed_to_others(resolved):",
+        "if True:",
+        (
+            "emulator/test_certificate_folder::test_a_folder_that_others_may_write_to_is_passed_over",
+        ),
+    ),
+    Guard(
+        "the name of the emulator's certificate folder cannot be guessed",
+        "emulator/_certificate_folder",
+        "private / secrets.token_hex(16)",
+        'private / "root"',
+        (
+            "emulator/test_certificate_folder::test_without_a_safe_folder_the_name_cannot_be_guessed",
+        ),
+    ),
 )
 
 

@@ -21,18 +21,12 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["app-service", "imds"])
-def machine(
-    request: pytest.FixtureRequest, azure: Emulator, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> Emulator:
+@pytest.fixture(params=["azure", "azure_vm"], ids=["app-service", "imds"])
+def machine(request: pytest.FixtureRequest, clock: Clock) -> Emulator:
     """Be on App Service, which says when a token ends, or on a VM, which says how long it lasts."""
-    clock.of(azure)
-    if request.param == "imds":
-        for name in azure.env.keys() - azure.imds_env.keys():
-            monkeypatch.delenv(name)
-        for name, value in azure.imds_env.items():
-            monkeypatch.setenv(name, value)
-    return azure
+    emulator: Emulator = request.getfixturevalue(request.param)
+    clock.of(emulator)
+    return emulator
 
 
 def left(azure: Emulator, clock: Clock, token: str) -> float:

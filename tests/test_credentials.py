@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from azure import identity
@@ -49,17 +50,11 @@ def identities(emulator: Emulator) -> list[Principal]:
     return [emulator.add_role(f"identity-{n}", kind="user-assigned") for n in range(4)]
 
 
-@pytest.fixture(params=["App Service", "IMDS"])
-def machine(
-    request: pytest.FixtureRequest, azure: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> Emulator:
+@pytest.fixture(params=["azure", "azure_vm"], ids=["App Service", "IMDS"])
+def machine(request: pytest.FixtureRequest) -> Emulator:
     """Export the managed identity endpoint in one of its two forms."""
-    if request.param == "IMDS":
-        monkeypatch.delenv("IDENTITY_ENDPOINT")
-        monkeypatch.delenv("IDENTITY_HEADER")
-        for name, value in azure.imds_env.items():
-            monkeypatch.setenv(name, value)
-    return azure
+    emulator: Emulator = request.getfixturevalue(request.param)
+    return emulator
 
 
 @pytest.fixture
@@ -86,9 +81,12 @@ def test_a_managed_identity_asks_once(
 
 
 def test_identities_of_one_process_never_mix(
-    api: Api, machine: Emulator, identities: list[Principal], credentials: Credentials
+    api: Api, machine: Emulator, credentials: Credentials
 ) -> None:
     """Several user-assigned identities at once: each signs in as itself, and asks once."""
+    identities = [
+        machine.add_role(f"one-of-many-{uuid4()}", kind="user-assigned") for _ in range(4)
+    ]
     made = {each.name: credentials.managed_identity(each.client_id) for each in identities}
     before = machine.counts
 

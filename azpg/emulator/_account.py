@@ -36,6 +36,17 @@ class Account:
         if self.switch:
             os.chown(path, self.uid, self.gid)
 
+    def write(self, path: Path, text: str) -> None:
+        """Write a file as this user, who alone can read it.
+
+        In a folder of that user's, root could be led to any file of the machine by a link.
+        """
+        self._run('umask 077 && exec cat > "$0"', path, text)
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder as this user, to whom alone it is open."""
+        self._run('exec mkdir -m 700 "$0"', path)
+
     def can_run(self, program: Path) -> bool:
         """Tell whether the user reaches a program and its libraries."""
         try:
@@ -45,6 +56,16 @@ class Account:
         except (OSError, subprocess.CalledProcessError):
             return False
         return True
+
+    def _run(self, script: str, path: Path, text: str = "") -> None:
+        subprocess.run(
+            ["/bin/sh", "-c", script, path],
+            check=True,
+            input=text.encode(),
+            env={"PATH": os.defpath},
+            cwd="/",
+            **self.popen,
+        )
 
 
 def current() -> Account:
@@ -78,8 +99,9 @@ def make_folder(account: Account) -> Path:
     if not fits or not _reaches(account, base):
         base = "/tmp"  # noqa: S108  # mkdtemp makes a folder of our own in it
     folder = Path(tempfile.mkdtemp(prefix="azpg-emulator-", dir=base))
-    # The servers' user passes through; it reads and writes only in the folder that is its own.
-    folder.chmod(0o711)
+    if account.switch:
+        # The servers' user passes through; it reads and writes only in the folder that is its own.
+        folder.chmod(0o711)
     return folder
 
 

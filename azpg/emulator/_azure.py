@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ._errors import EmulatorError
+from ._errors import EmulatorError, RefusalError
 
 # Host suffix to the resource whose tokens its servers accept.
 _RESOURCES = {
@@ -38,15 +38,6 @@ def site(host: str) -> Site:
     raise EmulatorError(
         f"host={host!r} is no name of Azure's. Give one that ends in " + ", ".join(SUFFIXES) + "."
     )
-
-
-class RefusalError(Exception):
-    """Carry a refused sign-in: the server's words and their SQLSTATE."""
-
-    def __init__(self, message: str, sqlstate: str = "28000") -> None:
-        super().__init__(message)
-        self.message = message
-        self.sqlstate = sqlstate
 
 
 def expired() -> RefusalError:
@@ -93,6 +84,11 @@ def wrong_role(role: str, *, of_an_app: bool) -> RefusalError:
 
 def wrong_password(role: str) -> RefusalError:
     return RefusalError(f'password authentication failed for user "{role}"', "28P01")
+
+
+def no_console() -> RefusalError:
+    # PgBouncer's own message for a user who may not use its console.
+    return RefusalError("not allowed", "08P01")
 
 
 def no_encryption(address: str, role: str, database: str) -> RefusalError:

@@ -15,6 +15,8 @@ from ._faults import (
     Place,
     TLSFault,
     TokenFault,
+    check,
+    check_name,
 )
 
 RestartMode = Literal["fast", "immediate", "kill", "kill-backend"]
@@ -29,7 +31,6 @@ class Breakable:
     def _ask(self, what: str, **arguments: Any) -> Any:
         raise NotImplementedError
 
-    @contextlib.contextmanager
     def fault(
         self,
         *,
@@ -40,7 +41,7 @@ class Breakable:
         at: Place | None = None,
         identity: IdentityFault | int | None = None,
         token: TokenFault | None = None,
-    ) -> Iterator[None]:
+    ) -> contextlib.AbstractContextManager[None]:
         """Break something for as long as the context lasts.
 
         `connect` is what becomes of new connections; those that are open go on (see `cut`):
@@ -54,12 +55,14 @@ class Breakable:
         - "cut-after-ok": cut when the client has been told, before its session is ready.
 
         `say` is an SQLSTATE and a text with which the server refuses them, inside TLS.
-        `certificate` is a wrong one for the server to show, `tls="stripped"` a server that
-        refuses TLS. `at` is the one place that these four are at, "postgres" (port 5432),
-        "pgbouncer" (6432) or "reader" (the standby's name); without it they are everywhere.
+        `certificate` is a wrong one for the server to show: "expired", "self-signed",
+        "other-name" or "other-root". `tls="stripped"` is a server that refuses TLS. `at` is the
+        one place that these four are at, "postgres" (port 5432), "pgbouncer" (6432) or "reader"
+        (the standby's name); without it they are everywhere.
 
         `identity` is what the identity endpoint does: an HTTP status to answer (429, 500),
-        "down", "garbage" or "hang". `token` is what is wrong with the tokens handed out::
+        "down", "garbage" or "hang". `token` is what is wrong with the tokens handed out:
+        "expired", "malformed", "no-oid", "wrong-audience" or "wrong-signature"::
 
             with emulator.fault(connect="refuse", at="pgbouncer"):
                 ...
@@ -69,6 +72,7 @@ class Breakable:
                 ...
 
         Contexts may overlap. Of two faults of a kind the one that came later is in force.
+        Raises EmulatorError for a value that names no fault.
         """
         asked = Faults(
             connect=connect,
@@ -79,12 +83,8 @@ class Breakable:
             identity=identity,
             token=token,
         )
-        self._set_faults([*self._faults, asked])
-        try:
-            yield
-        finally:
-            # Found by identity: an equal fault in force is another context's.
-            self._set_faults([fault for fault in self._faults if fault is not asked])
+        check(asked)
+        return self._in_force(asked)
 
     def end_faults(self) -> None:
         """End every `fault` in force, whose contexts may go on."""
@@ -111,6 +111,8 @@ class Breakable:
 
             emulator.cut(reset=True)
         """
+        if at is not None:
+            check_name("at", at, Place)
         return int(self._ask("cut", reset=reset, at=at))
 
     def restart_postgres(self, mode: RestartMode = "fast") -> None:
@@ -129,6 +131,7 @@ class Breakable:
 
             emulator.restart_postgres("immediate")
         """
+        check_name("mode", mode, RestartMode)
         self._ask("restart_postgres", mode=mode)
 
     def restart_pgbouncer(self) -> None:
@@ -181,6 +184,15 @@ class Breakable:
         finally:
             self._ask("finish_fail_over")
         self._ask("reader")
+
+    @contextlib.contextmanager
+    def _in_force(self, asked: Faults) -> Iterator[None]:
+        self._set_faults([*self._faults, asked])
+        try:
+            yield
+        finally:
+            # Found by identity: an equal fault in force is another context's.
+            self._set_faults([fault for fault in self._faults if fault is not asked])
 
     def _set_faults(self, faults: list[Faults]) -> None:
         self._ask("set_faults", faults=[dataclasses.asdict(fault) for fault in faults])

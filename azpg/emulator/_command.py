@@ -40,13 +40,16 @@ def main(argv: Sequence[str]) -> int:
                 host=options.host,
                 postgres=options.postgres,
                 token_lifetime=options.token_lifetime,
+                imds=options.imds,
             ) as emulator,
         ):
             for note in emulator.notes:
                 print(note, file=sys.stderr)
+            env = emulator.imds_env if options.imds else emulator.env
+            unset = [*emulator.env_to_unset, *sorted(emulator.env.keys() - env.keys())]
             if options.command:
-                return _run(options.command, emulator)
-            _show(emulator)
+                return _run(options.command, env, unset)
+            _show(env, unset)
             while True:
                 signal.pause()
     except EmulatorError as problem:
@@ -82,14 +85,20 @@ def _parser() -> argparse.ArgumentParser:
         help="how long tokens are valid (default: %(default)s)",
     )
     parser.add_argument(
+        "--imds",
+        action="store_true",
+        help="give tokens in the form of a virtual machine's endpoint, which needs no secret: any "
+        "user of this machine can get one (default: in the form of App Service)",
+    )
+    parser.add_argument(
         "command", nargs="*", metavar="COMMAND", help="what to run inside, after --"
     )
     return parser
 
 
-def _run(command: list[str], emulator: Emulator) -> int:
+def _run(command: list[str], env: dict[str, str], unset: list[str]) -> int:
     """Run the command in the emulator's environment; its status is ours, as a shell has it."""
-    kept = {k: v for k, v in os.environ.items() if k not in emulator.env_to_unset}
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
     early: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
@@ -102,7 +111,7 @@ def _run(command: list[str], emulator: Emulator) -> int:
 
     with _handling(pass_on):
         try:
-            process = subprocess.Popen(command, env=kept | emulator.env)
+            process = subprocess.Popen(command, env=kept | env)
         except OSError as problem:
             print(f"azpg emulator: {command[0]}: {problem.strerror}", file=sys.stderr)
             return 126 if isinstance(problem, PermissionError) else 127
@@ -112,12 +121,12 @@ def _run(command: list[str], emulator: Emulator) -> int:
     return 128 - status if status < 0 else status
 
 
-def _show(emulator: Emulator) -> None:
-    print("unset", *emulator.env_to_unset)
-    for name, value in emulator.env.items():
+def _show(env: dict[str, str], unset: list[str]) -> None:
+    print("unset", *unset)
+    for name, value in env.items():
         print(f"export {name}={shlex.quote(value)}")
     print("# when done:")
-    print("unset", *emulator.env)
+    print("unset", *env)
     sys.stdout.flush()
 
 

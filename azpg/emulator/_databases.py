@@ -1,5 +1,6 @@
 """The real servers: the primary, its standby once there is one, and PgBouncer."""
 
+import secrets
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 from ._account import Account
 from ._pgbouncer import PgBouncer
 from ._postgres import SUPERUSER, Cluster, Installation
+from ._protocol import Login
 from ._slots import Slots
 
 Restart = Literal["fast", "immediate", "kill"]
@@ -28,11 +30,15 @@ class Databases:
         self._installation = installation
         self._account = account
         self._folder = folder
+        # Known to nobody but this process, its servers and the files in their private folder.
+        self._superuser = Login(SUPERUSER, secrets.token_urlsafe(32))
         self._made = 0
         self.primary = self._new_cluster()
         self.standby: Cluster | None = None
         self.pgbouncer = (
-            PgBouncer(pgbouncer, account, folder, self.primary.folder) if pgbouncer else None
+            PgBouncer(pgbouncer, account, folder, self.primary.folder, self._superuser)
+            if pgbouncer
+            else None
         )
         self._slots = Slots()
 
@@ -95,9 +101,9 @@ class Databases:
 
     async def fill_slots(self, role: str, *, reserved: bool) -> None:
         """Take every connection slot of the primary, or all but those reserved."""
-        await self._slots.fill(self.primary.socket, role)
+        await self._slots.fill(self.primary.socket, Login(role))
         if reserved:
-            await self._slots.fill(self.primary.socket, SUPERUSER)
+            await self._slots.fill(self.primary.socket, self._superuser)
 
     async def free_slots(self) -> None:
         await self._slots.free()
@@ -109,4 +115,4 @@ class Databases:
     def _new_cluster(self) -> Cluster:
         self._made += 1
         folder = self._folder / f"server-{self._made}"
-        return Cluster(self._installation, self._account, folder)
+        return Cluster(self._installation, self._account, folder, self._superuser)

@@ -77,7 +77,7 @@ class FrontDoor:
                 # Out of descriptors: those who wait are served when others have left.
                 await asyncio.sleep(_ACCEPT_PAUSE)
             else:
-                session = Session(sock, self.backend, self._house, self._faults)
+                session = Session(sock, self.place, self.backend, self._house, self._faults)
                 task = asyncio.create_task(session.serve())
                 self._sessions[task] = session
                 task.add_done_callback(self._sessions.pop)

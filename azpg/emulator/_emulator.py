@@ -17,6 +17,7 @@ from ._principals import USUAL_TOKEN_SIZE, Kind, Principal
 
 _REAL_PORT = 5432
 _NOT_RUNNING = "This emulator is not running: use it as a context manager."
+_NO_IMDS = "This emulator has no IMDS endpoint: start it with Emulator(imds=True)."
 # They would ask for another identity, another port, or in another way.
 _MISLEADING = ("AZURE_CLIENT_ID", "IDENTITY_SERVER_THUMBPRINT", "PGPORT", "PGSERVICE")
 _INSTALL_PGBOUNCER = (
@@ -42,6 +43,10 @@ class Emulator(Breakable):
     `standby=True` starts it with its synchronous standby, which is otherwise made when it is first
     needed: by the `reader_...` properties or by `fail_over`.
 
+    The identity endpoint is App Service's, which asks for a secret of this run. `imds=True` adds
+    the one of virtual machines (see `imds_env`), which has no secret: while the emulator runs, any
+    user of this machine can get a token from it, and with the token into the emulator's database.
+
     Everything listens on loopback only, and is gone when the context or the process ends.
     """
 
@@ -52,6 +57,7 @@ class Emulator(Breakable):
         postgres: str | os.PathLike[str] | None = None,
         pgbouncer: bool = True,
         standby: bool = False,
+        imds: bool = False,
         token_lifetime: float = 3600.0,
         clock_skew: float = 0.0,
     ) -> None:
@@ -60,6 +66,7 @@ class Emulator(Breakable):
             "host": host,
             "postgres": None if postgres is None else str(Path(postgres).absolute()),
             "pgbouncer": pgbouncer,
+            "imds": imds,
         }
         self._standby = standby
         self._token_lifetime = token_lifetime
@@ -91,8 +98,9 @@ class Emulator(Breakable):
     def stop(self) -> None:
         """End every part and remove its folder; once is enough, twice does no harm."""
         if self._child is not None and self._child.stop():
-            # It is gone already, unless the process could not remove it: killed, say.
-            shutil.rmtree(Path(self.root_certificate).parent, ignore_errors=True)
+            # They are gone already, unless the process could not remove them: killed, say.
+            for folder in self._fact("folders"):
+                shutil.rmtree(folder, ignore_errors=True)
             self._child = None
             self._facts = {}
             self._faults = []
@@ -129,7 +137,12 @@ class Emulator(Breakable):
 
     @property
     def imds_env(self) -> dict[str, str]:
-        """What to export instead for the identity endpoint as a virtual machine has it."""
+        """What to export instead for the identity endpoint as a virtual machine has it.
+
+        Only an emulator with `imds=True` has that endpoint.
+        """
+        if not self._options["imds"]:
+            raise EmulatorError(_NO_IMDS)
         return {
             **self._env_of_server(),
             "AZURE_POD_IDENTITY_AUTHORITY_HOST": self._fact("identity_url"),

@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Any
 
-from . import _account
+from . import _account, _certificate_folder
 from ._errors import EmulatorError
 from ._server import Server
 
@@ -54,7 +54,7 @@ async def _guard(control: socket.socket, owner: int) -> None:
 
 async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamWriter) -> None:
     """Start the servers as the first request says, answer the others, and clean up."""
-    folder = server = None
+    folder = certificate_folder = server = None
     try:
         while True:
             request = await requests.get()
@@ -62,7 +62,8 @@ async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamW
                 if server is None:
                     account = _account.current()
                     folder = _account.make_folder(account)
-                    server = Server(folder, account)
+                    certificate_folder = _certificate_folder.make(folder)
+                    server = Server(folder, certificate_folder, account)
                 result = await getattr(server, request["do"])(**request["with"])
             except EmulatorError as problem:
                 answer = {"error": str(problem)}
@@ -73,8 +74,9 @@ async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamW
     finally:
         if server is not None:
             await server.stop()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        for made in (certificate_folder, folder):
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
 
 
 async def _read(reader: asyncio.StreamReader, requests: asyncio.Queue[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The managed identity endpoint, in the two forms of App Service and of virtual machines."""
+"""The managed identity endpoint, in the form of App Service and, if asked for, of IMDS."""
 
 import asyncio
 import contextlib
@@ -37,10 +37,15 @@ class _RefusalError(Exception):
 
 
 class IdentityEndpoint:
-    """Answer token requests over plain HTTP on loopback."""
+    """Answer token requests over plain HTTP on loopback.
 
-    def __init__(self, address: str, tenant: Tenant, tally: Tally) -> None:
+    Every user of the machine can connect to it. App Service's requests carry a secret; those of
+    IMDS do not, so that it answers them only if `imds` says so.
+    """
+
+    def __init__(self, address: str, tenant: Tenant, tally: Tally, *, imds: bool) -> None:
         self.header = secrets.token_hex(16)
+        self._imds = imds
         self._tenant = tenant
         self._tally = tally
         self._listening_at = (address, 0)
@@ -48,8 +53,12 @@ class IdentityEndpoint:
 
     @property
     def url(self) -> str:
+        return f"http://{self._host}"
+
+    @property
+    def _host(self) -> str:
         address, port = self._listening_at
-        return f"http://{address}:{port}"
+        return f"{address}:{port}"
 
     async def open(self) -> None:
         """Listen; after a `close`, on the same port as before."""
@@ -132,12 +141,17 @@ class IdentityEndpoint:
         return answer
 
     def _check(self, request: _Request) -> None:
+        # A web page whose own name was made to lead here names itself.
+        if request.headers.get("host") != self._host:
+            raise _RefusalError(400, f"The Host header must be {self._host}.")
         if request.path == _APP_SERVICE:
             given = request.headers.get("x-identity-header", "")
             if not hmac.compare_digest(given.encode(), self.header.encode()):
                 raise _RefusalError(401, "The identity header is missing or wrong.")
             wanted = "2019-08-01"
-        elif request.path == _IMDS:
+        elif request.path == _IMDS and self._imds:
+            if "x-forwarded-for" in request.headers:
+                raise _RefusalError(400, "IMDS answers no forwarded requests.")
             if request.headers.get("metadata", "").lower() != "true":
                 raise _RefusalError(400, "Required metadata header not specified")
             wanted = "2018-02-01"
@@ -151,7 +165,11 @@ def _parse(head: bytes) -> _Request:
     first, *lines = head.decode("latin-1").split("\r\n")
     target = urlsplit(first.split(" ")[1])
     query = {name: values[0] for name, values in parse_qs(target.query).items()}
-    headers = dict(line.split(":", 1) for line in lines if ":" in line)
-    return _Request(
-        target.path, query, {name.lower(): text.strip() for name, text in headers.items()}
-    )
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, text = line.partition(":")
+        if colon:
+            # A header that is sent twice is one with both values.
+            values = (headers.get(name.lower()), text.strip())
+            headers[name.lower()] = ", ".join(value for value in values if value is not None)
+    return _Request(target.path, query, headers)

@@ -2,19 +2,25 @@
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import _processes
 from ._account import Account
-from ._postgres import SUPERUSER, access_rules
-from ._protocol import execute, identifier
+from ._postgres import access_rules
+from ._protocol import Login, execute, identifier
+
+# The name of the database that is no database, but PgBouncer's administration.
+CONSOLE = "pgbouncer"
+CONSOLE_USER = "azpg_console"
 
 # The values that Azure documents; passwords are looked up in PostgreSQL, so that a role made
-# with SQL can sign in at once.
+# with SQL can sign in at once. The superuser looks them up in the client's database, whose owner
+# chooses its search_path: hence the full names.
 _SETTINGS = """\
 [databases]
 * = host='{backend}' port=5432
@@ -27,7 +33,9 @@ auth_type = hba
 auth_hba_file = {folder}/hba.conf
 auth_file = {folder}/users.txt
 auth_user = {superuser}
-admin_users = {superuser}
+auth_query = SELECT usename, passwd FROM pg_catalog.pg_shadow \
+WHERE usename OPERATOR(pg_catalog.=) $1
+admin_users = {console_user}
 pool_mode = transaction
 default_pool_size = 50
 max_client_conn = 5000
@@ -49,7 +57,9 @@ def find() -> Path | None:
 class PgBouncer:
     """Run one PgBouncer that listens only on a private Unix socket."""
 
-    def __init__(self, program: Path, account: Account, folder: Path, backend: Path) -> None:
+    def __init__(
+        self, program: Path, account: Account, folder: Path, backend: Path, superuser: Login
+    ) -> None:
         self.socket = folder / ".s.PGSQL.6432"
         said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
         self.version = said.stdout.partition("\n")[0].removeprefix("PgBouncer ").strip()
@@ -57,13 +67,20 @@ class PgBouncer:
         self._account = account
         self._folder = folder
         self.backend = backend
+        self._superuser = superuser
+        self._console = Login(CONSOLE_USER, secrets.token_urlsafe(32))
         self._process: _processes.Process | None = None
 
     async def start(self) -> None:
-        settings = _SETTINGS.format(folder=self._folder, backend=self.backend, superuser=SUPERUSER)
+        settings = _SETTINGS.format(
+            folder=self._folder,
+            backend=self.backend,
+            superuser=self._superuser.user,
+            console_user=self._console.user,
+        )
         if self._number >= (1, 21):
             settings += "max_prepared_statements = 0\n"
-        self._write("pgbouncer.ini", settings)
+        self._account.write(self._folder / "pgbouncer.ini", settings)
         self._process = await _processes.start(
             [self._program, self._folder / "pgbouncer.ini"],
             account=self._account,
@@ -82,20 +99,21 @@ class PgBouncer:
         """Tell whether it was started and not stopped since."""
         return self._process is not None
 
-    def trust(self, roles: Iterable[str]) -> None:
-        roles = [SUPERUSER, *roles]
-        self._write("hba.conf", access_rules(roles))
-        # PgBouncer would find them in PostgreSQL, but not for its console: there 1.18 hangs.
-        self._write("users.txt", "".join(f'{identifier(role)} ""\n' for role in roles))
+    def trust(self, roles: Sequence[str]) -> None:
+        """Let roles in without a password; all others prove theirs, but for the superuser."""
+        own = (
+            f"local {CONSOLE} {self._console.user} password\n"
+            f"local all {self._superuser.user} reject\n"
+        )
+        self._account.write(self._folder / "hba.conf", own + access_rules(roles))
+        # PgBouncer would look the roles up in PostgreSQL, even though they need no password.
+        logins = [self._console, self._superuser, *map(Login, roles)]
+        lines = (f"{identifier(login.user)} {identifier(login.password)}\n" for login in logins)
+        self._account.write(self._folder / "users.txt", "".join(lines))
 
     async def reload(self) -> None:
-        await execute(self.socket, SUPERUSER, "pgbouncer", "RELOAD")
+        await execute(self.socket, self._console, CONSOLE, "RELOAD")
 
     @property
     def _number(self) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
-
-    def _write(self, name: str, text: str) -> None:
-        path = self._folder / name
-        path.write_text(text)
-        self._account.own(path)

@@ -13,11 +13,24 @@ from pathlib import Path
 from . import _processes
 from ._account import Account
 from ._errors import EmulatorError, RefusedError
-from ._protocol import execute, identifier, literal, sign_in
+from ._protocol import Login, execute, identifier, literal, sign_in
 
-# The names that Azure gives to its own superuser and to what its customers' roles belong to.
+# The names that Azure gives to its own superuser, to what its customers' roles belong to, and to
+# the database that is closed to them. In any other database a client could decide by its settings
+# what the superuser's statements mean.
 SUPERUSER = "azuresu"
 _ADMINS = "azure_pg_admin"
+_MAINTENANCE = "azure_maintenance"
+
+# Before PostgreSQL 16 a role that may create roles may grant itself these, and with them run
+# programs and read and write files as the servers' user. A role that does not exist can be granted
+# to nobody, and nobody can make one of such a name.
+_REMOVE_SERVER_ROLES = """
+SET allow_system_table_mods = on;
+DELETE FROM pg_catalog.pg_authid WHERE rolname IN
+('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files');
+"""
+_OLDEST = 13
 
 # A cluster that lives for minutes need not survive a power cut; killed processes it survives.
 _SETTINGS = """
@@ -60,6 +73,19 @@ class Installation:
         ).stdout
         found = re.search(r"\d+(\.\d+)*\w*", said)
         return found[0] if found else said.strip()
+
+    @property
+    def major(self) -> int:
+        found = re.match(r"\d+", self.version)
+        return int(found[0]) if found else 0
+
+    def check(self) -> None:
+        """Refuse a PostgreSQL whose roles cannot be kept from the machine (see `furnish`)."""
+        if self.major < _OLDEST:
+            raise EmulatorError(
+                f"postgres={str(self.root)!r} is PostgreSQL {self.version}; the emulator needs "
+                f"{_OLDEST} or newer."
+            )
 
     def within_reach(self, account: Account, folder: Path) -> "Installation":
         """Return this installation, or a copy in `folder` when the account cannot enter it."""
@@ -109,25 +135,32 @@ def bundled() -> Path:
 class Cluster:
     """Run one throw-away cluster that listens only on a private Unix socket."""
 
-    def __init__(self, installation: Installation, account: Account, folder: Path) -> None:
+    def __init__(
+        self, installation: Installation, account: Account, folder: Path, superuser: Login
+    ) -> None:
         self.folder = folder
         self.socket = folder / ".s.PGSQL.5432"
         self._installation = installation
         self._account = account
+        self._superuser = superuser
+        # The standby reads it for as long as it runs.
+        self._password_file = folder / "pgpass"
         self._data = folder / "data"
         self._process: _processes.Process | None = None
-        folder.mkdir(mode=0o700)
-        account.own(folder)
+        account.make_folder(folder)
 
     async def create(self) -> None:
         """Make an empty cluster."""
+        password = self.folder / "password"
+        self._account.write(password, self._superuser.password)
         await self._run(
             self._installation.initdb,
-            *("--pgdata", self._data, "--username", SUPERUSER, "--auth", "trust"),
-            *("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
+            *("--pgdata", self._data, "--username", SUPERUSER, "--pwfile", password),
+            *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+            *("--no-sync", "--no-instructions"),
         )
-        with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(_SETTINGS)
+        password.unlink()
+        self._account.write(self._data / "postgresql.auto.conf", _SETTINGS)
 
     async def copy(self, primary: "Cluster") -> None:
         """Make the standby of a running cluster."""
@@ -136,6 +169,7 @@ class Cluster:
                 f"There is no {self._installation.basebackup}, which makes the standby. Install "
                 "PostgreSQL's client programs as well."
             )
+        self._account.write(self._password_file, f"*:*:*:{SUPERUSER}:{self._superuser.password}\n")
         await self._run(
             self._installation.basebackup,
             *("--pgdata", self._data, "--no-sync", "--no-manifest", "--checkpoint", "fast"),
@@ -147,7 +181,8 @@ class Cluster:
                 _STANDBY,
                 "--write-recovery-conf",
             ),
-            f"--dbname=host={primary.folder} user={SUPERUSER} application_name={_STANDBY}",
+            f"--dbname=host={primary.folder} user={SUPERUSER} passfile={self._password_file} "
+            f"application_name={_STANDBY}",
         )
 
     async def start(self) -> None:
@@ -178,8 +213,8 @@ class Cluster:
 
     async def crash(self) -> None:
         """Kill a backend: PostgreSQL ends all others, recovers and, on return, answers again."""
-        (witness, writer), _ = await sign_in(self.socket, SUPERUSER, "postgres")
-        (_, victim), process = await sign_in(self.socket, SUPERUSER, "postgres")
+        (witness, writer), _ = await sign_in(self.socket, self._superuser, _MAINTENANCE)
+        (_, victim), process = await sign_in(self.socket, self._superuser, _MAINTENANCE)
         os.kill(process, signal.SIGKILL)
         await witness.read()
         for session in (writer, victim):
@@ -192,11 +227,15 @@ class Cluster:
 
     async def furnish(self) -> None:
         """Make what Azure's servers have from the start."""
+        await execute(self.socket, self._superuser, "postgres", f"CREATE DATABASE {_MAINTENANCE}")
         await self.execute(
+            f"REVOKE ALL ON DATABASE {_MAINTENANCE} FROM PUBLIC;"
             f"CREATE ROLE {_ADMINS} NOLOGIN CREATEDB CREATEROLE;"
             f"GRANT pg_monitor, pg_signal_backend TO {_ADMINS};"
             f"ALTER DATABASE postgres OWNER TO {_ADMINS};"
         )
+        if self._installation.major < 16:
+            await self.execute(_REMOVE_SERVER_ROLES)
 
     async def wait_for_standby(self) -> None:
         """Acknowledge from now on only what the standby has as well."""
@@ -205,17 +244,19 @@ class Cluster:
 
     async def promote(self) -> None:
         """Turn the standby into a primary."""
-        await self.execute("DO $$ BEGIN ASSERT pg_promote(), 'it was not promoted'; END $$")
+        await self.execute(
+            "DO $$ BEGIN ASSERT pg_catalog.pg_promote(), 'it was not promoted'; END $$"
+        )
 
     def remove(self) -> None:
         """Remove what a stopped cluster leaves behind."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def reload(self) -> None:
-        await self.execute("SELECT pg_reload_conf()")
+        await self.execute("SELECT pg_catalog.pg_reload_conf()")
 
     async def execute(self, statement: str) -> None:
-        await execute(self.socket, SUPERUSER, "postgres", statement)
+        await execute(self.socket, self._superuser, _MAINTENANCE, statement)
 
     async def create_role(self, name: str, password: str | None) -> None:
         """Create a role as Azure makes them: no superuser, but one that may create things."""
@@ -226,8 +267,8 @@ class Cluster:
 
     def trust(self, roles: Iterable[str]) -> None:
         """Let the roles in whose tokens the front door checks; all others prove their password."""
-        rules = f"local replication {SUPERUSER} trust\n" + access_rules([SUPERUSER, *roles])
-        (self._data / "pg_hba.conf").write_text(rules)
+        own = f"local all,replication {SUPERUSER} password\n"
+        self._account.write(self._data / "pg_hba.conf", own + access_rules(roles))
 
     async def _run(self, *argv: str | Path) -> None:
         await _processes.run(argv, account=self._account, folder=self.folder)

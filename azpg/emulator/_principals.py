@@ -123,3 +123,9 @@ def _check_name(name: str) -> None:
         raise EmulatorError(f"{name!r} is no name for a role.")
     if len(name.encode()) > 63:
         raise EmulatorError(f"PostgreSQL names have at most 63 bytes; {name!r} is longer.")
+    if name.startswith("/"):
+        # From PostgreSQL 16 on, quotes do not change that in pg_hba.conf: it would let in every
+        # role that matches, without a password.
+        raise EmulatorError(
+            f"pg_hba.conf takes {name!r} for a pattern; start the name with another character."
+        )

@@ -2,11 +2,11 @@
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ._errors import RefusedError
+from ._errors import RefusalError, RefusedError
 
 # Read up to so many bytes; none at the end.
 Read = Callable[[int], Awaitable[bytes]]
@@ -15,11 +15,16 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
+PROTOCOL_3_0 = 3 << 16
 
 ASK_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
 
 # PostgreSQL's own limit for what comes before the sign-in.
 MAX_STARTUP = 10_000
+# PostgreSQL cuts longer names off and takes what is left for the name that was meant.
+MAX_NAME = 63
+# Protocol 3.2 has cancel keys of up to 256 bytes; before it they had 4.
+_CANCEL_KEY_SIZES = range(4, 257)
 # PostgreSQL takes passwords of up to 64 KB; no token comes near.
 MAX_PASSWORD = 65_535
 _MAX_MESSAGE = 1 << 20
@@ -27,11 +32,33 @@ _MAX_MESSAGE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Startup:
-    """Hold a startup packet: whole, and the two names that the front door judges by."""
+    """Hold the contents of a valid startup packet; `user` and `database` are always among them."""
 
-    packet: bytes
+    version: int
+    parameters: Mapping[str, str]
+
+    @property
+    def user(self) -> str:
+        return self.parameters["user"]
+
+    @property
+    def database(self) -> str:
+        return self.parameters["database"]
+
+    @property
+    def packet(self) -> bytes:
+        """Return a packet that says this and nothing else."""
+        fields = "".join(f"{name}\0{value}\0" for name, value in self.parameters.items())
+        body = struct.pack("!i", self.version) + fields.encode() + b"\0"
+        return struct.pack("!i", len(body) + 4) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Name a user of a private socket, with the password unless the server there asks for none."""
+
     user: str
-    database: str
+    password: str = field(default="", repr=False)
 
 
 def code_of(packet: bytes) -> int:
@@ -41,18 +68,56 @@ def code_of(packet: bytes) -> int:
 
 
 def parse_startup(packet: bytes) -> Startup:
-    """Read user and database out of a startup packet; a missing database is the user's name."""
-    fields = packet[8:].split(b"\0")
-    parameters = dict(zip(fields[::2], fields[1::2], strict=False))
-    user = parameters.get(b"user", b"").decode(errors="replace")
-    database = parameters.get(b"database", b"").decode(errors="replace")
-    return Startup(packet, user, database or user)
+    """Read a startup packet, or refuse one that two servers could read in two ways.
+
+    PostgreSQL and PgBouncer do not agree on all malformed packets: one ignores what follows the
+    terminator, another reads it; one cuts off a long name, another refuses it.
+    """
+    if len(packet) < 8 or struct.unpack_from("!i", packet)[0] != len(packet):
+        raise _malformed("its length is wrong")
+    version = code_of(packet)
+    if version >> 16 != 3:
+        number = f"{version >> 16 & 0xFFFF}.{version & 0xFFFF}"
+        raise RefusalError(f"unsupported frontend protocol {number}", "0A000")
+    try:
+        *fields, terminator, rest = packet[8:].decode().split("\0")
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+    except ValueError:
+        raise _malformed("it has no terminator") from None
+    names = fields[::2]
+    if terminator or rest or len(fields) % 2 or not all(names):
+        raise _malformed("it is no list of names and values that ends in one terminator")
+    if len(set(names)) < len(names):
+        raise _malformed("it has a parameter twice")
+    parameters = dict(zip(names, fields[1::2], strict=True))
+    if not parameters.get("user"):
+        raise RefusalError("no PostgreSQL user name specified in startup packet")
+    parameters["database"] = parameters.get("database") or parameters["user"]
+    for name in ("user", "database"):
+        if len(parameters[name].encode()) > MAX_NAME:
+            raise RefusalError(f"the name of the {name} is longer than {MAX_NAME} bytes", "42622")
+    return Startup(version, parameters)
 
 
-def startup(user: str, database: str) -> bytes:
-    body = struct.pack("!i", 3 << 16)
-    body += f"user\0{user}\0database\0{database}\0\0".encode()
-    return struct.pack("!i", len(body) + 4) + body
+def parse_cancel(packet: bytes) -> bytes:
+    """Read a cancel request and return one that holds the same and nothing else."""
+    key = packet[12:]
+    if len(packet) < 12 or len(key) not in _CANCEL_KEY_SIZES:
+        raise EOFError("invalid length of cancel request packet")
+    process = struct.unpack_from("!i", packet, 8)[0]
+    return struct.pack("!iii", 12 + len(key), CANCEL_REQUEST, process) + key
+
+
+def parse_password(body: bytes) -> str:
+    """Read the body of a password message: one text and its terminator."""
+    if body.find(b"\0") != len(body) - 1:
+        raise RefusalError("invalid password packet size", "08P01")
+    return body[:-1].decode(errors="replace")
+
+
+def _malformed(why: str) -> RefusalError:
+    return RefusalError(f"invalid startup packet layout: {why}", "08P01")
 
 
 def message(kind: bytes, body: bytes) -> bytes:
@@ -104,37 +169,45 @@ async def _exactly(read: Read, size: int) -> bytes:
     return data
 
 
-async def sign_in(socket: Path, user: str, database: str) -> tuple[Streams, int]:
-    """Open a session over a private socket that trusts `user`; return it and its process's id."""
+async def sign_in(socket: Path, login: Login, database: str) -> tuple[Streams, int]:
+    """Open a session over a private socket; return it and its process's id."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
-        writer.write(startup(user, database))
-        return (reader, writer), await _until_ready(reader)
+        parameters = {"user": login.user, "database": database}
+        writer.write(Startup(PROTOCOL_3_0, parameters).packet)
+        return (reader, writer), await _until_ready(reader, writer, login.password)
     except BaseException:
         writer.close()
         raise
 
 
-async def execute(socket: Path, user: str, database: str, statement: str) -> None:
-    """Run statements over a private socket that trusts `user`, or raise the server's words.
+async def execute(socket: Path, login: Login, database: str, statement: str) -> None:
+    """Run statements over a private socket, or raise the server's words.
 
     The simple protocol is all that the set-up needs, and PgBouncer's console speaks nothing else.
     """
-    (reader, writer), _ = await sign_in(socket, user, database)
+    (reader, writer), _ = await sign_in(socket, login, database)
     try:
         writer.write(message(b"Q", statement.encode() + b"\0"))
-        await _until_ready(reader)
+        await _until_ready(reader, writer)
         writer.write(message(b"X", b""))
     finally:
         writer.close()
 
 
-async def _until_ready(reader: asyncio.StreamReader) -> int:
-    """Read until the server awaits a statement; return its process's id where it was told."""
+async def _until_ready(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str = ""
+) -> int:
+    """Read until the server awaits a statement; return its process's id where it was told.
+
+    The password goes in clear over a socket that only the servers' own user can reach.
+    """
     process, problem = 0, None
     while True:
         kind, body = await read_message(reader.read, _MAX_MESSAGE)
-        if kind == b"K":
+        if message(kind, body) == ASK_CLEARTEXT_PASSWORD:
+            writer.write(message(b"p", password.encode() + b"\0"))
+        elif kind == b"K":
             process = struct.unpack_from("!i", body)[0]
         elif kind == b"E":
             fields = error_fields(body)

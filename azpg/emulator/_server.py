@@ -34,8 +34,9 @@ _FAILING_OVER: dict[Place, tuple[str, str]] = {
 class Server:
     """Hold the parts of one emulator; the public methods after `stop` are its owner's requests."""
 
-    def __init__(self, folder: Path, account: Account) -> None:
+    def __init__(self, folder: Path, certificate_folder: Path, account: Account) -> None:
         self._folder = folder
+        self._certificate_folder = certificate_folder
         self._account = account
         self._tally = Tally()
         self._asked: list[Faults] = []
@@ -51,6 +52,7 @@ class Server:
         host: str,
         postgres: str | None,
         pgbouncer: bool,
+        imds: bool,
         token_lifetime: float,
         clock_skew: float,
     ) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class Server:
         site = _azure.site(host)
         root = Path(postgres) if postgres else _postgres.bundled()
         installation = _postgres.Installation(root).within_reach(self._account, self._folder)
+        installation.check()
         private = self._folder / "private"
         private.mkdir(mode=0o700)
         self._account.own(private)
@@ -80,15 +83,21 @@ class Server:
         self._tenant.sign_in_as(default)
         await databases.start([default.name])
 
-        self._house = House(self._tenant, certificates, self._tally, reserved=_postgres.SUPERUSER)
+        self._house = House(
+            self._tenant,
+            certificates,
+            self._tally,
+            reserved_users=frozenset({_postgres.SUPERUSER, _pgbouncer.CONSOLE_USER}),
+            reserved_databases={"pgbouncer": _pgbouncer.CONSOLE},
+        )
         bouncer = databases.pgbouncer
         rooms: dict[Place, Path] = {"postgres": databases.primary.socket}
         if bouncer is not None:
             rooms["pgbouncer"] = bouncer.socket
         address, ports = self._open_doors(rooms)
-        self._identity = IdentityEndpoint(address, self._tenant, self._tally)
+        self._identity = IdentityEndpoint(address, self._tenant, self._tally, imds=imds)
         await self._identity.open()
-        root_certificate = self._folder / "root.crt"
+        root_certificate = self._certificate_folder / "root.crt"
         root_certificate.write_bytes(certificates.root_pem)
         return {
             "host": site.host,
@@ -96,6 +105,7 @@ class Server:
             "port": ports[0],
             "pgbouncer_port": ports[1] if bouncer else None,
             "reader_host": site.reader,
+            "folders": [str(self._folder), str(self._certificate_folder)],
             "root_certificate": str(root_certificate),
             "identity_url": self._identity.url,
             "identity_header": self._identity.header,

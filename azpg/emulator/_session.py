@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 from . import _azure
 from ._certificates import Certificates
 from ._counts import Tally
-from ._faults import ConnectFault, Faults
+from ._errors import RefusalError
+from ._faults import ConnectFault, Faults, Place
 from ._protocol import (
     ASK_CLEARTEXT_PASSWORD,
     CANCEL_REQUEST,
@@ -24,6 +26,8 @@ from ._protocol import (
     code_of,
     fatal,
     message,
+    parse_cancel,
+    parse_password,
     parse_startup,
     read_message,
     read_packet,
@@ -34,6 +38,7 @@ from ._tls import TLSConnection
 
 _log = logging.getLogger("azpg.emulator")
 
+_ENCRYPTION_REQUESTS = {SSL_REQUEST, GSSENC_REQUEST}
 _TLS_RECORD = b"\x16"
 _AUTHENTICATION_OK = b"\0\0\0\0"
 # PostgreSQL's own authentication_timeout.
@@ -53,20 +58,25 @@ class House:
     tenant: Tenant
     certificates: Certificates
     tally: Tally
-    reserved: str
-    """The role that nobody may have from outside."""
+    reserved_users: frozenset[str]
+    """The users that the emulator itself is, and no client can be."""
+    reserved_databases: Mapping[Place, str]
+    """The name at a place that is no database: PgBouncer's console."""
 
 
 class Session:
     """Serve one accepted connection, broken as the faults say that were in force then."""
 
-    def __init__(self, sock: socket.socket, backend: Path, house: House, faults: Faults) -> None:
+    def __init__(
+        self, sock: socket.socket, place: Place, backend: Path, house: House, faults: Faults
+    ) -> None:
         self._sock = sock
         self._backend = backend
         self._tenant = house.tenant
         self._certificates = house.certificates
         self._tally = house.tally
-        self._reserved = house.reserved
+        self._reserved_users = house.reserved_users
+        self._reserved_database = house.reserved_databases.get(place)
         self._faults = faults
         self._goodbye = True
 
@@ -119,6 +129,7 @@ class Session:
         """Bring the connection to TLS, or deal with what needs none and return None."""
         loop = asyncio.get_running_loop()
         stripped = self._faults.tls == "stripped"
+        declined: set[int] = set()
         while True:
             # A client that speaks TLS at once is told by its first byte, left for the handshake.
             await _readable(self._sock)
@@ -127,23 +138,29 @@ class Session:
                 return None if stripped else await self._handshake(direct=True)
             packet = await read_packet(partial(loop.sock_recv, self._sock))
             code = code_of(packet)
+            if code == CANCEL_REQUEST:
+                await self._cancel(packet)
+                return None
+            # A request for encryption is eight bytes; as by PostgreSQL it is declined once.
+            if code not in _ENCRYPTION_REQUESTS or code in declined or len(packet) != 8:
+                refusal = self._refusal_without_encryption(packet)
+                self._tally["refused_sign_ins"] += 1
+                await loop.sock_sendall(self._sock, fatal(refusal.sqlstate, refusal.message))
+                return None
             if code == SSL_REQUEST:
                 self._cut_at("cut-at-ssl-request")
                 if not stripped:
                     await loop.sock_sendall(self._sock, b"S")
                     return await self._handshake(direct=False)
-            if code in {SSL_REQUEST, GSSENC_REQUEST}:
-                await loop.sock_sendall(self._sock, b"N")
-            elif code == CANCEL_REQUEST:
-                await self._cancel(packet)
-                return None
-            else:
-                asked = parse_startup(packet)
-                address = self._sock.getpeername()[0]
-                refusal = _azure.no_encryption(address, asked.user, asked.database)
-                self._tally["refused_sign_ins"] += 1
-                await loop.sock_sendall(self._sock, fatal(refusal.sqlstate, refusal.message))
-                return None
+            declined.add(code)
+            await loop.sock_sendall(self._sock, b"N")
+
+    def _refusal_without_encryption(self, packet: bytes) -> RefusalError:
+        try:
+            asked = parse_startup(packet)
+        except RefusalError as refusal:
+            return refusal
+        return _azure.no_encryption(self._sock.getpeername()[0], asked.user, asked.database)
 
     async def _handshake(self, *, direct: bool) -> TLSConnection | None:
         client = TLSConnection(self._sock, self._certificates.context(self._faults.certificate))
@@ -168,19 +185,25 @@ class Session:
             await client.write(fatal(*self._faults.say))
             return None
         try:
-            await self._judge(parse_startup(packet), client)
-        except _azure.RefusalError as refusal:
+            asked = parse_startup(packet)
+            await self._judge(asked, client)
+        except RefusalError as refusal:
             self._tally["refused_sign_ins"] += 1
             await client.write(fatal(refusal.sqlstate, refusal.message))
             return None
         reader, writer = await asyncio.open_unix_connection(self._backend)
-        writer.write(packet)
+        # What was checked is what is sent: never the client's own bytes.
+        writer.write(asked.packet)
         return reader, writer
 
     async def _judge(self, asked: Startup, client: TLSConnection) -> None:
         """Check an Entra role's token; any other role is for the server behind to judge."""
-        if asked.user == self._reserved:
+        if asked.user in self._reserved_users:
             raise _azure.wrong_password(asked.user)
+        if asked.database == self._reserved_database:
+            # To PgBouncer every client is the emulator's own process, whose system user it would
+            # let into its console without a password.
+            raise _azure.no_console()
         role = self._tenant.role(asked.user)
         if role is None:
             return
@@ -189,14 +212,15 @@ class Session:
         self._cut_at("cut-at-password")
         if kind != b"p":
             raise _azure.malformed()
-        self._tenant.admit(body.removesuffix(b"\0").decode(errors="replace"), role)
+        self._tenant.admit(parse_password(body), role)
 
     async def _cancel(self, packet: bytes) -> None:
         """Pass a cancel request on; the server answers it by closing."""
+        request = parse_cancel(packet)
         self._tally["cancel_requests"] += 1
         reader, writer = await asyncio.open_unix_connection(self._backend)
         with contextlib.closing(writer):
-            writer.write(packet)
+            writer.write(request)
             await reader.read()
 
     async def _splice(

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from ._errors import RefusedError
-from ._protocol import Streams, message, sign_in
+from ._protocol import Login, Streams, message, sign_in
 
 _TOO_MANY = "53300"
 
@@ -15,11 +15,11 @@ class Slots:
     def __init__(self) -> None:
         self._sessions: list[Streams] = []
 
-    async def fill(self, socket: Path, user: str) -> None:
+    async def fill(self, socket: Path, login: Login) -> None:
         """Open sessions until the server has no slot left for the user."""
         while True:
             try:
-                session, _ = await sign_in(socket, user, "postgres")
+                session, _ = await sign_in(socket, login, "postgres")
             except RefusedError as refused:
                 if refused.sqlstate == _TOO_MANY:
                     return

@@ -91,6 +91,19 @@ def test_alone_it_prints_what_to_export(number: signal.Signals) -> None:
     ]
 
 
+def test_imds_takes_the_place_of_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --imds the command finds a virtual machine's endpoint, and no other."""
+    monkeypatch.setenv("IDENTITY_ENDPOINT", "http://an.emulator.before")
+    monkeypatch.setenv("IDENTITY_HEADER", "its secret")
+    program = [sys.executable, "-c", SHOW_ENVIRONMENT]
+    done = subprocess.run(
+        [*COMMAND, "--imds", "--", *program], capture_output=True, text=True, check=True
+    )
+    env = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert env["AZURE_POD_IDENTITY_AUTHORITY_HOST"].startswith("http://127.")
+    assert not {"IDENTITY_ENDPOINT", "IDENTITY_HEADER"} & env.keys()
+
+
 def test_problem(capsys: pytest.CaptureFixture[str]) -> None:
     """A problem is a sentence and a status, not a traceback."""
     assert main(["--host", "localhost"]) == 1

@@ -26,14 +26,14 @@ from azpg.emulator import Emulator
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 with Emulator(pgbouncer=False) as emulator:
     guardian = emulator._child._process.pid
-    print(json.dumps([emulator.root_certificate, guardian]), flush=True)
+    print(json.dumps([emulator._facts["folders"], guardian]), flush=True)
     exec(sys.argv[1])
 """
 
 
-def folder_of(emulator: Emulator) -> Path:
-    """Return the folder of an emulator."""
-    return Path(emulator.root_certificate).parent
+def folders_of(emulator: Emulator) -> list[Path]:
+    """Return the folder of an emulator's servers, and that of its root certificate."""
+    return [Path(folder) for folder in emulator._facts["folders"]]
 
 
 def processes_in(folder: Path) -> list[str]:
@@ -66,8 +66,8 @@ def sign_in(emulator: Emulator, **options: Any) -> str:
 
 
 @contextlib.contextmanager
-def owner(then: str) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
-    """Run the owner in a session of its own; give the emulator's folder and a pidfd on it."""
+def owner(then: str) -> Iterator[tuple[subprocess.Popen[str], list[Path], int]]:
+    """Run the owner in a session of its own; give the emulator's folders and a pidfd on it."""
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER, then],
         stdin=subprocess.PIPE,
@@ -78,21 +78,27 @@ def owner(then: str) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
     )
     with process:
         assert process.stdout is not None
-        root_certificate, guardian = json.loads(process.stdout.readline())
+        folders, guardian = json.loads(process.stdout.readline())
         descriptor = os.pidfd_open(guardian)
         try:
-            yield process, Path(root_certificate).parent, descriptor
+            yield process, [Path(folder) for folder in folders], descriptor
         finally:
             os.close(descriptor)
             process.kill()
 
 
-def assert_gone(folder: Path, guardian: int) -> None:
+def assert_nothing_in(folders: list[Path]) -> None:
+    """See that the folders are gone and no process works in them."""
+    for folder in folders:
+        assert not folder.exists()
+        assert processes_in(folder) == []
+
+
+def assert_gone(folders: list[Path], guardian: int) -> None:
     """Wait for the emulator's process to end, and see that it took everything with it."""
     ended, _, _ = select.select([guardian], [], [], 20)
     assert ended, "the emulator's process goes on"
-    assert not folder.exists()
-    assert processes_in(folder) == []
+    assert_nothing_in(folders)
 
 
 def test_stop_removes_everything() -> None:
@@ -100,36 +106,35 @@ def test_stop_removes_everything() -> None:
     emulator = Emulator()
     for _ in range(2):
         with emulator:
-            folder = folder_of(emulator)
+            folders = folders_of(emulator)
             assert sign_in(emulator)
-            assert len(processes_in(folder)) >= 2
-        assert not folder.exists()
-        assert processes_in(folder) == []
+            assert len(processes_in(folders[0])) >= 2
+        assert_nothing_in(folders)
         emulator.stop()
 
 
 def test_an_exception_removes_everything() -> None:
     """An exception in the context passes through, and nothing is left."""
     with pytest.raises(ZeroDivisionError), Emulator(pgbouncer=False) as emulator:  # noqa: PT012
-        folder = folder_of(emulator)
+        folders = folders_of(emulator)
         raise ZeroDivisionError
-    assert not folder.exists()
-    assert processes_in(folder) == []
+    assert_nothing_in(folders)
 
 
 def test_killed_owner() -> None:
     """SIGKILL to the owner ends the emulator."""
-    with owner("sys.stdin.read()") as (process, folder, guardian):
+    with owner("sys.stdin.read()") as (process, folders, guardian):
+        assert all(folder.exists() for folder in folders)
         process.kill()
-        assert_gone(folder, guardian)
+        assert_gone(folders, guardian)
 
 
 def test_killed_owner_with_a_living_fork() -> None:
     """The owner's end counts even while a process that it forked lives on."""
     then = "os.fork() or sys.stdin.read(); sys.stdin.read()"
-    with owner(then) as (process, folder, guardian):
+    with owner(then) as (process, folders, guardian):
         process.kill()
-        assert_gone(folder, guardian)
+        assert_gone(folders, guardian)
 
 
 def test_killed_while_it_starts() -> None:
@@ -140,7 +145,7 @@ def test_killed_while_it_starts() -> None:
         "print(child._process.pid, flush=True)\n"
         "from azpg.emulator import Emulator\n"
         "options = dict(host='s.postgres.database.azure.com', postgres=None, pgbouncer=False)\n"
-        "child.ask('start', **options, token_lifetime=1, clock_skew=0)\n"
+        "child.ask('start', **options, imds=False, token_lifetime=1, clock_skew=0)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
@@ -157,16 +162,15 @@ def test_killed_while_it_starts() -> None:
         process.kill()
         assert select.select([descriptor], [], [], 20)[0]
         os.close(descriptor)
-    assert not folder.exists()
-    assert processes_in(folder) == []
+    assert_nothing_in([folder])
 
 
 def test_ctrl_c() -> None:
     """Ctrl-C, which a terminal sends to the whole process group, ends it in good order."""
-    with owner("sys.stdin.read()") as (process, folder, guardian):
+    with owner("sys.stdin.read()") as (process, folders, guardian):
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) in {1, -signal.SIGINT}
-        assert_gone(folder, guardian)
+        assert_gone(folders, guardian)
 
 
 def test_a_forked_child_does_not_end_it(emulator: Emulator) -> None:
@@ -189,9 +193,9 @@ def test_a_forked_child_does_not_end_it(emulator: Emulator) -> None:
 
 
 def test_killed_emulator() -> None:
-    """If the emulator itself is killed, its servers end too, and stop removes the folder."""
+    """If the emulator itself is killed, its servers end too, and stop removes the folders."""
     with Emulator(pgbouncer=False) as emulator:
-        folder = folder_of(emulator)
+        folder, certificate_folder = folders_of(emulator)
         child = emulator._child
         assert child is not None
         postmaster = int((folder / "private/server-1/data/postmaster.pid").read_text().split()[0])
@@ -202,6 +206,7 @@ def test_killed_emulator() -> None:
         with pytest.raises(EmulatorError, match="has ended"):
             emulator.token()
     assert not folder.exists()
+    assert not certificate_folder.exists()
 
 
 def test_only_loopback(emulator: Emulator) -> None:
@@ -220,12 +225,15 @@ def test_only_loopback(emulator: Emulator) -> None:
 
 
 def test_folder_is_private(emulator: Emulator) -> None:
-    """Others reach the root certificate and nothing else; no key is on disk."""
-    folder = folder_of(emulator)
-    assert (folder.stat().st_mode & 0o777) == 0o711
+    """Other users reach nothing; no key is on disk."""
+    folder, certificate_folder = folders_of(emulator)
+    # Root's servers run as another user, who passes through to their own folder.
+    assert (folder.stat().st_mode & 0o777) == (0o711 if os.geteuid() == 0 else 0o700)
     assert ((folder / "private").stat().st_mode & 0o777) == 0o700
-    assert {entry.name for entry in folder.iterdir()} <= {"private", "root.crt", "package"}
-    for path in folder.rglob("*"):
+    assert {entry.name for entry in folder.iterdir()} <= {"private", "package"}
+    assert (certificate_folder.stat().st_mode & 0o777) == 0o700
+    assert [entry.name for entry in certificate_folder.iterdir()] == ["root.crt"]
+    for path in (*folder.rglob("*"), *certificate_folder.iterdir()):
         if path.is_file() and path.stat().st_size < 10_000:
             assert b"PRIVATE KEY" not in path.read_bytes()
 
@@ -302,7 +310,7 @@ def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
         (closed / libraries.name).symlink_to(libraries)
     with Emulator(postgres=closed / package.name / "pginstall18", pgbouncer=False) as emulator:
         assert sign_in(emulator)
-        assert (folder_of(emulator) / "package").is_dir()
+        assert (folders_of(emulator)[0] / "package").is_dir()
         # The copy has all that a standby needs.
         emulator.fail_over(refused=0, starting=0)
         assert sign_in(emulator)

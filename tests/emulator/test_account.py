@@ -1,0 +1,56 @@
+"""Files of the servers' user, written by an emulator that runs as root."""
+
+from __future__ import annotations
+
+import pwd
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from azpg.emulator._account import Account
+
+
+@pytest.fixture
+def account() -> Account:
+    """Return an ordinary user, as root runs the servers."""
+    entry = pwd.getpwnam("nobody")
+    return Account(entry.pw_uid, entry.pw_gid, switch=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, account: Account) -> Path:
+    """Return a folder of that user's, whom nothing above it keeps out."""
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(0o711)
+    tmp_path.chmod(0o711)
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    account.own(folder)
+    return folder
+
+
+@pytest.mark.root
+def test_root_is_led_to_no_other_file(tmp_path: Path, folder: Path, account: Account) -> None:
+    """A link that the servers' user has put in the place of a file opens nothing of root's."""
+    roots = tmp_path / "roots"
+    roots.write_text("kept")
+    (folder / "hba.conf").symlink_to(roots)
+    with pytest.raises(subprocess.CalledProcessError):
+        account.write(folder / "hba.conf", "changed")
+    (folder / "server-2").symlink_to(tmp_path / "made")
+    with pytest.raises(subprocess.CalledProcessError):
+        account.make_folder(folder / "server-2")
+    assert roots.read_text() == "kept"
+    assert roots.stat().st_uid == 0
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.root
+def test_a_file_is_the_servers_users_alone(folder: Path, account: Account) -> None:
+    """A file that is written, first or again, belongs to that user, and nobody else reads it."""
+    for text in ("first ünd $HOME `id`", ""):
+        account.write(folder / "a file", text)
+        state = (folder / "a file").stat()
+        assert (folder / "a file").read_text() == text
+        assert (state.st_uid, state.st_mode & 0o777) == (account.uid, 0o600)

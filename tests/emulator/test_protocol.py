@@ -1,0 +1,107 @@
+"""Startup packets as the emulator reads them, compared with two servers' ways of reading."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from azpg.emulator._errors import RefusalError
+from azpg.emulator._protocol import Startup, parse_startup
+
+# Words that decide something, and texts of every length around PostgreSQL's limit.
+NAMES = st.sampled_from(["user", "database", "options", "replication", "User", "_pq_.x"])
+VALUES = st.sampled_from(["", "azuresu", "nobody", "postgres", "ü" * 31 + "x", "x" * 64]) | st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=70
+)
+PAIRS = st.lists(st.tuples(NAMES | VALUES, VALUES), max_size=5)
+
+
+def packet(body: bytes, version: int = 3 << 16) -> bytes:
+    """Return a packet of this version."""
+    return struct.pack("!iI", len(body) + 8, version) + body
+
+
+def body_of(pairs: list[tuple[str, str]]) -> bytes:
+    """Return names and values as a driver writes them."""
+    return "".join(f"{name}\0{value}\0" for name, value in pairs).encode() + b"\0"
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Return a body that was well-formed until pieces were cut out, doubled or put in."""
+    body = body_of([("user", draw(VALUES)), *draw(PAIRS)])
+    for _ in range(draw(st.integers(0, 3))):
+        start, end = sorted(draw(st.tuples(*[st.integers(0, len(body))] * 2)))
+        piece = draw(st.sampled_from([b"", b"\0", b"x\0", b"user\0azuresu\0", b"\xff"]))
+        body = body[:start] + draw(st.sampled_from([b"", body[start:end] * 2])) + piece + body[end:]
+    return body
+
+
+def read_to_the_terminator(body: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """Read as PgBouncer does: up to an empty name, the last of two values; return the rest too."""
+    found: dict[bytes, bytes] = {}
+    while body:
+        name, _, body = body.partition(b"\0")
+        if not name:
+            break
+        found[name], _, body = body.partition(b"\0")
+    return found, body
+
+
+def read_all(body: bytes) -> dict[bytes, bytes]:
+    """Read as the emulator once did: all fields in pairs, whatever is empty."""
+    fields = body.split(b"\0")
+    return {name: value for name, value in zip(fields[::2], fields[1::2], strict=False) if name}
+
+
+def encoded(startup: Startup) -> dict[bytes, bytes]:
+    """Return what was read, as bytes."""
+    return {name.encode(): value.encode() for name, value in startup.parameters.items()}
+
+
+@given(st.binary(max_size=60) | damaged() | PAIRS.map(body_of))
+@example(b"user\0azuresu\0database\0postgres\0\0x\0user\0nobody\0\0")
+@example(b"user\0nobody\0\0user\0azuresu\0\0")
+@example(b"user\0nobody\0user\0azuresu\0\0")
+@example(b"user\0azuresu\0\0\0")
+@example(b"user\0nobody\0\0x\0y\0z\0\0")
+def test_what_is_judged_is_what_every_server_reads(body: bytes) -> None:
+    """A packet is refused, or says the same in every way of reading; so does the one sent on."""
+    try:
+        startup = parse_startup(packet(body))
+    except RefusalError:
+        return
+    judged = encoded(startup)
+    for sent in (body, startup.packet[8:]):
+        to_the_terminator, rest = read_to_the_terminator(sent)
+        assert rest == b""
+        for read in (to_the_terminator, read_all(sent)):
+            # A database that is missing or empty is the user's name, to every server.
+            assert read | {b"database": read.get(b"database") or read[b"user"]} == judged
+    assert read_all(startup.packet[8:]) == judged
+    assert parse_startup(startup.packet) == startup
+    assert startup.packet[:8] == struct.pack("!iI", len(startup.packet), 3 << 16)
+    assert 0 < len(judged[b"user"]) <= 63
+    assert 0 < len(judged[b"database"]) <= 63
+
+
+@given(st.dictionaries(NAMES | VALUES.filter(bool), VALUES, max_size=5), st.integers(0, 0xFFFF))
+def test_a_well_formed_packet_is_read(parameters: dict[str, str], minor: int) -> None:
+    """Every parameter of a packet that a driver could send is judged and sent on, in its order."""
+    parameters = parameters | {"user": "alice", "database": "shop"}
+    version = (3 << 16) + minor
+    startup = parse_startup(packet(body_of(list(parameters.items())), version))
+    assert list(startup.parameters.items()) == list(parameters.items())
+    assert startup.packet == packet(body_of(list(parameters.items())), version)
+
+
+@given(st.binary(max_size=40))
+def test_bytes_of_a_wrong_length_are_refused(data: bytes) -> None:
+    """A packet whose length is not its own, or that ends before its version, is refused."""
+    if data[:4] == struct.pack("!i", len(data)):
+        data += b"x"
+    with pytest.raises(RefusalError):
+        parse_startup(data)

@@ -1,0 +1,78 @@
+"""What the servers behind the emulator receive: bytes of its own making."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from pathlib import Path
+
+import pytest
+from fix_raw_client import CANCEL_REQUEST, PROTOCOL_3_0, SSL_REQUEST, packet
+
+from azpg.emulator import _azure
+from azpg.emulator._certificates import Certificates
+from azpg.emulator._counts import Tally
+from azpg.emulator._door import FrontDoor
+from azpg.emulator._session import House
+from azpg.emulator._tenant import Tenant
+
+SITE = _azure.site("myserver.postgres.database.azure.com")
+
+
+async def received(folder: Path, sent: bytes) -> bytes:
+    """Send bytes within TLS to a port of the emulator's; return what its server receives first."""
+    server = folder / "server"
+    first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first.set_result(await reader.read(1000))
+        writer.close()
+
+    certificates = Certificates(SITE)
+    tenant = Tenant(SITE, token_lifetime=60, clock_skew=0)
+    house = House(tenant, certificates, Tally(), frozenset(), {})
+    context = ssl.create_default_context(cadata=certificates.root_pem.decode())
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    async with await asyncio.start_unix_server(record, server):
+        door = FrontDoor("postgres", listener, server, house)
+        reader, writer = await asyncio.open_connection(*door.address)
+        try:
+            writer.write(packet(b"", SSL_REQUEST))
+            assert await reader.readexactly(1) == b"S"
+            await writer.start_tls(context, server_hostname=SITE.host)
+            writer.write(sent)
+            async with asyncio.timeout(10):
+                return await first
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            await door.stop()
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"user\0alice\0\0", b"user\0alice\0database\0alice\0\0"),
+        (b"database\0\0user\0alice\0\0", b"database\0alice\0user\0alice\0\0"),
+        (b"user\0alice\0database\0shop\0x\0\0\0", b"user\0alice\0database\0shop\0x\0\0\0"),
+    ],
+)
+def test_a_startup_packet_is_written_from_what_was_judged(
+    tmp_path: Path, sent: bytes, expected: bytes
+) -> None:
+    """The server reads the user and the database that were judged, a missing one named too."""
+    for version in (PROTOCOL_3_0, PROTOCOL_3_0 + 2):
+        read = asyncio.run(received(tmp_path, packet(sent, version)))
+        assert read == packet(expected, version)
+
+
+@pytest.mark.parametrize("key", [b"abcd", b"k" * 32])
+def test_a_cancel_request_is_its_own_and_no_more(tmp_path: Path, key: bytes) -> None:
+    """The server reads the process's number and its key, and nothing that came behind them."""
+    request = packet(struct.pack("!i", 77) + key, CANCEL_REQUEST)
+    assert asyncio.run(received(tmp_path, request + packet(b"user\0alice\0\0"))) == request
