@@ -23,8 +23,7 @@ examples:
   azpg doctor --server myserver
   azpg psql --server myserver --dbname mydb -c "select now()"
   azpg exec --server myserver -- pg_dump --file mydb.sql mydb
-
-azpg COMMAND --help tells more of each."""
+  azpg COMMAND --help"""
 
 COMMANDS = {
     "doctor": "say what is wrong with a connection, step by step",
@@ -48,19 +47,20 @@ examples:
   azpg doctor "host=myserver.postgres.database.azure.com dbname=mydb"
   azpg doctor --server myserver --pgbouncer --json""",
     "psql": """\
-Run psql with a fresh token in its environment, over verified TLS.
+Run psql with a fresh token in a password file of its own, over verified TLS.
 
-Say where to and as whom first; what follows is psql's own. Its -h, its -p and a
-conninfo are refused there: the token would go to the server that they name.
+Name the server and the user first; what follows are psql's arguments. Its -h,
+its -p and a connection string are refused there: azpg has to know the server.
 
 examples:
   azpg psql --server myserver --dbname mydb
   azpg psql --server myserver --user team -At -c "select current_user\"""",
     "exec": """\
-Run a command with a fresh token in its environment, for all that uses libpq.
+Run a command that uses libpq, with a fresh token in a password file that is
+good for this server, port and user, and for this command only.
 
-The command sees none of your own PG* variables. Name no server in it: the token
-would go there too.
+The command gets none of your own PG* variables: host, port, user and TLS are
+set. It needs no -h, -p or -U: for another spelling there is no password.
 
 examples:
   azpg exec --server myserver -- pg_dump --file mydb.sql mydb
@@ -147,14 +147,13 @@ def _doctor(*, json: bool, **options: Any) -> int:
 def _psql(*, command: list[str], **options: Any) -> int:
     from . import _child_env
 
-    _child_env.check_psql(command)
-    return _exec(command=["psql", *command], **options)
+    return _child_env.run_in_place(*_child_env.psql("psql", command, options))
 
 
 def _exec(*, command: list[str], **options: Any) -> int:
     from . import _child_env
 
-    return _child_env.become(command, _child_env.environment(**options))
+    return _child_env.run_in_place(command, _child_env.environment(**options))
 
 
 def _conninfo(**options: Any) -> int:
@@ -236,7 +235,7 @@ def _connection(parser: argparse.ArgumentParser) -> None:
 
 def _split_psql(words: list[str]) -> tuple[list[str], list[str]]:
     """Return what comes first and is azpg's, and what follows and is psql's."""
-    from ._child_env import is_conninfo
+    from ._psql import is_conninfo
 
     at = 0
     while at < len(words):
