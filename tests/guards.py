@@ -123,6 +123,13 @@ GUARDS = (
         ("test_passfile::test_a_password_of_two_lines_is_refused",),
     ),
     Guard(
+        "no other password file counts in a command",
+        "_sources",
+        'if not path or path != environ.get("PGPASSFILE"):',
+        "if not path:",
+        ("test_passfile_commands::test_another_password_file_does_not_count",),
+    ),
+    Guard(
         "a database's name leads no command elsewhere",
         "_child_env",
         'is_conninfo(call.plan.params.get("dbname", ""))',
