@@ -1,4 +1,4 @@
-"""The command `azpg`: doctor, psql, exec, conninfo, roots, demo, emulator."""
+"""The command `azpg`: doctor, psql, exec, conninfo, token, roots, demo, emulator."""
 
 # ruff: noqa: T201, PLC0415  # a command prints; what a subcommand needs is imported by it alone
 
@@ -30,6 +30,7 @@ COMMANDS = {
     "psql": "run psql, signed in",
     "exec": "run pg_dump, pgbench or any program that uses libpq, signed in",
     "conninfo": "show what libpq would be handed, without any secret",
+    "token": "print a fresh token, for programs that take a password only",
     "roots": "show the pinned root certificates, or write them as PEM",
     "demo": "show the main job against an emulator of Azure",
     "emulator": "run an emulator of Azure, or a command inside one",
@@ -71,6 +72,16 @@ nothing.
 
 example:
   azpg conninfo --server myserver --dbname mydb""",
+    "token": """\
+Print a fresh Microsoft Entra token and nothing else, for a program that takes
+its password from PGPASSWORD only. Name a server, or a cloud with --cloud.
+
+A token is a password: it is good for an hour or more on every server where its
+identity has a role.
+
+examples:
+  PGPASSWORD=$(azpg token --server myserver) ./report.sh
+  PGPASSWORD=$(azpg token --cloud public) ./report.sh""",
     "roots": """\
 Show the root certificates that Azure's servers are verified by: the SHA-256
 that they are pinned by, their end, and where their bytes come from.
@@ -161,6 +172,43 @@ def _conninfo(**options: Any) -> int:
     return 0
 
 
+def _token(*, cloud: str | None = None, client_id: str | None = None, **options: Any) -> int:
+    from . import _passfile
+    from ._call import Call
+
+    for name in ("PGPASSWORD", _passfile.VARIABLE):
+        os.environ.pop(name, None)  # often the token of an earlier run: no sign-in by password
+    named = not options.keys().isdisjoint(("conninfo", "server", "host"))
+    if cloud is not None and not named:
+        entra = azpg.EntraPassword(cloud=cloud, client_id=client_id)
+    else:
+        call = Call(
+            options.pop("conninfo", ""),
+            options,
+            server=options.pop("server", None),
+            credential=None,
+            client_id=client_id,
+            password=None,
+            pgbouncer=options.pop("pgbouncer", None),
+            cloud=cloud,
+            is_async=False,
+        )
+        if isinstance(call.error, azpg.ConfigError):
+            other = () if named else ("or name the cloud that the token is for: --cloud public",)
+            raise azpg.ConfigError([*call.error.problems, *other])
+        if call.entra is None:
+            raise azpg.ConfigError(
+                "a password is given, and a token is for who signs in without: leave out password "
+                "and passfile"
+            )
+        entra = call.entra
+    token = entra()
+    if sys.stdout.isatty():
+        print("azpg: the token below is a password: do not share it", file=sys.stderr)
+    print(token)
+    return 0
+
+
 def _roots(*, pem: bool) -> int:
     from ._doctor import report
 
@@ -191,7 +239,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
             usage=_USAGES.get(name),
         )
         each.set_defaults(run=globals()[f"_{name}"] if name != "emulator" else None)
-        if name in ("doctor", "psql", "exec", "conninfo"):
+        if name in ("doctor", "psql", "exec", "conninfo", "token"):
             _connection(each)
     parsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
     parsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
@@ -201,6 +249,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 _USAGES = {
     "doctor": "azpg doctor [CONNECTION] [--json]",
     "conninfo": "azpg conninfo [CONNECTION]",
+    "token": "azpg token [CONNECTION]",
     "psql": "azpg psql [CONNECTION] [PSQL'S ARGUMENTS]",
     "exec": "azpg exec [CONNECTION] -- COMMAND [ARGUMENTS]",
 }

@@ -249,7 +249,7 @@ def test_a_token_that_is_handed_over_is_a_token(
     if expected:
         assert planned(server="myserver", user="app").sign_in == expected
         return
-    with pytest.raises(azpg.ConfigError, match="token for management.azure.com"):
+    with pytest.raises(azpg.ConfigError, match=r"token for management\.azure\.com"):
         planned(server="myserver", user="app")
 
 
