@@ -1,4 +1,4 @@
-"""The command `azpg`: doctor, psql, exec, conninfo, roots, demo, emulator."""
+"""The command `azpg`: doctor, psql, exec, conninfo, token, roots, demo, emulator."""
 
 # ruff: noqa: T201, PLC0415  # a command prints; what a subcommand needs is imported by it alone
 
@@ -23,14 +23,14 @@ examples:
   azpg doctor --server myserver
   azpg psql --server myserver --dbname mydb -c "select now()"
   azpg exec --server myserver -- pg_dump --file mydb.sql mydb
-
-azpg COMMAND --help tells more of each."""
+  azpg COMMAND --help"""
 
 COMMANDS = {
     "doctor": "say what is wrong with a connection, step by step",
     "psql": "run psql, signed in",
     "exec": "run pg_dump, pgbench or any program that uses libpq, signed in",
     "conninfo": "show what libpq would be handed, without any secret",
+    "token": "print a fresh token, for programs that take a password only",
     "roots": "show the pinned root certificates, or write them as PEM",
     "demo": "show the main job against an emulator of Azure",
     "emulator": "run an emulator of Azure, or a command inside one",
@@ -48,19 +48,20 @@ examples:
   azpg doctor "host=myserver.postgres.database.azure.com dbname=mydb"
   azpg doctor --server myserver --pgbouncer --json""",
     "psql": """\
-Run psql with a fresh token in its environment, over verified TLS.
+Run psql with a fresh token in a password file of its own, over verified TLS.
 
-Say where to and as whom first; what follows is psql's own. Its -h, its -p and a
-conninfo are refused there: the token would go to the server that they name.
+Name the server and the user first; what follows are psql's arguments. Its -h,
+its -p and a connection string are refused there: azpg has to know the server.
 
 examples:
   azpg psql --server myserver --dbname mydb
   azpg psql --server myserver --user team -At -c "select current_user\"""",
     "exec": """\
-Run a command with a fresh token in its environment, for all that uses libpq.
+Run a command that uses libpq, with a fresh token in a password file that is
+good for this server, port and user, and for this command only.
 
-The command sees none of your own PG* variables. Name no server in it: the token
-would go there too.
+The command gets none of your own PG* variables: host, port, user and TLS are
+set. It needs no -h, -p or -U: for another spelling there is no password.
 
 examples:
   azpg exec --server myserver -- pg_dump --file mydb.sql mydb
@@ -71,6 +72,16 @@ nothing.
 
 example:
   azpg conninfo --server myserver --dbname mydb""",
+    "token": """\
+Print a fresh Microsoft Entra token and nothing else, for a program that takes
+its password from PGPASSWORD only. Name a server, or a cloud with --cloud.
+
+A token is a password: it is good for an hour or more on every server where its
+identity has a role.
+
+examples:
+  PGPASSWORD=$(azpg token --server myserver) ./report.sh
+  PGPASSWORD=$(azpg token --cloud public) ./report.sh""",
     "roots": """\
 Show the root certificates that Azure's servers are verified by: the SHA-256
 that they are pinned by, their end, and where their bytes come from.
@@ -147,18 +158,54 @@ def _doctor(*, json: bool, **options: Any) -> int:
 def _psql(*, command: list[str], **options: Any) -> int:
     from . import _child_env
 
-    _child_env.check_psql(command)
-    return _exec(command=["psql", *command], **options)
+    return _child_env.run_in_place(*_child_env.psql("psql", command, options))
 
 
 def _exec(*, command: list[str], **options: Any) -> int:
     from . import _child_env
 
-    return _child_env.become(command, _child_env.environment(**options))
+    return _child_env.run_in_place(command, _child_env.environment(**options))
 
 
 def _conninfo(**options: Any) -> int:
     print(azpg.conninfo(**options))
+    return 0
+
+
+def _token(*, cloud: str | None = None, client_id: str | None = None, **options: Any) -> int:
+    from . import _passfile
+    from ._call import Call
+
+    for name in ("PGPASSWORD", _passfile.VARIABLE):
+        os.environ.pop(name, None)  # often the token of an earlier run: no sign-in by password
+    named = not options.keys().isdisjoint(("conninfo", "server", "host"))
+    if cloud is not None and not named:
+        entra = azpg.EntraPassword(cloud=cloud, client_id=client_id)
+    else:
+        call = Call(
+            options.pop("conninfo", ""),
+            options,
+            server=options.pop("server", None),
+            credential=None,
+            client_id=client_id,
+            password=None,
+            pgbouncer=options.pop("pgbouncer", None),
+            cloud=cloud,
+            is_async=False,
+        )
+        if isinstance(call.error, azpg.ConfigError):
+            other = () if named else ("or name the cloud that the token is for: --cloud public",)
+            raise azpg.ConfigError([*call.error.problems, *other])
+        if call.entra is None:
+            raise azpg.ConfigError(
+                "a password is given, and a token is for who signs in without: leave out password "
+                "and passfile"
+            )
+        entra = call.entra
+    token = entra()
+    if sys.stdout.isatty():
+        print("azpg: the token below is a password: do not share it", file=sys.stderr)
+    print(token)
     return 0
 
 
@@ -192,7 +239,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
             usage=_USAGES.get(name),
         )
         each.set_defaults(run=globals()[f"_{name}"] if name != "emulator" else None)
-        if name in ("doctor", "psql", "exec", "conninfo"):
+        if name in ("doctor", "psql", "exec", "conninfo", "token"):
             _connection(each)
     parsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
     parsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
@@ -202,6 +249,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 _USAGES = {
     "doctor": "azpg doctor [CONNECTION] [--json]",
     "conninfo": "azpg conninfo [CONNECTION]",
+    "token": "azpg token [CONNECTION]",
     "psql": "azpg psql [CONNECTION] [PSQL'S ARGUMENTS]",
     "exec": "azpg exec [CONNECTION] -- COMMAND [ARGUMENTS]",
 }
@@ -236,7 +284,7 @@ def _connection(parser: argparse.ArgumentParser) -> None:
 
 def _split_psql(words: list[str]) -> tuple[list[str], list[str]]:
     """Return what comes first and is azpg's, and what follows and is psql's."""
-    from ._child_env import is_conninfo
+    from ._psql import is_conninfo
 
     at = 0
     while at < len(words):

@@ -8,7 +8,7 @@ import sys
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from . import _connector, _conninfo, _jwt, _options, _retry, _sources
+from . import _connector, _conninfo, _jwt, _options, _passfile, _retry, _sources
 from ._clouds import CLOUDS, Cloud
 from ._libpq import libpq_info, validation_error
 from ._tls.roots import replaceable_by, user_root_crt
@@ -122,12 +122,23 @@ def settle(
         replaceable=replaceable_by(said["sslrootcert"].value) if root_file else None,
         wrong=(*problems, *wrong, *_options.placeholders(secrets)),
     )
+    if credential is client_id is password is by is None and (
+        found := _command_password(said, wishes, environ)
+    ):
+        secrets["password"] = found
+        token = _jwt.entra_claims(found, resources)
+        service = _wrong_service(token) if token else None
+        wishes = wishes.replace(
+            password_by="azpg exec",
+            token=token is not None,
+            wrong=(*wishes.wrong, *([service] if service else [])),
+        )
     plan = _plan(frozenset(said.items()), wishes)
     connected = _sources.by(said, "host") == "Service Connector"
     named = _connector.identity(environ) if connected else None
     settled = Settled(plan, secrets, _retry.budget(asked), named)
     # A secret may be among the words also where another outdoes it
-    secret = hidden or not environ.keys().isdisjoint(_connector.VARIABLES)
+    secret = secrets or hidden or not environ.keys().isdisjoint(_connector.VARIABLES)
     passing = _sources.may_name_a_service(conninfo, keywords, environ)
     if not (secret or passing or root_file) and around == _sources.surroundings():
         if len(_KEPT) >= MOST:
@@ -165,6 +176,24 @@ def check_token(text: str, plan: _conninfo.Plan) -> bool:
     if problems := [*plan.token_problems, *([service] if service else [])]:
         raise ConfigError(problems)
     return True
+
+
+def _command_password(
+    said: _sources.Merged, wishes: _conninfo.Wishes, environ: Mapping[str, str]
+) -> str | None:
+    """Return the password that `azpg exec` handed over, if it is for these hosts and this user."""
+    if _sources.by(said, "passfile") != "environment":
+        return None
+    if not (known := _sources.command_passwords(environ)):
+        return None
+    # The rules decide which hosts and ports these are, so they are applied for a password first
+    plan, problems = _conninfo.judge(
+        dict(said), wishes.replace(password_by="azpg exec"), _machine()
+    )
+    if problems:
+        return None
+    found = {known.get(place) for place in _passfile.places(plan.params)}
+    return found.pop() if len(found) == 1 else None
 
 
 @cache

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq
 
-from . import _connector, _spelling
+from . import _connector, _passfile, _spelling
 from ._clouds import is_socket
 from ._libpq import GUARDS, libpq_info, too_old_for
 from ._record import Record
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Literal
 
-    By = Literal["keyword", "conninfo", "service file", "environment", "Service Connector"]
+    By = Literal[
+        "keyword", "conninfo", "service file", "environment", "Service Connector", "azpg exec"
+    ]
 
 
 class Said(Record):
@@ -37,7 +40,7 @@ Merged = dict[str, Said]
 
 _PLACES = {"host", "hostaddr"}
 _NAMES = {*_PLACES, "dbname", "port", "sslmode", "user"}
-_ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR")
+_ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.VARIABLE)
 
 
 @cache
@@ -229,6 +232,26 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
     places = " or ".join(map(repr, paths))
     shown = _spelling.quote(name, r"[\w. -]{1,60}")
     return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]
+
+
+def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
+    """Return the passwords that `azpg exec` has handed to the command this process belongs to.
+
+    Any other password file does not count: a forgotten line would replace Entra.
+
+    Raise `ConfigError` if the file cannot be read.
+    """
+    path = environ.get(_passfile.VARIABLE)
+    if not path or path != environ.get("PGPASSFILE"):
+        return {}
+    try:
+        return _passfile.passwords(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"the password file of this command (PGPASSFILE={path}) cannot be read: "
+            f"{error.strerror}. azpg exec made it for the same user, for as long as the command "
+            f"runs: start this program by azpg exec too, or pass password= or credential="
+        ) from None
 
 
 def _section(name: str, lines: Iterable[str]) -> list[str] | None:

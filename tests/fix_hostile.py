@@ -84,9 +84,8 @@ Script: TypeAlias = Callable[[Peer], Any]
 class Hostile:
     """A server on a free port of loopback that plays one script to every client."""
 
-    host = "127.0.0.1"
-
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host
         self.clear = bytearray()
         """what clients sent before TLS"""
         self.decrypted = bytearray()
@@ -94,7 +93,7 @@ class Hostile:
         self.connections = 0
         self._script = script
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server((self.host, 0))
+        self._listener = socket.create_server((host, port))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -139,13 +138,22 @@ class Hostile:
             end.close()
 
 
+def ask_in_clear(peer: Peer) -> None:
+    """Play a server without TLS that asks for the password in clear."""
+    while peer.packet() == (80877103).to_bytes(4):  # a request for TLS
+        peer.send(b"N")
+    peer.ask(3)
+    peer.message()
+    peer.refuse("thank you")
+
+
 @pytest.fixture
-def hostile() -> Iterator[Callable[[Script], Hostile]]:
+def hostile() -> Iterator[Callable[..., Hostile]]:
     """Start servers that play a script, and stop them at the end."""
     with contextlib.ExitStack() as servers:
 
-        def start(script: Script) -> Hostile:
-            server = Hostile(script)
+        def start(script: Script, host: str = "127.0.0.1", port: int = 0) -> Hostile:
+            server = Hostile(script, host, port)
             servers.callback(server.close)
             return server
 

@@ -85,10 +85,49 @@ GUARDS = (
     ),
     Guard(
         "psql is led nowhere else",
-        "_child_env",
+        "_psql",
         "    if problems:\n        raise ConfigError(problems)\n",
         "",
-        ("test_child_env::test_psql_is_not_led_elsewhere",),
+        ("test_psql::test_psql_is_not_led_elsewhere",),
+    ),
+    Guard(
+        "a command's password is for one host, port and user",
+        "_passfile",
+        "{host}:{port}:*:{user}:",
+        "*:*:*:*:",
+        (
+            "test_psql::test_a_script_takes_the_token_nowhere",
+            "test_passfile_commands::test_a_command_takes_the_token_nowhere",
+            "test_django_project::test_a_script_in_dbshell_takes_the_token_nowhere",
+        ),
+    ),
+    Guard(
+        "psql gives no other address the server's name",
+        "_child_env",
+        "self.variables.pop(v)",
+        "self.variables[v]",
+        ("test_psql::test_a_script_takes_the_token_nowhere",),
+    ),
+    Guard(
+        "a command's own password comes before the lines of the user's file",
+        "_passfile",
+        'return "".join(lines).encode() + (_COPY + own if own else b"")',
+        'return own + "".join(lines).encode()',
+        ("test_passfile::test_libpq_finds_the_password_and_no_other_place_does",),
+    ),
+    Guard(
+        "a command's password is one line",
+        "_passfile",
+        "    if problems:\n        raise ConfigError(problems)\n",
+        "",
+        ("test_passfile::test_a_password_of_two_lines_is_refused",),
+    ),
+    Guard(
+        "no other password file counts in a command",
+        "_sources",
+        'if not path or path != environ.get("PGPASSFILE"):',
+        "if not path:",
+        ("test_passfile_commands::test_another_password_file_does_not_count",),
     ),
     Guard(
         "a database's name leads no command elsewhere",
@@ -473,7 +512,34 @@ GUARDS = (
         "        return super().__getitem__(key)",
         ("test_redact::test_a_slice_of_a_secret_is_a_secret",),
     ),
+    Guard(
+        "a command has the token in no variable",
+        "_child_env",
+        'left_out = {"service", "servicefile", *libpq_info().secrets}',
+        'left_out = {"service", "servicefile"}',
+        (
+            "test_passfile_commands::test_the_token_is_in_no_variable_no_argument_and_no_file",
+            "test_django_project::test_dbshells_token_is_in_no_variable_and_no_argument",
+        ),
+    ),
     # Nothing is written
+    Guard(
+        "a command's password file is in memory",
+        "_child_env",
+        'if sys.platform != "linux" or not hasattr(os, "memfd_create"):',
+        "if True:",
+        (
+            "test_passfile_commands::test_the_token_is_in_no_variable_no_argument_and_no_file",
+            "test_passfile::test_a_password_file_is_in_memory_and_sealed",
+        ),
+    ),
+    Guard(
+        "a command's password file is deleted with it",
+        "_child_env",
+        "            shutil.rmtree(folder, ignore_errors=True)\n",
+        "",
+        ("test_child_env::test_nothing_is_left",),
+    ),
     Guard(
         "no file is written",
         "_conninfo",

@@ -1,12 +1,15 @@
-"""The environment of one command: what psql, pg_dump and pgbench are told, and what they do."""
+"""The environment of one command: its variables, how it runs, and what is left of it."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,13 +17,10 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import azpg
-from azpg import _child_env
+from azpg import _child_env, _libpq, _passfile
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from fix_command import Command
     from fix_conninfo import Reading
     from fix_leaks import Leaks, Tokens
@@ -43,15 +43,14 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("PGDATA", "PGLOCALEDIR", "PGREQUIRESSL", "PGSYSCONFDIR", "PGNEWER", "PGTZ"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PGSSLMODE", "require")
-    made = _child_env.environment(server="myserver", user="app", password="geheim")
-    assert made["PATH"] == os.environ["PATH"]
-    found = variables(made)
+    made = _child_env.environment(server="myserver", user="app", password="secret")
+    assert made.variables["PATH"] == os.environ["PATH"]
+    found = variables(made.variables)
     assert found.pop("PGSSLROOTCERT").endswith(".pem")
     assert found == {
         "PGCONNECT_TIMEOUT": "15",
         "PGGSSENCMODE": "disable",
         "PGHOST": HOST,
-        "PGPASSWORD": "geheim",
         "PGPORT": "5432",
         "PGSSLCERTMODE": "disable",
         "PGSSLMINPROTOCOLVERSION": "TLSv1.2",
@@ -81,10 +80,10 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_is_said_has_its_variable(said: dict[str, Any], expected: dict[str, str]) -> None:
     """A keyword of connect() reaches the command as the variable that means the same."""
-    made = _child_env.environment(server="myserver", user="app", password="geheim", **said)
-    assert expected.items() <= made.items()
+    made = _child_env.environment(server="myserver", user="app", password="secret", **said)
+    assert expected.items() <= made.variables.items()
     if "host" in said:  # a tunnel's name is looked up, and the server's stays to be verified
-        assert set(made["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
+        assert set(made.variables["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
 
 
 @settings(max_examples=80)
@@ -96,30 +95,77 @@ def test_libpq_reads_what_connect_hands_to_it(
     said = data.draw(sources)
     with said.exported(), pytest.MonkeyPatch.context() as patch:
         try:
-            handed = conninfo_to_dict(azpg.conninfo(said.conninfo, password="geheim"))
-            made = _child_env.environment(said.conninfo, password="geheim")
+            handed = conninfo_to_dict(azpg.conninfo(said.conninfo, password="secret"))
+            made = _child_env.environment(said.conninfo, password="secret")
+            with made.exported() as exported:
+                passwords = _passfile.passwords(Path(exported["PGPASSFILE"]).read_bytes())
         except azpg.ConfigError:
             return
         for name in variables(dict(os.environ)):
             patch.delenv(name)
         handed.pop("service", None)
-        expected = reading(make_conninfo("", password="geheim", **handed).encode())
-        for name, value in variables(made).items():
+        expected = reading(make_conninfo("", password="secret", **handed).encode())
+        for name, value in variables(made.variables).items():
             patch.setenv(name, value)
         read = reading(b"")
     known = {keyword for keyword, variable in libpq_info().variables.items() if variable}
+    known -= {"password", "passfile"}
+    expected["user"] = expected["user"] or read["user"]  # libpq takes its default for an empty one
     assert {k: v for k, v in read.items() if k in known} == {
         k: v for k, v in expected.items() if k in known
     }
-    assert read["password"] == "geheim"
+    assert "password" not in read
+    assert passwords == dict.fromkeys(_passfile.places(read), "secret")
 
 
 @pytest.mark.parametrize("dbname", ["host=evil.example", "postgresql://evil.example/x"])
 def test_a_dbname_that_leads_elsewhere_is_refused(dbname: str, leaks: Leaks) -> None:
     """It is refused: pgbench and vacuumdb would expand it and go to the host that it names."""
     with pytest.raises(azpg.ConfigError, match="dbname looks like a conninfo") as caught:
-        _child_env.environment(server="myserver", dbname=dbname, user="u", password="geheim")
-    leaks.none_held(caught.value, "geheim")
+        _child_env.environment(server="myserver", dbname=dbname, user="u", password="secret")
+    leaks.none_held(caught.value, "secret")
+
+
+OTHER_ROOTS = """
+import subprocess, azpg
+from azpg import _child_env
+
+cloud = azpg.AZURE_PUBLIC.replace(roots=frozenset(sorted(azpg.AZURE_PUBLIC.roots)[:2]))
+child = _child_env.environment(server="myserver", user="app", password="secret", cloud=cloud)
+command = ["sh", "-c", 'cat "$PGSSLROOTCERT"; true']
+"""
+IN_PLACE = "_child_env.run_in_place(command, child)"
+AWAITED = """
+with child.exported() as environ:
+    subprocess.run(command, env=environ, check=True)
+"""
+
+
+@pytest.mark.parametrize("run", [IN_PLACE, AWAITED], ids=["in place", "awaited"])
+def test_a_command_finds_the_roots_of_another_cloud(run: str) -> None:
+    """Roots that are in memory have a path that the command and its children can open."""
+    program = [sys.executable, "-c", OTHER_ROOTS + run]
+    done = subprocess.run(program, check=True, capture_output=True, text=True)
+    assert done.stdout.count("BEGIN CERTIFICATE") == 2, done.stderr
+
+
+def test_on_windows_a_command_gets_short_paths(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Libpq on Windows opens no path that is not ASCII: the command gets the 8.3 path."""
+    folder = tmp_path / "José"
+    folder.mkdir()
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr(_libpq, "os", SimpleNamespace(**vars(os) | {"name": "nt"}))
+    monkeypatch.setattr(_libpq, "_short_name", lambda path: path.replace("José", "JOS~1"))
+    root = str(folder / "root.pem")
+    made = _child_env.environment(
+        server="myserver", user="app", password="secret", sslrootcert=root
+    )
+    with made.exported() as environ:
+        named = environ["PGSSLROOTCERT"], environ["PGPASSFILE"], environ["AZPG_PASSFILE"]
+    assert [("JOS~1" in each, each.isascii()) for each in named] == [(True, True)] * 3
 
 
 def test_a_failure_holds_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks) -> None:
@@ -127,125 +173,6 @@ def test_a_failure_holds_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks
     with pytest.raises(azpg.UnreachableError) as caught:
         _child_env.environment(server="myserver", host="no.invalid", credential=tokens.credential)
     leaks.none_held(caught.value, tokens.given[0], tokens)
-
-
-@pytest.fixture(scope="session")
-def where_psql_goes(tools: Path) -> Callable[[list[str]], str]:
-    """Return the words of the real psql that has no server to go to."""
-
-    def where(arguments: list[str]) -> str:
-        done = subprocess.run(
-            [tools / "psql", *arguments],
-            env={"PGHOST": "/nowhere", "PGUSER": "app", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2
-        return done.stderr
-
-    return where
-
-
-Where: TypeAlias = "Callable[[list[str]], str]"
-
-ELSEWHERE = [
-    ["-h", "elsewhere.invalid"],
-    ["-helsewhere.invalid"],
-    ["-Ath", "elsewhere.invalid"],
-    ["-Athelsewhere.invalid"],
-    ["--host", "elsewhere.invalid"],
-    ["--host=elsewhere.invalid"],
-    ["--ho=elsewhere.invalid"],
-    ["mydb", "-h", "elsewhere.invalid"],
-    ["-c", "select 1", "-h", "elsewhere.invalid"],
-    ["-d", "host=elsewhere.invalid"],
-    ["-dhost=elsewhere.invalid"],
-    ["--dbname=host=elsewhere.invalid"],
-    ["--d", "postgresql://elsewhere.invalid/x"],
-    ["postgres://elsewhere.invalid/x"],
-    ["-Xq", "host=elsewhere.invalid"],
-    ["--", "host=elsewhere.invalid"],
-    ["-p", "1", "-h", "elsewhere.invalid"],
-]
-HERE = [
-    [],
-    ["mydb"],
-    ["mydb", "app"],
-    ["-d", "mydb"],
-    ["-U", "team"],
-    ["-c", "select a=b"],
-    ["--command", "select '-h' where a=b"],
-    ["--command=select a=b"],
-    ["-v", "host=elsewhere.invalid"],
-    ["--set", "port=1"],
-    ["-Atc", "select a=b"],
-    ["-Pnull=-"],
-    ["-P", "null=-"],
-    ["--pset=null=-"],
-    ["-f", "host=a.sql"],
-    ["-l"],
-    ["-", "--no-psqlrc"],
-]
-
-
-@pytest.mark.parametrize("arguments", ELSEWHERE, ids=" ".join)
-def test_psql_is_not_led_elsewhere(where_psql_goes: Where, arguments: list[str]) -> None:
-    """What leads the real psql to another host is refused."""
-    assert "elsewhere.invalid" in where_psql_goes(arguments)
-    with pytest.raises(azpg.ConfigError, match="to azpg"):
-        _child_env.check_psql(arguments)
-
-
-@pytest.mark.parametrize("arguments", [["-p", "1"], ["-p1"], ["--port=1"], ["--po", "1"]], ids=str)
-def test_psql_is_not_led_to_another_port(where_psql_goes: Where, arguments: list[str]) -> None:
-    """What leads the real psql to another port is refused."""
-    assert ".s.PGSQL.1" in where_psql_goes(arguments)
-    with pytest.raises(azpg.ConfigError, match="to azpg"):
-        _child_env.check_psql(arguments)
-
-
-@pytest.mark.parametrize("arguments", HERE, ids=str)
-def test_psqls_own_arguments_pass(where_psql_goes: Where, arguments: list[str]) -> None:
-    """What leaves the real psql at its host passes, equals signs and all."""
-    assert "/nowhere/.s.PGSQL.5432" in where_psql_goes(arguments)
-    _child_env.check_psql(arguments)
-
-
-def test_debians_wrapper_is_not_led_to_a_cluster() -> None:
-    """--cluster is refused: Debian's psql takes it for another server."""
-    for arguments in (["--cluster", "15/main"], ["--cluster=15/evil.example:5432"]):
-        with pytest.raises(azpg.ConfigError, match="to azpg"):
-            _child_env.check_psql(arguments)
-
-
-def test_psql(azure15: Emulator, command: Command) -> None:
-    """The real psql is signed in over verified TLS, on the server's own terms."""
-    azure15.add_role("people of psql", kind="group", members=[azure15.principal])
-    before = azure15.counts.sign_ins
-    ran = command(
-        "psql", "--server", "myserver", "-XAtc", "select current_user", "-c", r"\conninfo"
-    )
-    assert ran.status == 0, ran.err
-    assert ran.out.startswith('myapp\nYou are connected to database "postgres" as user "myapp"')
-    assert "SSL connection (protocol: TLS" in ran.out
-    as_group = command(
-        "psql", "--server=myserver", "--user", "people of psql", "-XAtc", "select current_user"
-    )
-    assert as_group.out == "people of psql\n"
-    assert azure15.counts.sign_ins == before + 2
-
-
-def test_psql_takes_a_conninfo_that_azpg_judges(azure15: Emulator, command: Command) -> None:
-    """A conninfo comes first and is azpg's to judge; behind psql's own arguments it is refused."""
-    asked = f"host={azure15.host} dbname=template1 sslmode=require"
-    ran = command("psql", asked, "--", "-XAtc", "select current_database()")
-    assert ran.out == "template1\n"
-    evil = command("psql", "host=evil.example", "-c", "select 1")
-    assert (evil.status, evil.out) == (2, "")
-    assert "a token never goes to 'evil.example'" in evil.err
-    assert command("psql", "-X", "host=evil.example").status == 2
 
 
 def test_pg_dump(azure15: Emulator, command: Command) -> None:
@@ -268,22 +195,12 @@ def test_pgbench(azure15: Emulator, command: Command, tmp_path: Path, option: st
     assert azure15.counts.sign_ins >= before + 3
 
 
-def test_verified_tls_is_what_the_command_asks_for(azure15: Emulator, command: Command) -> None:
-    """A server with a wrong certificate gets no token from the real psql either."""
-    before = azure15.counts.refused_sign_ins + azure15.counts.sign_ins
-    with azure15.fault(certificate="other-name"):
-        ran = command("psql", "--server", "myserver", "-c", "select 1")
-    assert ran.status == 2
-    assert "does not match host name" in ran.err
-    assert azure15.counts.refused_sign_ins + azure15.counts.sign_ins == before
-
-
 def test_the_command_takes_this_ones_place() -> None:
     """Signals and exit status are the command's own: it runs in the very process."""
     said = ("exec", "--server", "myserver", "--user", "app", "--")
     program = [sys.executable, "-m", "azpg", *said, "sh", "-c", "echo $$; kill -TERM $$"]
     with subprocess.Popen(
-        program, env=os.environ | {"PGPASSWORD": "geheim"}, stdout=subprocess.PIPE, text=True
+        program, env=os.environ | {"PGPASSWORD": "secret"}, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert int(process.stdout.readline()) == process.pid
@@ -303,20 +220,93 @@ def test_the_command_takes_this_ones_place() -> None:
 )
 def test_exit_status(command: Command, program: list[str], status: int) -> None:
     """The exit status is the command's, and a shell's where it cannot be run."""
-    ran = command("exec", "--server=myserver", "--user=app", "--", *program, PGPASSWORD="geheim")
+    ran = command("exec", "--server=myserver", "--user=app", "--", *program, PGPASSWORD="secret")
     assert ran.status == status
     assert bool(ran.err) == (status in (126, 127))
 
 
-def test_the_secret_is_in_no_argument_and_no_file(
-    azure15: Emulator, command: Command, tmp_path: Path
+# What is left
+
+REAPER = """
+import ctypes, os, subprocess, sys
+
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # whatever the command leaves running becomes our child
+status = subprocess.run(sys.argv[1:]).returncode
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        sys.exit(abs(status))
+"""
+ON_DISK = "import os, sys; del os.memfd_create; from azpg.__main__ import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("true", 0),
+        ("exit 7", 7),
+        ("kill -TERM $$", signal.SIGTERM),
+        ("kill -KILL $$", signal.SIGKILL),
+        ("kill -HUP $$", signal.SIGHUP),
+    ],
+)
+@pytest.mark.parametrize("home", [None, "/proc"])
+@pytest.mark.parametrize("start", [["-m", "azpg"], ["-c", ON_DISK]], ids=["in memory", "on disk"])
+def test_nothing_is_left(
+    tmp_path: Path, start: list[str], home: str | None, script: str, status: int
 ) -> None:
-    """The token is in the environment alone: not on the command line, not in the home folder."""
-    shown = "tr '\\0' '\\n' </proc/$$/cmdline; printf %s $PGPASSWORD"
-    ran = command("exec", "--server", "myserver", "--", "sh", "-c", shown)
-    token = ran.out.splitlines()[-1]
-    assert token.startswith("eyJ")
-    assert len(token) > 1000
-    assert token not in ran.out.removesuffix(token) + ran.err
-    written = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
-    assert not [path for path in written if token.encode() in path.read_bytes()]
+    """No file is left when a command has ended, in whatever way, without a home to write to too."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environ = os.environ | {"PGPASSWORD": "secret", "TMPDIR": str(temporary)}
+    del environ["HOME"]
+    environ |= {} if home is None else {"HOME": home}
+    exec_ = ["exec", "--server", "myserver", "--user", "app", "--"]
+    read = 'grep -c secret "$PGPASSFILE"; echo "$PGPASSFILE";'
+    done = subprocess.run(
+        [sys.executable, "-c", REAPER, sys.executable, *start, *exec_, "sh", "-c", read + script],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    count, path = done.stdout.split()
+    assert (count, path.startswith(str(temporary))) == ("1", start[0] == "-c")
+    assert done.returncode == status
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [["-m", "azpg"], ["-c", ON_DISK]], ids=["in memory", "on disk"])
+def test_a_command_that_is_not_found_leaves_nothing(tmp_path: Path, start: list[str]) -> None:
+    """The password file goes with azpg where the command cannot be started."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    words = [*start, "exec", "--server", "myserver", "--user", "app", "--", "no-such-command"]
+    done = subprocess.run(
+        [sys.executable, "-c", REAPER, sys.executable, *words],
+        env=os.environ | {"PGPASSWORD": "secret", "TMPDIR": str(temporary)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 127
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_output_ends_when_the_command_closes_it() -> None:
+    """The process that deletes the file keeps no pipe of the command's open."""
+    words = ["exec", "--server", "myserver", "--user", "app", "--"]
+    script = "echo here; exec >&-; read line"
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_DISK, *words, "sh", "-c", script],
+        env=os.environ | {"PGPASSWORD": "secret"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"here\n"
+        ended, _, _ = select.select([process.stdout], [], [], 30)
+        process.stdin.close()
+    assert ended

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
 
 import pytest
 from fix_django import PROJECT
+from fix_hostile import Hostile, ask_in_clear
 
 import azpg
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fix_django import Databases, Manage
     from fix_leaks import Tokens
     from fix_program import Program
@@ -77,15 +81,44 @@ def test_its_views_count(manage: Manage, program: Program, monkeypatch: pytest.M
 
 
 def test_dbshell_signs_in(manage: Manage) -> None:
-    """`manage.py dbshell` opens psql with a fresh token, over verified TLS, with its arguments."""
+    """`manage.py dbshell` runs psql with a fresh token, over verified TLS, with its arguments."""
     query = "select current_user, current_database()"
     printed = manage("dbshell", "--", "-At", "-c", query, "-c", r"\conninfo")
     assert "myapp|mydb\n" in printed
     assert "SSL connection (protocol: TLS" in printed
 
 
+def test_dbshell_takes_database_and_user(manage: Manage) -> None:
+    """Arguments of psql's name another database, and its user."""
+    query = "select current_user, current_database()"
+    assert "myapp|postgres\n" in manage("dbshell", "--", "-XAtc", query, "postgres", "myapp")
+
+
+def test_dbshells_token_is_in_no_variable_and_no_argument(
+    azure: Emulator, databases: Databases, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The token is in a password file that is there for psql, which reads it again to reconnect."""
+    script = r"\! echo $(cat /proc/$PPID/environ /proc/$PPID/cmdline | grep -c e[y]J)"
+    script += ' $(grep -c e[y]J "$PGPASSFILE")'
+    databases().client.runshell(["-Xq", "-c", r"\c postgres", "-c", script])
+    assert capfd.readouterr().out == "0 1\n"
+
+
+def test_a_script_in_dbshell_takes_the_token_nowhere(
+    azure: Emulator, databases: Databases, hostile: Callable[..., Hostile]
+) -> None:
+    r"""`\c` to another host reaches it without the token."""
+    server = hostile(ask_in_clear)
+    place = f"host={server.host} port={server.port} user=myapp dbname=mydb sslmode=disable"
+    with pytest.raises(CalledProcessError):
+        databases().client.runshell(["-Xwc", rf'\c "{place}"'])
+    assert server.connections == 1
+    assert b"myapp" in server.clear
+    assert b"eyJ" not in server.clear
+
+
 def test_dbshell_goes_nowhere_else(manage: Manage) -> None:
-    """Arguments that lead psql to another server, and the token with it, are refused."""
+    """Arguments that lead psql to another server are refused."""
     printed = manage("dbshell", "--", "-h", "elsewhere.example", status=1)
     assert "CommandError: -h leads psql to another server" in printed
 
@@ -93,7 +126,7 @@ def test_dbshell_goes_nowhere_else(manage: Manage) -> None:
 def test_dbshell_fails_as_psql_does(manage: Manage) -> None:
     """An error of psql's is an error of the command's."""
     printed = manage("dbshell", "--", "-c", "oops", status=1)
-    assert 'CommandError: "psql -c oops" returned non-zero exit status 1' in printed
+    assert re.search(r'CommandError: "psql .* -c oops" returned non-zero exit status 1', printed)
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -30,7 +30,7 @@ FLOORS = (
         "_fork",
     }
     | {"pool/_liveness", "_doctor/finding", "_doctor/handshake", "_doctor/vitals"},
-    {"_clouds", "_libpq", "_token", "_connector", "_refusals"},
+    {"_clouds", "_libpq", "_token", "_connector", "_passfile", "_psql", "_refusals"},
     {"_failures", "_doctor/way"},
     {"_sources", "_diagnose", "_flight"},
     {"_conninfo", "_tls/__init__", "_tls/roots", "_entra", "_explain", "pool/_causes"},
@@ -59,6 +59,8 @@ PURE = (
     "_retry",
     "_spelling",
     "_connector",
+    "_passfile",
+    "_psql",
     "_conninfo",
     "_diagnose",
     "_failures",

@@ -17,7 +17,7 @@ from azpg.__main__ import COMMANDS, main
 from azpg._clouds import AZURE_ROOTS
 
 if TYPE_CHECKING:
-    from fix_command import Command
+    from fix_command import Command, Terminal
     from fix_roots import Fingerprints
 
     from azpg.emulator import Emulator
@@ -121,6 +121,10 @@ def test_what_cannot_be_read(
             ["a token never goes to 'evil.example'"],
         ),
         (["psql", "--server", "myserver", "-h", "evil.example"], ["-h leads psql"]),
+        (["token"], ["--server myserver", "--cloud"]),
+        (["token", "--cloud", "mars"], ["cloud", "mars"]),
+        (["token", "--host", "evil.example"], ["a token never goes to 'evil.example'"]),
+        (["token", f"host={HOST} password=secret"], ["leave out password"]),
     ],
     ids=" ".join,
 )
@@ -172,6 +176,52 @@ def test_roots_as_pem(capsys: pytest.CaptureFixture[str], fingerprints: Fingerpr
     printed = capsys.readouterr().out
     assert set(fingerprints(printed.encode())) == AZURE_ROOTS
     ssl.create_default_context(cadata=printed)
+
+
+@pytest.mark.parametrize("words", [["--server", "myserver"], ["--cloud", "public"], []], ids=str)
+def test_token(
+    azure: Emulator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    """`azpg token` prints a fresh token and nothing else, whatever an earlier run has left."""
+    monkeypatch.setenv("PGPASSWORD", "eyJ.of.yesterday")
+    assert main(["token", *words]) == 0
+    printed = capsys.readouterr()
+    assert TOKEN.match(printed.out)
+    assert printed.out.count("\n") == 1
+    assert printed.err == ""
+
+
+def test_a_token_signs_in(azure: Emulator, command: Command, tools: Path) -> None:
+    """What `azpg token` prints is the password of its identity's role."""
+    token = command("token", "--server", "myserver").out.strip()
+    environ = os.environ | {"PGUSER": "myapp", "PGDATABASE": "postgres", "PGPASSWORD": token}
+    ran = subprocess.run(
+        [tools / "psql", "-XwAtc", "select 1"],
+        env=environ | {"PGSSLMODE": "verify-full"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout == "1\n", ran.stderr
+
+
+def test_no_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a token the status is 1, the hint is on stderr, and nothing is on stdout."""
+    with azure.fault(identity=400):
+        assert main(["token", "--server", "myserver"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "--client-id" in printed.err
+
+
+def test_a_token_on_a_terminal(azure: Emulator, terminal: Terminal) -> None:
+    """Whoever may look on sees a password, so there is a warning."""
+    ran = terminal(80, "token", "--cloud", "public")
+    assert ran.status == 0
+    assert "is a password" in ran.out.partition("eyJ")[0]
 
 
 def test_a_reader_that_has_gone() -> None:

@@ -16,7 +16,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base, client, creation
 
 from azpg._call import Call
-from azpg._child_env import check_psql, environment
+from azpg._child_env import psql
 from azpg._conninfo import PGBOUNCER_PORTS
 from azpg._options import hide_secret, hide_secrets
 from azpg.connection import Connection
@@ -42,23 +42,23 @@ vars(_psycopg).update(vars(psycopg), connect=Connection.connect)
 
 
 class DatabaseClient(client.DatabaseClient):
-    """psql, which finds all it needs, a fresh token too, in its environment alone."""
+    """psql, with a fresh token in a password file that is there for psql alone."""
 
     connection: DatabaseWrapper
 
     def runshell(self, parameters: Iterable[str]) -> None:
         """Run psql with arguments of its own: `manage.py dbshell -- -c "select 1"`."""
-        command = [self.executable_name, *parameters]
-        try:
-            check_psql(command[1:])
-        except ConfigError as error:
-            raise CommandError(str(error)) from None
         options = _options(self.connection.get_connection_params())
+        with self.connection.wrap_database_errors:
+            try:
+                command, child = psql(self.executable_name, [*parameters], options)
+            except ConfigError as error:
+                raise CommandError(str(error)) from None
         # Ctrl-C is for psql, which cancels its query
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with self.connection.wrap_database_errors:
-                subprocess.run(command, env=environment(**options), check=True)  # noqa: S603
+            with self.connection.wrap_database_errors, child.exported() as environ:
+                subprocess.run(command, env=environ, check=True)  # noqa: S603
         except (OSError, subprocess.CalledProcessError) as ex:
             raise ex.with_traceback(None)  # noqa: B904  # itself; its frames hold the token
         finally:
