@@ -214,6 +214,17 @@ TABLE = (
         "Connect again{long}",
         transient=True,
     ),
+    Row(
+        "protocol",
+        ConnectError,
+        r"(expected|invalid) authentication request|unexpected response from server|"
+        r"lost synchronization with server|authentication method \d+ not supported|"
+        r"SASL authentication mechanisms are supported|unsupported (SASL )?authentication|"
+        r"error while performing authentication|cannot read the server's answer|"
+        r"error sending password authentication",
+        "what answered does not follow PostgreSQL's protocol: check that {host}:{port} is the "
+        "PostgreSQL server or its PgBouncer, not a proxy or another service",
+    ),
     # PgBouncer alone knows more; it comes after all that it may have quoted
     Row(
         "pgbouncer-server",

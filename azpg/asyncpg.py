@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import psycopg
-from asyncpg.exceptions import ConnectionDoesNotExistError, TargetServerAttributeNotMatched
+from asyncpg.exceptions import (
+    ClientConfigurationError,
+    ConnectionDoesNotExistError,
+    InternalClientError,
+)
 
 from ._call import Call
 from ._libpq import NONEXISTENT_FILE, libpq_info
 from ._options import hide_secrets
+from ._redact import redact
 from ._spelling import quote
 from ._tls import ssl_context
 from .connection import UNSET, Unset
@@ -109,7 +114,7 @@ async def connect(
         try:
             if call.pause:
                 await asyncio.sleep(call.pause)
-            conn: asyncpg.Connection[Any] = await asyncpg.connect(
+            conn = await _connected(
                 **_arguments(
                     call.params(await call.answer_async(), await call.addresses_async()),
                     own,
@@ -119,7 +124,9 @@ async def connect(
             )
         except psycopg.Error as ex:
             call.failed(ex)
-        except (OSError, asyncpg.PostgresError, TargetServerAttributeNotMatched) as ex:
+        except ClientConfigurationError as ex:
+            call.failed(ConfigError(redact(str(ex))))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError) as ex:
             call.failed(psycopg.OperationalError(_in_libpqs_words(ex, call.plan.params)))
         except BaseException as ex:  # noqa: BLE001  # raised again
             del call  # and the frames below, which hold the password
@@ -130,6 +137,16 @@ async def connect(
     error = call.error
     del call
     raise error
+
+
+async def _connected(**arguments: Any) -> asyncpg.Connection[Any]:
+    try:
+        conn: asyncpg.Connection[Any] = await asyncpg.connect(**arguments)
+    except (AttributeError, LookupError, UnicodeDecodeError) as error:
+        # Raised by asyncpg's own code for messages that no PostgreSQL server sends
+        found = f"asyncpg cannot read the server's answer ({type(error).__name__}: {error})"
+        raise InternalClientError(found) from None
+    return conn
 
 
 def _joined(given: object) -> object:

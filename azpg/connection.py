@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
-from . import _fork
+from . import _cancel, _connect_steps, _fork
 from ._call import Call
 from ._tls.roots import shared_path
 from .errors import clean
@@ -18,7 +18,7 @@ from .errors import clean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from psycopg.abc import AdaptContext, ConnDict, ConnParam
+    from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGenConn
     from psycopg.pq.abc import PGconn
 
     from ._call import AsyncPassword, Password
@@ -144,6 +144,14 @@ class Connection(psycopg.Connection[Row]):
         del call
         raise error
 
+    def cancel(self) -> None:
+        """Cancel the current operation; the request is encrypted as the connection is.
+
+        It takes 5 s at most. Before libpq 17 it is psycopg's own, which is not encrypted.
+        """
+        if self._should_cancel():
+            _cancel.cancel(self.pgconn, super().cancel)
+
     def __repr__(self) -> str:
         return _with_sslmode(super().__repr__(), self.pgconn)
 
@@ -153,6 +161,10 @@ class Connection(psycopg.Connection[Row]):
         if conninfo:
             return super()._get_connection_params(conninfo, **kwargs)
         return kwargs if None not in kwargs.values() else _said(kwargs)
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        return cls((yield from _connect_steps.connect(conninfo)))
 
 
 class AsyncConnection(psycopg.AsyncConnection[Row]):
@@ -236,6 +248,15 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         del call
         raise error
 
+    def cancel(self) -> None:
+        """Cancel the current operation; the request is encrypted as the connection is.
+
+        It blocks the event loop, for 5 s at most: `await conn.cancel_safe()` does not. Before
+        libpq 17 it is psycopg's own, which is not encrypted.
+        """
+        if self._should_cancel():
+            _cancel.cancel(self.pgconn, super().cancel)
+
     def __repr__(self) -> str:
         return _with_sslmode(super().__repr__(), self.pgconn)
 
@@ -244,6 +265,10 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         if conninfo:
             return await super()._get_connection_params(conninfo, **kwargs)
         return kwargs if None not in kwargs.values() else _said(kwargs)
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        return cls((yield from _connect_steps.connect(conninfo)))
 
 
 def conninfo(

@@ -40,6 +40,11 @@ class Peer:
         while self._receive(1 << 16):
             pass
 
+    def finish(self) -> None:
+        """Say no more, and listen until the client goes."""
+        self._sock.shutdown(socket.SHUT_WR)
+        self.read_all()
+
     def packet(self) -> bytes:
         """Return one packet without a type, such as the startup packet."""
         return self.read(int.from_bytes(self.read(4)) - 4)

@@ -32,6 +32,8 @@ class Tunnel:
         self._listener = socket.create_server(address)
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
+        self.sent = bytearray()
+        """what clients sent, as anyone on the network reads it"""
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -63,7 +65,7 @@ class Tunnel:
         for sock in self._open:
             sock.close()
 
-    def _start(self, target: Callable[..., None], *args: socket.socket) -> None:
+    def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args)
         self._threads.append(thread)
         thread.start()
@@ -77,12 +79,13 @@ class Tunnel:
             except OSError:
                 return
             self._open += [near, far]
-            self._start(self._carry, near, far)
-            self._start(self._carry, far, near)
+            self._start(self._carry, near, far, self.sent)
+            self._start(self._carry, far, near, bytearray())
 
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, record: bytearray) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                record += data
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)

@@ -28,6 +28,8 @@ FLOORS = (
         "_spelling",
         "_credentials",
         "_fork",
+        "_cancel",
+        "_connect_steps",
     }
     | {"pool/_liveness", "_doctor/finding", "_doctor/handshake", "_doctor/vitals"},
     {"_clouds", "_libpq", "_token", "_connector", "_passfile", "_psql", "_refusals"},

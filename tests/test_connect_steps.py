@@ -1,0 +1,204 @@
+"""Verified servers that do not let a connection attempt end: connect() ends it all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import generators, waiting
+from psycopg.conninfo import make_conninfo
+
+import azpg
+from azpg import _connect_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_api import Api, AsyncApi, SyncApi
+    from fix_credentials import Credentials
+    from fix_hostile import Certificates, Hostile, Peer, Script
+    from fix_servers import Postgres
+
+CLEARTEXT = b"R\0\0\0\x08\0\0\0\x03"
+CONNECT_TIMEOUT = 2
+
+
+def ask_and_read(peer: Peer) -> None:
+    """Ask for the password again after each answer."""
+    while True:
+        peer.send(CLEARTEXT)
+        peer.message()
+
+
+def ask_and_read_nothing(peer: Peer) -> None:
+    """Ask for the password again and again."""
+    while True:
+        peer.send(CLEARTEXT * 1000)
+
+
+def ask_and_read_slowly(peer: Peer) -> None:
+    """Ask for the password many times at once, and read the answers a little at a time."""
+    peer.send(CLEARTEXT * 10_000)
+    while peer.read(1000):
+        threading.Event().wait(0.05)
+
+
+def trickle(peer: Peer) -> None:
+    """Send a message that takes an hour, byte by byte."""
+    peer.send(b"R\0\0\x7f\0")
+    while True:
+        peer.send(b"\0")
+        threading.Event().wait(0.05)
+
+
+@pytest.fixture
+def asked(
+    request: pytest.FixtureRequest,
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    credentials: Credentials,
+) -> dict[str, Any]:
+    """Return what connects to a server that plays one of the scripts after the startup packet."""
+
+    def talk(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        request.param(peer)
+
+    options = {"user": "me", "sslrootcert": certificates.root, "connect_timeout": CONNECT_TIMEOUT}
+    token = credentials.with_get_token()
+    return {**hostile(talk).address(), **options, "credential": token}
+
+
+ENDLESS = [ask_and_read, ask_and_read_nothing, ask_and_read_slowly, trickle]
+
+
+@pytest.mark.parametrize("asked", ENDLESS, indirect=True)
+def test_a_server_cannot_hold_a_connect(api: Api, asked: dict[str, Any]) -> None:
+    """connect() ends within connect_timeout, however the server keeps libpq busy."""
+    begun = time.monotonic()
+    with pytest.raises(azpg.ConnectError):
+        api.open(**asked)
+    assert time.monotonic() - begun < CONNECT_TIMEOUT + 1
+
+
+@pytest.mark.parametrize("asked", ENDLESS, indirect=True)
+def test_a_server_cannot_hold_the_event_loop(asked: dict[str, Any]) -> None:
+    """While a server keeps libpq busy, the other tasks of the event loop go on."""
+    pauses: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            begun = time.monotonic()
+            await asyncio.sleep(0.01)
+            pauses.append(time.monotonic() - begun)
+
+    async def connect() -> None:
+        ticking = asyncio.create_task(tick())
+        with pytest.raises(azpg.ConnectError):
+            await azpg.connect_async(**asked)
+        ticking.cancel()
+
+    asyncio.run(connect())
+    assert max(pauses) < 1
+
+
+@pytest.mark.parametrize("asked", [ask_and_read_nothing], indirect=True)
+def test_a_server_that_reads_no_answer_is_told_as_such(api: Api, asked: dict[str, Any]) -> None:
+    """The error says that PostgreSQL's protocol was not followed, and is not retried."""
+    with pytest.raises(azpg.ConnectError) as caught:
+        api.open(**asked | {"retry_timeout": 60})
+    assert caught.value.kind == "protocol"
+    assert f"port {asked['port']}" in str(caught.value)
+
+
+def test_a_long_password_is_sent_whole(
+    api: Api, hostile: Callable[[Script], Hostile], certificates: Certificates
+) -> None:
+    """A password of 12,000 characters, longer than any token, fits in what libpq sends at once."""
+    received: list[bytes] = []
+
+    def talk(peer: Peer) -> None:
+        peer.start_tls(certificates.right)
+        peer.packet()
+        peer.ask(3)
+        received.append(peer.message()[1])
+        peer.refuse('password authentication failed for user "me"', "28P01")
+
+    password = "long" * 3000
+    with pytest.raises(azpg.LoginError):
+        api.open(
+            **hostile(talk).address(), user="me", password=password, sslrootcert=certificates.root
+        )
+    assert received == [password.encode() + b"\0"]
+
+
+ROOTLESS = {"sslmode": "verify-full", "sslrootcert": "nowhere"}
+
+# The contract with psycopg
+
+
+def conninfo_of(postgres: Postgres, **changed: str) -> str:
+    """Return what libpq is handed."""
+    params = {name: str(value) for name, value in postgres.conninfo().items()}
+    return make_conninfo(**params | changed)
+
+
+def steps_of_psycopg(conninfo: str) -> Any:
+    """Return the connection, or the error, of psycopg's own generator."""
+    return outcome(generators.connect(conninfo))
+
+
+def outcome(steps: Any) -> Any:
+    """Return the connection that a generator makes, or its error."""
+    try:
+        return waiting.wait_conn(steps, interval=0.1)
+    except psycopg.Error as error:
+        return error
+
+
+def test_the_steps_are_psycopgs(postgres: Postgres) -> None:
+    """Psycopg's own generator makes a connection in the same state."""
+    conninfo = conninfo_of(postgres)
+    for pgconn in (outcome(_connect_steps.connect(conninfo)), steps_of_psycopg(conninfo)):
+        assert (pgconn.status, pgconn.nonblocking) == (psycopg.pq.ConnStatus.OK, 1)
+        pgconn.finish()
+
+
+@pytest.mark.parametrize("changed", [{"dbname": "nowhere"}, {"port": "1"}, {"port": "x"}, ROOTLESS])
+def test_the_errors_are_psycopgs(postgres: Postgres, changed: dict[str, str]) -> None:
+    """Psycopg's own generator raises an error of the same class with the same text."""
+    conninfo = conninfo_of(postgres, **changed)
+    found, expected = outcome(_connect_steps.connect(conninfo)), steps_of_psycopg(conninfo)
+    assert isinstance(found, psycopg.OperationalError)
+    assert (type(found), str(found)) == (type(expected), str(expected))
+    assert isinstance(found.pgconn, psycopg.errors.FinishedPGconn)
+
+
+def test_psycopg_takes_the_steps_from_the_hook(
+    api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Psycopg connects by `_connect_gen`, which is what azpg overrides."""
+    conninfos: list[str] = []
+    connect = _connect_steps.connect
+
+    def record(conninfo: str) -> Any:
+        conninfos.append(conninfo)
+        return connect(conninfo)
+
+    monkeypatch.setattr(_connect_steps, "connect", record)
+    with api.connect(**postgres.conninfo()):
+        assert len(conninfos) == 1
+
+
+def test_connects_without_the_hook(
+    api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a psycopg no longer calls the hook, its own steps connect."""
+    monkeypatch.delattr(api.connection_class, "_connect_gen")
+    with api.connect(**postgres.conninfo()) as conn:
+        assert api.row(conn, "select 1") == (1,)
