@@ -163,7 +163,9 @@ class Connection(psycopg.Connection[Row]):
         return kwargs if None not in kwargs.values() else _said(kwargs)
 
     @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+    def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
+        if others:  # of another psycopg, whose own steps know what they mean
+            return (yield from super()._connect_gen(conninfo, **others))
         return cls((yield from _connect_steps.connect(conninfo)))
 
 
@@ -267,7 +269,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         return kwargs if None not in kwargs.values() else _said(kwargs)
 
     @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+    def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
+        if others:  # of another psycopg, whose own steps know what they mean
+            return (yield from super()._connect_gen(conninfo, **others))
         return cls((yield from _connect_steps.connect(conninfo)))
 
 

@@ -202,3 +202,22 @@ def test_connects_without_the_hook(
     monkeypatch.delattr(api.connection_class, "_connect_gen")
     with api.connect(**postgres.conninfo()) as conn:
         assert api.row(conn, "select 1") == (1,)
+
+
+def test_connects_with_a_hook_of_another_signature(
+    api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a psycopg hands the hook more than azpg knows, its own steps connect."""
+    hook = api.connection_class._connect_gen
+    parent = api.connection_class.__mro__[1]
+    given: list[float] = []
+
+    def with_timeout(cls: Any, conninfo: str = "", *, timeout: float) -> Any:
+        given.append(timeout)
+        return cls((yield from generators.connect(conninfo)))
+
+    monkeypatch.setattr(parent, "_connect_gen", classmethod(with_timeout))
+    monkeypatch.setattr(api.connection_class, "_connect_gen", lambda info: hook(info, timeout=3))
+    with api.connect(**postgres.conninfo()) as conn:
+        assert api.row(conn, "select 1") == (1,)
+    assert given == [3]
