@@ -70,6 +70,23 @@ GUARDS = (
         ("test_clouds::test_a_cloud_that_would_cover_too_much_is_refused",),
     ),
     Guard(
+        "a cancel request is encrypted",
+        "_cancel",
+        "if psycopg.capabilities.has_cancel_safe():",
+        "if False:",
+        ("test_cancel::test_a_cancel_request_is_encrypted",),
+    ),
+    Guard(
+        "a server holds no connection attempt",
+        "_connect_steps",
+        "pgconn.nonblocking = 1",
+        "pass",
+        (
+            "test_connect_steps::test_a_server_cannot_hold_a_connect",
+            "test_connect_steps::test_a_server_cannot_hold_the_event_loop",
+        ),
+    ),
+    Guard(
         "server= is Azure's name or none",
         "_conninfo",
         "if cloud_of(server, clouds):",

@@ -91,17 +91,20 @@ def test_a_server_cannot_hold_the_event_loop(asked: dict[str, Any]) -> None:
     """While a server keeps libpq busy, the other tasks of the event loop go on."""
     pauses: list[float] = []
 
-    async def tick() -> None:
-        while True:
+    async def tick(ended: asyncio.Event) -> None:
+        while not ended.is_set():
             begun = time.monotonic()
             await asyncio.sleep(0.01)
             pauses.append(time.monotonic() - begun)
 
     async def connect() -> None:
-        ticking = asyncio.create_task(tick())
+        ended = asyncio.Event()
+        ticking = asyncio.create_task(tick(ended))
+        await asyncio.sleep(0)  # so that it has begun
         with pytest.raises(azpg.ConnectError):
             await azpg.connect_async(**asked)
-        ticking.cancel()
+        ended.set()
+        await ticking
 
     asyncio.run(connect())
     assert max(pauses) < 1
