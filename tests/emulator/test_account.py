@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pwd
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from azpg.emulator._account import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -19,15 +24,14 @@ def account() -> Account:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, account: Account) -> Path:
-    """Return a folder of that user's, whom nothing above it keeps out."""
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o711)
-    tmp_path.chmod(0o711)
-    folder = tmp_path / "private"
-    folder.mkdir(mode=0o700)
-    account.own(folder)
-    return folder
+def folder(account: Account) -> Iterator[Path]:
+    """Return a folder of that user's; unlike pytest's own, those above it let the user through."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        folder = Path(name, "private")
+        folder.mkdir(mode=0o700)
+        account.own(folder)
+        yield folder
 
 
 @pytest.mark.root
