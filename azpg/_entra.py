@@ -35,8 +35,9 @@ class EntraPassword:
 
     `credential` is any azure-identity credential, sync or async, or a function that makes one;
     without it the default credential of the cloud's authority, made once per process (`client_id`
-    chooses its user-assigned or workload identity). `cloud` is an `azpg.Cloud` or its name.
-    `timeout` is in seconds, for one token.
+    chooses its user-assigned or workload identity). Pass one object per user, and no proxy: tokens
+    are cached by the object. `cloud` is an `azpg.Cloud` or its name. `timeout` is in seconds, for
+    one token.
 
     The token is fetched once for all that share the credential and cloud: threads, tasks, event
     loops, pools. Calling the object returns it as text, `call_async()` does the same without

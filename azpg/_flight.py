@@ -265,8 +265,8 @@ class Slot:
 
 
 MANY_USERS = (
-    "%s returned a token of another user than before: no token of it is cached any more, and each "
-    "caller asks it for its own. Pass one credential object per user"
+    "%s returned a token of another user than before: its tokens are no longer cached, and each "
+    "caller asks for its own. Pass one credential object per user"
 )
 
 

@@ -66,7 +66,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """Move the clocks of this process, for one test."""
     clock = Clock()
     monkeypatch.setattr(time, "time", clock.time)
-    for module in ("_flight", "_entra"):
+    # _entra first: what is loaded here takes its clocks from _flight, and must find the real ones
+    for module in ("_entra", "_flight"):
         monkeypatch.setattr(f"azpg.{module}.clocks", clock.look)
     yield clock
     clock.leave()
