@@ -117,9 +117,10 @@ def test_a_program_writes_nothing(
 
 
 def test_a_missing_file_says_to_collect_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A frozen program without azpg's data raises a TLSError that says what to collect."""
+    """A frozen program without azpg's data, and without certifi's, is told what to collect."""
     monkeypatch.setattr(roots, "PEM_FILE", tmp_path / "roots.pem")
     monkeypatch.setattr(roots, "_own_pem", (tmp_path / "roots.pem").read_bytes)
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "cacert.pem"))
     roots._has_own_file.cache_clear()
     try:
         with pytest.raises(azpg.TLSError, match="collect azpg's data files") as caught:
