@@ -15,8 +15,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._entra import EntraPassword
-    from ._explain import Explanation, explain
+    from ._diagnosis.explain import Explanation, explain
+    from ._tokens.entra import EntraPassword
     from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
     from .pool import (
         AsyncConnectionPool,
@@ -61,12 +61,12 @@ __all__ = [
 _LATE = {
     "AsyncConnection": "connection",
     "Connection": "connection",
-    "EntraPassword": "_entra",
-    "Explanation": "_explain",
+    "EntraPassword": "_tokens.entra",
+    "Explanation": "_diagnosis.explain",
     "connect": "connection",
     "connect_async": "connection",
     "conninfo": "connection",
-    "explain": "_explain",
+    "explain": "_diagnosis.explain",
     **{name: "pool" for name in __all__ if "pool" in name.lower()},
 }
 """name -> the module that is loaded when it is first used"""

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from . import _passfile
-from ._call import Call
+from ._connect import Call
 from ._libpq import libpq_info, os_user_name, with_native_paths
 from ._psql import is_conninfo, read_arguments
 from ._tls.roots import shared_path
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from psycopg.abc import ConnParam
 
-    from ._call import Password
     from ._clouds import Cloud
-    from ._credentials import SyncCredential
+    from ._connect import Password
+    from ._tokens.credentials import SyncCredential
 
 KEPT = ("PGDATESTYLE", "PGGEQO", "PGTZ", "PG_COLOR", "PG_COLORS")
 """Variables that say neither where to, nor who, nor how."""

@@ -78,3 +78,11 @@ def sanitized(claim: object) -> str:
     text = str(claim) if isinstance(claim, str | int | float) else type(claim).__name__
     line = redact(text).replace("\n", " ")
     return line if len(line) <= CLAIM_CHARACTERS else f"{line[:CLAIM_CHARACTERS]}…"
+
+
+def quote(value: str, pattern: str = r"[\w.+-]{0,30}") -> str:
+    """Return a value for a message, or "…" if it may be more than it should be.
+
+    A misread string holds several values, and a password may be one of them.
+    """
+    return repr(value) if re.fullmatch(pattern, value) else "…"

@@ -8,8 +8,11 @@ import sys
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from . import _connector, _conninfo, _jwt, _options, _passfile, _retry, _sources
+from . import _jwt, _passfile, _retry
 from ._clouds import CLOUDS, Cloud
+from ._conninfo import options, sources
+from ._conninfo.resolve import Machine, Plan, Wishes, judge
+from ._conninfo.service_connector import CONNECTION_STRING, VARIABLES, identity
 from ._libpq import libpq_info, validation_error
 from ._tls.roots import replaceable_by, user_root_crt
 from .errors import ConfigError, LibpqConfigError
@@ -17,8 +20,8 @@ from .errors import ConfigError, LibpqConfigError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from ._connector import Identity
-    from ._sources import Said
+    from ._conninfo.service_connector import Identity
+    from ._conninfo.sources import Said
 
 logger = logging.getLogger("azpg")
 
@@ -31,7 +34,7 @@ class Settled:
 
     def __init__(
         self,
-        plan: _conninfo.Plan,
+        plan: Plan,
         secrets: Mapping[str, str],
         budget: float,
         connector: Identity | None,
@@ -63,15 +66,15 @@ def settle(
     """Return what the words come to, or raise `ConfigError` with all that is wrong with them."""
     wrong: list[str] = []
     if credential is not None or not issubclass(type(password), str | None):
-        wrong, credential, password = _options.without_proxies(credential, password)
+        wrong, credential, password = options.without_proxies(credential, password)
     text = password if isinstance(password, str) else ""
     resources = _resources(cloud)
     token = _jwt.entra_claims(text, resources) if text else None
     kind = type(credential)
     # No second look at what is as it should be by its class alone
-    if password is not None or (credential is not None and not _options.serves_all(kind)):  # type: ignore[arg-type]  # to mypy a class has its objects' hash
-        wrong += _options.misfits(credential, password, cloud, is_async=is_async)
-    around = _sources.surroundings()
+    if password is not None or (credential is not None and not options.serves_all(kind)):  # type: ignore[arg-type]  # to mypy a class has its objects' hash
+        wrong += options.misfits(credential, password, cloud, is_async=is_async)
+    around = sources.surroundings()
     words = (
         conninfo,
         server,
@@ -80,23 +83,23 @@ def settle(
         # Of these only whether they were given: no object of the caller's is kept, and no secret
         credential is None,
         client_id is None,
-        password if password is None else _options.kind(password),
+        password if password is None else options.kind(password),
         token is not None,
         *[(name, value if value is None else str(value)) for name, value in keywords.items()],
         around,
     )
     if not wrong and (settled := _KEPT.get(words)) is not None:
         return settled
-    environ = _sources.environment() if around else {}
-    said, problems = _sources.merge(conninfo, keywords, environ, server=server)
-    misread = _sources.misread(said, conninfo)
+    environ = sources.environment() if around else {}
+    said, problems = sources.merge(conninfo, keywords, environ, server=server)
+    misread = sources.misread(said, conninfo)
     for keyword in misread.keys() & said.keys():
         if keyword not in libpq_info().secrets:
             del said[keyword]
     problems += dict.fromkeys(misread.values())
     asked = said["connect_timeout"].value if "connect_timeout" in said else None
     # Then "no host is given" would be one problem too many
-    unread = bool(problems) and bool(conninfo or _connector.CONNECTION_STRING in environ)
+    unread = bool(problems) and bool(conninfo or CONNECTION_STRING in environ)
     unread = unread and all(v.by != "conninfo" for v in said.values())
     unread = unread or not misread.keys().isdisjoint(("host", "hostaddr"))
     by = said["password"].by if "password" in said and said["password"].value else None
@@ -109,18 +112,18 @@ def settle(
     if token is not None and (problem := _wrong_service(token)):
         problems.append(problem)
     root_file = "sslrootcert" in said and said["sslrootcert"].value
-    wishes = _conninfo.Wishes(
+    wishes = Wishes(
         server=server,
         cloud=cloud,
         pgbouncer=pgbouncer,
         credential=credential is not None,
         client_id=client_id is not None,
-        password=_options.kind(password),
+        password=options.kind(password),
         password_by=by,
         token=token is not None,
         unread=unread,
         replaceable=replaceable_by(said["sslrootcert"].value) if root_file else None,
-        wrong=(*problems, *wrong, *_options.placeholders(secrets)),
+        wrong=(*problems, *wrong, *options.placeholders(secrets)),
     )
     if credential is client_id is password is by is None and (
         found := _command_password(said, wishes, environ)
@@ -134,13 +137,13 @@ def settle(
             wrong=(*wishes.wrong, *([service] if service else [])),
         )
     plan = _plan(frozenset(said.items()), wishes)
-    connected = _sources.by(said, "host") == "Service Connector"
-    named = _connector.identity(environ) if connected else None
+    connected = sources.by(said, "host") == "Service Connector"
+    named = identity(environ) if connected else None
     settled = Settled(plan, secrets, _retry.budget(asked), named)
     # A secret may be among the words also where another outdoes it
-    secret = secrets or hidden or not environ.keys().isdisjoint(_connector.VARIABLES)
-    passing = _sources.may_name_a_service(conninfo, keywords, environ)
-    if not (secret or passing or root_file) and around == _sources.surroundings():
+    secret = secrets or hidden or not environ.keys().isdisjoint(VARIABLES)
+    passing = sources.may_name_a_service(conninfo, keywords, environ)
+    if not (secret or passing or root_file) and around == sources.surroundings():
         if len(_KEPT) >= MOST:
             _KEPT.clear()
         _KEPT[words] = settled
@@ -164,7 +167,7 @@ def _wrong_service(token: _jwt.Claims) -> str | None:
     )
 
 
-def check_token(text: str, plan: _conninfo.Plan) -> bool:
+def check_token(text: str, plan: Plan) -> bool:
     """Return whether a password that is known only now is a Microsoft Entra token.
 
     Raise `ConfigError` if it is one and must not go to the servers of this plan.
@@ -179,17 +182,15 @@ def check_token(text: str, plan: _conninfo.Plan) -> bool:
 
 
 def _command_password(
-    said: _sources.Merged, wishes: _conninfo.Wishes, environ: Mapping[str, str]
+    said: sources.Merged, wishes: Wishes, environ: Mapping[str, str]
 ) -> str | None:
     """Return the password that `azpg exec` handed over, if it is for these hosts and this user."""
-    if _sources.by(said, "passfile") != "environment":
+    if sources.by(said, "passfile") != "environment":
         return None
-    if not (known := _sources.command_passwords(environ)):
+    if not (known := sources.command_passwords(environ)):
         return None
     # The rules decide which hosts and ports these are, so they are applied for a password first
-    plan, problems = _conninfo.judge(
-        dict(said), wishes.replace(password_by="azpg exec"), _machine()
-    )
+    plan, problems = judge(dict(said), wishes.replace(password_by="azpg exec"), _machine())
     if problems:
         return None
     found = {known.get(place) for place in _passfile.places(plan.params)}
@@ -197,9 +198,9 @@ def _command_password(
 
 
 @cache
-def _machine() -> _conninfo.Machine:
+def _machine() -> Machine:
     libpq = libpq_info()
-    return _conninfo.Machine(
+    return Machine(
         keywords=frozenset(libpq.variables),
         libpq=libpq.version,
         defaults=libpq.defaults,
@@ -209,9 +210,9 @@ def _machine() -> _conninfo.Machine:
 
 
 @lru_cache(maxsize=MOST)
-def _plan(said: frozenset[tuple[str, Said]], wishes: _conninfo.Wishes) -> _conninfo.Plan:
+def _plan(said: frozenset[tuple[str, Said]], wishes: Wishes) -> Plan:
     # Here no secret is left among the words, so these are kept where the whole call is not.
-    plan, problems = _conninfo.judge(dict(sorted(said)), wishes, _machine())
+    plan, problems = judge(dict(sorted(said)), wishes, _machine())
     if problems:
         raise ConfigError(problems)
     # azpg never uses GSS encryption, but a value that libpq does not have is a mistake all the same

@@ -17,11 +17,12 @@ from asyncpg.exceptions import (
     InternalClientError,
 )
 
-from ._call import Call
+from azpg._redact import quote
+
+from ._connect import Call
+from ._conninfo.options import hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
-from ._options import hide_secrets
 from ._redact import redact
-from ._spelling import quote
 from ._tls import ssl_context
 from .connection import UNSET, Unset
 from .errors import ConfigError
@@ -29,10 +30,10 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ._call import AsyncPassword
     from ._clouds import Cloud
-    from ._conninfo import Plan
-    from ._credentials import Credential
+    from ._connect import AsyncPassword
+    from ._conninfo.resolve import Plan
+    from ._tokens.credentials import Credential
 
 __all__ = ["connect"]
 

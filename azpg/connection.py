@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from . import _cancel, _connect_steps, _fork
-from ._call import Call
+from ._connect import Call
 from ._tls.roots import shared_path
 from .errors import clean
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGenConn
     from psycopg.pq.abc import PGconn
 
-    from ._call import AsyncPassword, Password
     from ._clouds import Cloud
-    from ._credentials import Credential, SyncCredential
+    from ._connect import AsyncPassword, Password
+    from ._tokens.credentials import Credential, SyncCredential
 
 
 class Unset:

@@ -10,8 +10,10 @@ from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.engine import URL
 
-from . import _diagnose, _spelling
-from ._options import hide_secrets
+from azpg._redact import quote
+
+from ._conninfo.options import hide_secrets
+from ._diagnosis.classify import TRANSIENT
 from ._redact import Secret
 from .connection import AsyncConnection, Connection
 from .errors import ConfigError, ConnectError
@@ -57,7 +59,7 @@ class _OnAzpg(PGDialect_psycopg):
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         # A connect that may yet succeed is told by `error.connection_invalidated`.
-        passes = isinstance(e, ConnectError) and e.kind in _diagnose.TRANSIENT
+        passes = isinstance(e, ConnectError) and e.kind in TRANSIENT
         return passes or super().is_disconnect(e, connection, cursor)  # type: ignore[no-untyped-call]
 
     def on_connect(self) -> Callable[[Any], None]:
@@ -156,7 +158,7 @@ def _read(options: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any
             try:
                 read[name] = _READERS[name](value)
             except ValueError as error:
-                problems.append(f"{name}={_spelling.quote(value)} in the URL is no {error}")
+                problems.append(f"{name}={quote(value)} in the URL is no {error}")
     if problems:
         raise ConfigError(problems)
     return read

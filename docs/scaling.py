@@ -7,10 +7,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from azpg import _token
+from azpg._tokens.token import Clocks, answered, received
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from azpg._tokens.token import Chance
 
 RESERVED = 15
 """connections that Azure keeps for replication and monitoring"""
@@ -85,15 +87,15 @@ FLEETS = (
 )
 
 
-def asks(fleet: Fleet, start: float, chance: _token.Chance) -> Iterator[float]:
+def asks(fleet: Fleet, start: float, chance: Chance) -> Iterator[float]:
     """Yield the seconds at which one process asks for a token, by azpg's own rules."""
     held, now = None, start
     while now < DAY:
         yield now
-        clocks = _token.Clocks(now, now)
+        clocks = Clocks(now, now)
         refresh = None if fleet.refresh is None else now + fleet.refresh
-        token = _token.received("token", now + fleet.life, refresh, now=clocks, chance=chance)
-        held = _token.answered(held, token, clocks, chance)
+        token = received("token", now + fleet.life, refresh, now=clocks, chance=chance)
+        held = answered(held, token, clocks, chance)
         if held is None:
             raise ValueError(f"a token of {fleet.life} s is none to hold")
         now += held.ask_after

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from azpg._flight import SLOTS
+from azpg._tokens.cache import SLOTS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azpg import _token
+from azpg._tokens.token import Clocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,9 @@ class Clock:
         """Return the real time."""
         return self._time()
 
-    def look(self) -> _token.Clocks:
+    def look(self) -> Clocks:
         """Return both clocks."""
-        return _token.Clocks(self._monotonic() + self._running, self.time())
+        return Clocks(self._monotonic() + self._running, self.time())
 
     def of(self, azure: Emulator) -> None:
         """Let Azure's own clock go on with this one."""
@@ -66,8 +66,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """Move the clocks of this process, for one test."""
     clock = Clock()
     monkeypatch.setattr(time, "time", clock.time)
-    # _entra first: what is loaded here takes its clocks from _flight, and must find the real ones
-    for module in ("_entra", "_flight"):
-        monkeypatch.setattr(f"azpg.{module}.clocks", clock.look)
+    # entra first: it takes its clocks from cache when it is loaded, and must find the real ones
+    for module in ("entra", "cache"):
+        monkeypatch.setattr(f"azpg._tokens.{module}.clocks", clock.look)
     yield clock
     clock.leave()

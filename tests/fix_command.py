@@ -54,7 +54,7 @@ class Terminal(Protocol):
 
 _DEBUG = (
     "import logging, sys; logging.basicConfig(level=logging.DEBUG); "
-    "from azpg.__main__ import main; sys.exit(main())"
+    "from azpg._cli.main import main; sys.exit(main())"
 )
 
 

@@ -9,12 +9,12 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import azpg
-from azpg._call import Call
+from azpg._connect import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from azpg._conninfo import Plan
+    from azpg._conninfo.resolve import Plan
 
 OPTIONS = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
 

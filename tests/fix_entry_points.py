@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import azpg
 from azpg import _child_env
-from azpg._doctor.examine import examine
+from azpg._doctor.checks import examine
 
 if TYPE_CHECKING:
     from fix_api import Api

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fix_api import Api
 
     import azpg
-    from azpg._flight import Flight
+    from azpg._tokens.cache import Flight
     from azpg.emulator import Emulator, Principal
 
 CURRENT: contextvars.ContextVar[str] = contextvars.ContextVar("current user")

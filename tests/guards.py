@@ -40,7 +40,7 @@ GUARDS = (
     # Where a token may go
     Guard(
         "a token goes to Azure alone",
-        "_conninfo",
+        "_conninfo/resolve",
         "            self.problems += self.token_problems\n",
         "            pass\n",
         (
@@ -50,7 +50,7 @@ GUARDS = (
     ),
     Guard(
         "a token goes to hosts of one cloud",
-        "_conninfo",
+        "_conninfo/resolve",
         "[name for name in names if cloud_of(name) is not cloud]",
         "()",
         ("test_conninfo_hosts::test_a_token_goes_nowhere_else",),
@@ -88,7 +88,7 @@ GUARDS = (
     ),
     Guard(
         "server= is Azure's name or none",
-        "_conninfo",
+        "_conninfo/resolve",
         "if cloud_of(server, clouds):",
         "if plain(server):",
         ("test_conninfo_hosts::test_server_takes_no_other_name",),
@@ -141,7 +141,7 @@ GUARDS = (
     ),
     Guard(
         "no other password file counts in a command",
-        "_sources",
+        "_conninfo/sources",
         'if not path or path != environ.get("PGPASSFILE"):',
         "if not path:",
         ("test_passfile_commands::test_another_password_file_does_not_count",),
@@ -172,14 +172,14 @@ GUARDS = (
     ),
     Guard(
         "a token is never sent with verify-ca",
-        "_conninfo",
+        "_conninfo/resolve",
         'by == "keyword" and sign_in not in ("entra", "token")',
         'by == "keyword" and sign_in != "entra"',
         ("test_entra_text::test_a_token_is_never_sent_with_verify_ca",),
     ),
     Guard(
         "an EntraPassword is known behind a wrapper",
-        "_options",
+        "_conninfo/options",
         "    for _ in range(MAX_WRAPPERS):",
         "    for _ in range(1):",
         ("test_entra_text::test_an_entra_password_is_known_through_its_wrappers",),
@@ -187,21 +187,21 @@ GUARDS = (
     # Never in clear
     Guard(
         "nothing is said in clear",
-        "_conninfo",
+        "_conninfo/resolve",
         DECIDED,
         'self.params["sslmode"] = "prefer"',
         ("test_hostile_servers::test_nothing_but_the_request_for_tls_is_said_in_clear",),
     ),
     Guard(
         "a server is verified before anything is said",
-        "_conninfo",
+        "_conninfo/resolve",
         DECIDED,
         'self.params["sslmode"] = "require"',
         ("test_hostile_servers::test_a_bad_certificate_ends_before_anything_is_said",),
     ),
     Guard(
         "a weaker sslmode is raised",
-        "_conninfo",
+        "_conninfo/resolve",
         DECIDED,
         'self.default("sslmode", "verify-full")',
         (
@@ -211,14 +211,14 @@ GUARDS = (
     ),
     Guard(
         "no encryption is refused",
-        "_conninfo",
+        "_conninfo/resolve",
         'if mode == "disable":',
         "if False:",
         ("test_conninfo_tls::test_no_encryption_is_refused",),
     ),
     Guard(
         "GSS encryption does not take the place of TLS",
-        "_conninfo",
+        "_conninfo/resolve",
         'self.default("gssencmode", "disable")',
         "pass",
         ("test_conninfo_tls::test_gss_encryption_is_never_tried",),
@@ -285,7 +285,7 @@ GUARDS = (
     ),
     Guard(
         "a root file that another user could exchange is refused",
-        "_conninfo",
+        "_conninfo/resolve",
         'if self.wishes.replaceable == "anyone":',
         "if False:",
         ("test_roots_file::test_a_root_file_that_another_user_can_exchange_is_refused",),
@@ -293,35 +293,35 @@ GUARDS = (
     # What was judged is what is sent
     Guard(
         "what was emptied stays empty",
-        "_sources",
+        "_conninfo/sources",
         "        said.setdefault(keyword, Said(value=value, by=by))",
         "        _ = value and said.setdefault(keyword, Said(value=value, by=by))",
         ("test_conninfo_sent::test_an_empty_word_keeps_the_environment_out",),
     ),
     Guard(
         "what was set aside stays aside",
-        "_conninfo",
+        "_conninfo/resolve",
         "if places or keyword in self.params:",
         "if places:",
         ("test_conninfo_sent::test_a_place_set_aside_for_server_stays_aside",),
     ),
     Guard(
         "libpq finds nothing that azpg did not judge",
-        "_sources",
+        "_conninfo/sources",
         '    _add(said, variables, "environment")\n',
         "",
         ("test_conninfo_sent::test_libpq_reads_what_azpg_judged",),
     ),
     Guard(
         "a service is read as libpq reads it",
-        "_sources",
+        "_conninfo/sources",
         "            values.setdefault(keyword, value)",
         "            values[keyword] = value",
         ("test_sources::test_reads_every_source_as_libpq_does",),
     ),
     Guard(
         "nothing that changes meanwhile reaches libpq",
-        "_call",
+        "_connect",
         "params = self.plan.defaults | self.params(answer, addresses)",
         "params = self.params(answer, addresses)",
         ("test_libpq::test_nothing_that_changes_meanwhile_reaches_libpq",),
@@ -335,7 +335,7 @@ GUARDS = (
     ),
     Guard(
         "a guard that libpq lacks is an error",
-        "_conninfo",
+        "_conninfo/resolve",
         "            self.params.setdefault(keyword, value)\n        else:",
         "            self.params.setdefault(keyword, value)\n        elif False:",
         ("test_libpq::test_verify_ca_needs_a_libpq_with_require_auth",),
@@ -343,7 +343,7 @@ GUARDS = (
     # One user's token is never another's
     Guard(
         "a token belongs to its credential",
-        "_flight",
+        "_tokens/cache",
         "entry = self._slots.get(key)\n        if entry is not None and",
         "entry = next(iter(self._slots.values()), None)\n        if False and",
         (
@@ -353,56 +353,56 @@ GUARDS = (
     ),
     Guard(
         "an id that is used again opens nothing",
-        "_flight",
+        "_tokens/cache",
         "if entry is not None and entry[0]() is not credential:",
         "if False:",
         ("test_entra::test_an_entry_of_a_dead_credential_is_never_taken",),
     ),
     Guard(
         "a token dies with its credential",
-        "_flight",
+        "_tokens/cache",
         "return weakref.ref(credential, forget)",
         "return lambda: credential",
         ("test_entra::test_a_token_dies_with_its_credential",),
     ),
     Guard(
         "a default credential is one identity's",
-        "_flight",
+        "_tokens/cache",
         "key = authority, client_id",
         "key = authority, None",
         ("test_credentials::test_a_default_credential_is_made_once_for_each_identity",),
     ),
     Guard(
         "a proxy is no credential",
-        "_credentials",
+        "_tokens/credentials",
         "    if is_proxy(value):\n",
         "    if False:\n",
         ("test_proxies::test_a_proxy_is_refused_when_connecting",),
     ),
     Guard(
         "another user's token is not cached",
-        "_flight",
+        "_tokens/cache",
         "        self.many_users = True\n",
         "        self.many_users = False\n",
         ("test_shared_credential::test_another_users_refreshed_token_is_not_shared",),
     ),
     Guard(
         "a claim does nothing to a terminal",
-        "_token",
+        "_tokens/token",
         '        f"{name} {sanitized(value)}" for name',
         '        f"{name} {value}" for name',
         ("test_claims::test_a_nameless_tokens_ids_are_sanitized",),
     ),
     Guard(
         "a role's name is printable",
-        "_token",
+        "_tokens/token",
         "    if role is not None and role.isprintable():\n",
         "    if role is not None:\n",
         ("test_claims::test_a_user_name_that_is_not_printable_is_an_error",),
     ),
     Guard(
         "a token is for one cloud",
-        "_flight",
+        "_tokens/cache",
         "return entry[1].get(scope) or entry[1].setdefault(scope, Slot())",
         'return entry[1].setdefault("", Slot())',
         ("test_entra::test_two_clouds_have_two_tokens",),
@@ -432,7 +432,7 @@ GUARDS = (
     ),
     Guard(
         "an error's connection has no secret",
-        "_call",
+        "_connect",
         'changed = dataclasses.replace(pgconn, password=b"", info=info, error_message=said)',
         "changed = pgconn",
         (
@@ -456,8 +456,8 @@ GUARDS = (
     ),
     Guard(
         "a conninfo that cannot be read is not quoted",
-        "_sources",
-        "[_spelling.unreadable_conninfo(conninfo, str(error), libpq_info().variables)]",
+        "_conninfo/sources",
+        "[unreadable_conninfo(conninfo, str(error), libpq_info().variables)]",
         "[str(error) + conninfo]",
         (
             "test_conninfo_sent::test_no_piece_of_a_password_is_in_a_message",
@@ -476,7 +476,7 @@ GUARDS = (
     ),
     Guard(
         "a token is in no repr",
-        "_token",
+        "_tokens/token",
         'f"<Token of {len(self.text)} characters',
         'f"<Token {self.text}',
         (
@@ -486,21 +486,21 @@ GUARDS = (
     ),
     Guard(
         "a token is not pickled",
-        "_token",
+        "_tokens/token",
         'raise TypeError("a token is not pickled")',
         "return (str, (self.text,))",
         ("test_leaks::test_what_holds_a_token_does_not_show_it",),
     ),
     Guard(
         "a token is in no log",
-        "_flight",
+        "_tokens/cache",
         '"token from %s, good for %.0f s", name,',
         '"token from %s, good for %.0f s", outcome.text,',
         ("test_leaks::test_nothing_is_logged_of_a_token",),
     ),
     Guard(
         "the doctor prints no secret",
-        "_doctor/identity",
+        "_doctor/token",
         "value if name in _SHOWN else '…'",
         "value",
         ("doctor/test_examine::test_secrets_are_masked",),
@@ -514,7 +514,7 @@ GUARDS = (
     ),
     Guard(
         "a text that may be a password is in no frame of others",
-        "_options",
+        "_conninfo/options",
         "return value if plain and not _MAY_HOLD_SECRET.search(value) else Secret(value)",
         "return value",
         (
@@ -559,7 +559,7 @@ GUARDS = (
     ),
     Guard(
         "no file is written",
-        "_conninfo",
+        "_conninfo/resolve",
         'if keylog is not None and keylog != "keyword":',
         "if False:",
         (

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import certifi
 
 from azpg._clouds import AZURE_ROOTS
-from azpg._doctor import handshake
+from azpg._doctor.tls import read
 from azpg._tls import roots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from azpg._doctor.handshake import Certificate
+    from azpg._doctor.tls import Certificate
 
 # DigiCert Global Root CA, which certifi 2026.4.22 dropped
 KNOWN_TO_HAVE_LEFT = {"4348a0e9444c78cb265e058d5e8944b4d84f9662bd26db257f8934a443c70161"}
@@ -31,7 +31,7 @@ SOON = 365
 
 def seen(roots: Iterable[roots.Root]) -> dict[str, Certificate]:
     """Return what certificates say, by their SHA-256."""
-    return {each.sha256: each for each in handshake.read([root.der for root in roots])}
+    return {each.sha256: each for each in read([root.der for root in roots])}
 
 
 def show(title: str, found: Iterable[Certificate]) -> None:

@@ -290,7 +290,7 @@ def test_it_is_tried_again(
         if not opened and message.startswith("connecting again"):
             opened.append(dig((azure.hostaddr, azure.port), ("127.0.0.1", free_port)))
 
-    monkeypatch.setattr("azpg._call.logger.warning", coming_back)
+    monkeypatch.setattr("azpg._connect.logger.warning", coming_back)
     connect(server="myserver", hostaddr="127.0.0.1", port=free_port)
     assert opened
 

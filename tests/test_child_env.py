@@ -238,7 +238,7 @@ while True:
     except ChildProcessError:
         sys.exit(abs(status))
 """
-ON_DISK = "import os, sys; del os.memfd_create; from azpg.__main__ import main; sys.exit(main())"
+ON_DISK = "import os, sys; del os.memfd_create; from azpg._cli.main import main; sys.exit(main())"
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,16 @@ from sqlalchemy.exc import OperationalError
 
 import azpg
 import azpg.asyncpg
-from azpg import _child_env, _demo, _token
-from azpg._call import Call
+from azpg import _child_env
+from azpg._cli import demo
 from azpg._clouds import AZURE_PUBLIC
-from azpg._doctor import identity
-from azpg._doctor.examine import examine
-from azpg._doctor.finding import Step
+from azpg._connect import Call
+from azpg._doctor.checks import examine
 from azpg._doctor.report import Report
+from azpg._doctor.result import Step
+from azpg._doctor.token import judged
 from azpg._redact import CLAIM_CHARACTERS, sanitized
+from azpg._tokens.token import lifetime, nameless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,17 +128,17 @@ def test_a_claim_is_shown_as_one_short_printable_line() -> None:
 
 def test_a_nameless_tokens_ids_are_sanitized() -> None:
     """Neither an escape nor a hint of their own gets into the sentence."""
-    said = _token.nameless({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
+    said = nameless({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
     assert said.endswith("(appid a [2J, oid b HINT: run this)")
-    assert len(_token.nameless({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
+    assert len(nameless({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
 
 
 def test_numbers_beyond_any_clock_are_borne() -> None:
     """Times too large for a float neither break a token nor the doctor's look at it."""
     far = 10**2000
-    assert _token.lifetime({"iat": 0, "exp": far}) is None
+    assert lifetime({"iat": 0, "exp": far}) is None
     assert azpg.EntraPassword(Claiming({"upn": "alice", "iat": -far, "exp": far})).user() == "alice"
-    found = identity.judged({"nbf": far}, AZURE_PUBLIC, 0.0)
+    found = judged({"nbf": far}, AZURE_PUBLIC, 0.0)
     assert found.status == "warning"
     assert len(found.problem) < 2 * CLAIM_CHARACTERS
 
@@ -148,7 +150,7 @@ def test_the_demo_prints_no_claim_as_it_is(
     claims = {"aud": "\x1b[2J", "oid": "a\nb", "xms_mirid": "/a/b/myapp", "tid": "x"}
     password = azpg.EntraPassword(Claiming(claims))
     monkeypatch.setattr(azpg, "EntraPassword", lambda: password)
-    _demo._token_step()
+    demo._token_step()
     shown = capsys.readouterr().out
     assert printable(shown)
     assert "oid       a b\n" in shown

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg import _connector, _sources
-from azpg._doctor.examine import examine
-from azpg._doctor.finding import Setting, Step
+from azpg._conninfo import service_connector
+from azpg._conninfo.sources import Said, merge
+from azpg._doctor.checks import examine
+from azpg._doctor.result import Setting, Step
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def connector(**variables: str) -> dict[str, str]:
 
 def said(environ: dict[str, str], conninfo: str = "", **keywords: object) -> dict[str, str]:
     """Return what was said by whom, without a problem."""
-    merged, problems = _sources.merge(conninfo, keywords, environ)
+    merged, problems = merge(conninfo, keywords, environ)
     assert not problems
     return {name: f"{said.by}: {said.value}" for name, said in merged.items()}
 
@@ -108,7 +109,7 @@ def test_it_counts_only_where_nothing_else_names_a_server(
     else:
         environ |= {"PGSERVICE": "mine", "PGSERVICEFILE": str(file)}
     assert said(environ, **words) == {place: f"{source}: 192.0.2.1"}
-    assert not _sources.merge("", {}, connector(CONNECTIONSTRING=STRING), server="other")[0]
+    assert not merge("", {}, connector(CONNECTIONSTRING=STRING), server="other")[0]
 
 
 @given(
@@ -120,12 +121,12 @@ def test_it_counts_only_where_nothing_else_names_a_server(
 def test_what_else_is_said_beats_it(environ: dict[str, str]) -> None:
     """Every other word of the environment stays as it was said, an empty server's name apart."""
     environ = {name: value for name, value in environ.items() if name and "SERVICE" not in name}
-    alone, _ = _sources.merge("", {}, environ)
-    beside, _ = _sources.merge("", {}, environ | connector(CONNECTIONSTRING=STRING))
+    alone, _ = merge("", {}, environ)
+    beside, _ = merge("", {}, environ | connector(CONNECTIONSTRING=STRING))
     for name, word in alone.items():
         assert beside[name] == word or (name in {"host", "hostaddr"} and not word.value)
     if not (environ.get("PGHOST") or environ.get("PGHOSTADDR")):
-        assert beside["host"] == _sources.Said(value=HOST, by="Service Connector")
+        assert beside["host"] == Said(value=HOST, by="Service Connector")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_a_refused_service_principal_shows_no_secret(
     with pytest.raises(azpg.CredentialError, match="ClientSecretCredential") as caught:
         api.open()
     leaks.none_shown(caught.value, "pr1ncipal-secret")
-    shown = repr(_connector.identity(connector(**PRINCIPAL)))
+    shown = repr(service_connector.identity(connector(**PRINCIPAL)))
     assert shown == "<Identity 'the-app'>"
 
 

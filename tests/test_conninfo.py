@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg import _conninfo, _sources
+from azpg._conninfo.resolve import Machine, Wishes, judge
+from azpg._conninfo.sources import Said
 from azpg._libpq import NONEXISTENT_FILE, libpq_info
 
 if TYPE_CHECKING:
@@ -236,26 +237,26 @@ def test_the_environment_beats_what_is_filled_in(
 @pytest.mark.parametrize("linux", [True, False])
 def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
     """Elsewhere libpq refuses, or ignores, what the system lacks."""
-    machine = _conninfo.Machine(
+    machine = Machine(
         libpq=18, defaults={}, keywords=libpq_info().variables, linux=linux, root_crt=False
     )
-    said = {"host": _sources.Said(value=HOST, by="keyword")}
-    plan, _ = _conninfo.judge(said, _conninfo.Wishes(), machine)
+    said = {"host": Said(value=HOST, by="keyword")}
+    plan, _ = judge(said, Wishes(), machine)
     assert ("tcp_user_timeout" in plan.params) is linux
 
 
 @pytest.mark.parametrize("keyword", sorted(FILLED_IN))
 def test_a_default_needs_a_libpq_that_knows_it(keyword: str) -> None:
     """Where the libpq in use lacks a keyword it is not handed over."""
-    machine = _conninfo.Machine(
+    machine = Machine(
         libpq=18,
         defaults={},
         keywords=frozenset(libpq_info().variables) - {keyword},
         linux=True,
         root_crt=False,
     )
-    said = {"host": _sources.Said(value=HOST, by="keyword")}
-    plan, problems = _conninfo.judge(said, _conninfo.Wishes(), machine)
+    said = {"host": Said(value=HOST, by="keyword")}
+    plan, problems = judge(said, Wishes(), machine)
     assert not problems
     assert plan.params.keys().isdisjoint({keyword})
     assert plan.params.keys() >= FILLED_IN.keys() - {keyword}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg import _conninfo, _sources
+from azpg._conninfo.resolve import Machine, Wishes, judge, reached
+from azpg._conninfo.sources import Said
 
 if TYPE_CHECKING:
     from fix_conninfo import Handed, Planned, Problems
@@ -286,13 +287,13 @@ def test_the_hosts_that_are_reached_are_in_the_plan(planned: Planned) -> None:
 def test_a_host_of_many_addresses_is_spread_with_its_port() -> None:
     """Each name and port stands once for each address it was found at."""
     params = {"host": "a,a", "port": "1,2", "user": "u"}
-    assert _conninfo.reached(params, [["192.0.2.1", "::1"], ["192.0.2.3"]]) == {
+    assert reached(params, [["192.0.2.1", "::1"], ["192.0.2.3"]]) == {
         "host": "a,a,a",
         "port": "1,1,2",
         "hostaddr": "192.0.2.1,::1,192.0.2.3",
         "user": "u",
     }
-    assert _conninfo.reached({"host": "a,a", "port": "1"}, [["::1"], ["::2"]])["port"] == "1,1"
+    assert reached({"host": "a,a", "port": "1"}, [["::1"], ["::2"]])["port"] == "1,1"
 
 
 def test_hostaddr_beside_server_is_the_way(handed: Handed) -> None:
@@ -361,9 +362,9 @@ def test_hosts_may_be_given_with_an_address_each(handed: Handed) -> None:
 
 def test_the_rule_needs_no_libpq() -> None:
     """The rules are pure: a machine that knows no more than host and port is judged the same."""
-    said = {"host": _sources.Said(value="evil.example", by="conninfo")}
-    machine = _conninfo.Machine(
+    said = {"host": Said(value="evil.example", by="conninfo")}
+    machine = Machine(
         libpq=18, defaults={}, keywords=frozenset({"host", "port"}), linux=False, root_crt=False
     )
-    _, problems = _conninfo.judge(said, _conninfo.Wishes(), machine)
+    _, problems = judge(said, Wishes(), machine)
     assert "a token never goes to" in problems[0]

@@ -11,7 +11,8 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 import azpg
-from azpg import _conninfo, _sources
+from azpg._conninfo.resolve import SSLMODES, Machine, Plan, Wishes, judge
+from azpg._conninfo.sources import Said
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from fix_conninfo import Handed, Planned, Problems, Reading
     from fix_sources import Sources
+
+    from azpg._conninfo.sources import By
 
 # What libpq derives after its merge where nothing is said
 DERIVED = {"user", "dbname", "passfile", "sslcertmode"}
@@ -44,7 +47,7 @@ PLACES = st.sampled_from(
 )
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 LISTS = st.lists(PLACES | TEXTS, min_size=1, max_size=3).map(",".join)
-TLS = st.sampled_from([*_conninfo.SSLMODES, "", "Require", "verify_full", "1"])
+TLS = st.sampled_from([*SSLMODES, "", "Require", "verify_full", "1"])
 WORDS = st.fixed_dictionaries(
     {"host": LISTS},
     optional={
@@ -137,17 +140,17 @@ def test_any_words_are_refused_or_sent_as_they_were_judged(
         assert theirs.get(name, "") == value or (name in DERIVED and not value), name
 
 
-def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[str, ...]]:
+def judged(said: dict[str, str], **wishes: Any) -> tuple[Plan, tuple[str, ...]]:
     """Judge words that were said in a conninfo."""
-    machine = _conninfo.Machine(
+    machine = Machine(
         libpq=18,
         defaults={},
         keywords=frozenset(libpq_info().variables),
         linux=True,
         root_crt=False,
     )
-    merged = {name: _sources.Said(value=value, by="conninfo") for name, value in said.items()}
-    return _conninfo.judge(merged, _conninfo.Wishes(**wishes), machine)
+    merged = {name: Said(value=value, by="conninfo") for name, value in said.items()}
+    return judge(merged, Wishes(**wishes), machine)
 
 
 @settings(max_examples=300)
@@ -155,15 +158,13 @@ def judged(said: dict[str, str], **wishes: Any) -> tuple[_conninfo.Plan, tuple[s
 @example(said={"host": f"{NAME},{NAME}", "port": "5432,5432"}, by="conninfo")
 @example(said={"host": "c.postgres.cosmos.azure.com," + NAME}, by="conninfo")
 @example(said={"host": NAME, "sslmode": "verify-ca"}, by="keyword")
-def test_a_token_goes_only_to_verified_hosts_of_one_cloud(
-    said: dict[str, str], by: _sources.By
-) -> None:
+def test_a_token_goes_only_to_verified_hosts_of_one_cloud(said: dict[str, str], by: By) -> None:
     """Whatever is said, it is refused, or every host is one cloud's and verified by its name."""
-    machine = _conninfo.Machine(
+    machine = Machine(
         libpq=18, defaults={}, keywords=frozenset(libpq_info().variables), linux=True, root_crt=True
     )
-    merged = {name: _sources.Said(value=value, by=by) for name, value in said.items()}
-    plan, problems = _conninfo.judge(merged, _conninfo.Wishes(), machine)
+    merged = {name: Said(value=value, by=by) for name, value in said.items()}
+    plan, problems = judge(merged, Wishes(), machine)
     assert plan.sign_in == "entra"
     if problems:
         return

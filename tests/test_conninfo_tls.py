@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg import _conninfo, _sources
+from azpg._conninfo.resolve import Machine, Plan, Wishes, judge
+from azpg._conninfo.sources import Said
 from azpg._libpq import NONEXISTENT_FILE, libpq_info
 
 if TYPE_CHECKING:
@@ -40,14 +41,12 @@ def password(request: pytest.FixtureRequest) -> dict[str, Any]:
     return SIGN_INS[request.param]
 
 
-def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> _conninfo.Plan:
+def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> Plan:
     """Judge a password sign-in on a machine with, or without, a root.crt of libpq's."""
     keywords = frozenset(known or libpq_info().variables)
-    said = {name: _sources.Said(value=value, by="keyword") for name, value in words.items()}
-    machine = _conninfo.Machine(
-        libpq=18, defaults={}, keywords=keywords, linux=True, root_crt=root_crt
-    )
-    plan, problems = _conninfo.judge(said, _conninfo.Wishes(password="text"), machine)
+    said = {name: Said(value=value, by="keyword") for name, value in words.items()}
+    machine = Machine(libpq=18, defaults={}, keywords=keywords, linux=True, root_crt=root_crt)
+    plan, problems = judge(said, Wishes(password="text"), machine)
     assert not problems
     return plan
 

@@ -15,7 +15,8 @@ from azure.identity import (
 )
 
 import azpg
-from azpg import _diagnose
+from azpg._diagnosis import classify
+from azpg._tokens import credential_errors
 
 if TYPE_CHECKING:
     from fix_api import Api
@@ -125,7 +126,7 @@ def test_who_must_sign_in_again_is_told_so(
     ):
         api.open(credential=credential)
     assert caught.value.kind == "interaction-required"
-    assert caught.value.kind not in _diagnose.TRANSIENT
+    assert caught.value.kind not in classify.TRANSIENT
     assert description in str(caught.value)
     assert "sign in again" in caught.value.hint
     assert len(authority.forms) == 1
@@ -154,4 +155,4 @@ def test_az_that_wants_the_person_says_so(api: Api, az: Cli) -> None:
 )
 def test_what_only_a_person_can_mend_is_told_apart(error: Any, kind: str) -> None:
     """azure-identity's own error and Entra's codes say whether signing in again helps."""
-    assert _diagnose.credential("Some", error)[1] == kind
+    assert credential_errors.credential("Some", error)[1] == kind

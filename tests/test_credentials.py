@@ -18,7 +18,7 @@ from azure.identity import (
 )
 
 import azpg
-from azpg._flight import SLOTS
+from azpg._tokens.cache import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,13 +10,14 @@ import psycopg
 import pytest
 
 import azpg
-from azpg import _diagnose
-from azpg._failures import TABLE
+from azpg._diagnosis.classify import TRANSIENT, diagnose, telling
+from azpg._diagnosis.hints import Context
+from azpg._diagnosis.patterns import TABLE
 
 HOST = "myserver.postgres.database.azure.com"
 AT = 'connection failed: connection to server at "192.0.2.1", port 5432 failed: '
 FATAL = AT + "FATAL:  "
-CONTEXT = _diagnose.Context(
+CONTEXT = Context(
     host=HOST,
     port="5432",
     user="alice",
@@ -57,14 +58,14 @@ TEXTS = [(kind, text) for kind, found in SEEN.items() for text in found.texts]
 def test_a_text_that_was_seen_is_known(kind: str, text: str) -> None:
     """Its kind, its class and whether it may mend itself, in capitals or not."""
     for said in (text, text.upper(), text.lower()):
-        found = _diagnose.diagnose(said, CONTEXT)
+        found = diagnose(said, CONTEXT)
         meant = (kind, SEEN[kind].error, SEEN[kind].transient)
         assert (found.kind, found.error.__name__, found.transient) == meant
 
 
 def test_every_row_of_the_table_has_been_seen() -> None:
     """No row stands there on a guess, and every one says what to type."""
-    told = [_diagnose.telling(text) for _, text in TEXTS]
+    told = [telling(text) for _, text in TEXTS]
     assert {found[0].pattern for found in told if found} == {row.pattern for row in TABLE}
     assert list(dict.fromkeys(row.kind for row in TABLE)) == list(SEEN)
     assert all(row.hint for row in TABLE if row.kind != "config")
@@ -80,13 +81,13 @@ def test_a_kinds_rows_agree() -> None:
 def test_the_transient_are_those_of_the_table() -> None:
     """And a credential that took too long."""
     transient = {kind for kind, (_, transient, _) in SEEN.items() if transient}
-    assert transient | {"credential-timeout"} == _diagnose.TRANSIENT
+    assert transient | {"credential-timeout"} == TRANSIENT
 
 
 @pytest.mark.parametrize("text", ["", "something new", FATAL + "bouncer config error"])
 def test_a_text_that_none_knows_passes(text: str) -> None:
     """No guess: a ConnectError without a hint, and not tried again."""
-    found = _diagnose.diagnose(text, CONTEXT)
+    found = diagnose(text, CONTEXT)
     assert (found.kind, found.error, found.hint) == ("unknown", azpg.ConnectError, "")
     assert not found.transient
 
@@ -106,12 +107,12 @@ def test_the_telling_one_of_several_attempts_counts(texts: list[str], kind: str)
     for said in (texts, texts[::-1]):
         joined = f"{AT}{said[-1]}\nMultiple connection attempts failed. All failures were:\n"
         joined += "".join(f"- host: 'a', port: '5432', hostaddr: '192.0.2.1': {t}\n" for t in said)
-        assert _diagnose.diagnose(joined, CONTEXT).kind == kind
+        assert diagnose(joined, CONTEXT).kind == kind
 
 
 def test_a_servers_own_words_are_no_config_error() -> None:
     """Only libpq's text, which stands first, means the call: not what a server says."""
-    assert _diagnose.diagnose(FATAL + 'invalid foo value: "x"', CONTEXT).kind == "unknown"
+    assert diagnose(FATAL + 'invalid foo value: "x"', CONTEXT).kind == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_what_libpq_refuses_is_a_config_error(words: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("kind", "text"), TEXTS)
 def test_a_hint_is_filled_in(kind: str, text: str) -> None:
     """No template shows through."""
-    told = _diagnose.diagnose(text, CONTEXT).hint
+    told = diagnose(text, CONTEXT).hint
     assert "{" not in told
     assert "None" not in told.replace("prepare_threshold=None", "")
 
@@ -148,4 +149,4 @@ def test_a_secret_thrown_back_is_in_no_hint(kind: str, text: str) -> None:
     for secret in ("s3cret-s3cret", "deadbeef.12:34"):
         thrown = re.sub(r"""(["'\[])[^"'\]\n]*(["'\]])""", rf"\g<1>{secret}\2", text)
         for said in (f"{thrown} {secret}", f"{text}: {secret}", text.replace("x", secret)):
-            assert secret not in _diagnose.diagnose(said, CONTEXT).hint, kind
+            assert secret not in diagnose(said, CONTEXT).hint, kind

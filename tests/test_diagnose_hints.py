@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg import _diagnose
-from azpg._failures import STATES, TABLE
-from azpg._refusals import Row
+from azpg._diagnosis import classify, hints
+from azpg._diagnosis.patterns import STATES, TABLE, Row
 
 HOST = "myserver.postgres.database.azure.com"
 FATAL = 'connection failed: connection to server at "192.0.2.1", port 5432 failed: FATAL:  '
-CONTEXT = _diagnose.Context(
+CONTEXT = hints.Context(
     host=HOST,
     port="5432",
     user="alice",
@@ -28,7 +27,7 @@ CONTEXT = _diagnose.Context(
 
 def hint(text: str, **changes: Any) -> str:
     """Return the hint for a text."""
-    return _diagnose.diagnose(text, CONTEXT.replace(**changes)).hint
+    return classify.diagnose(text, CONTEXT.replace(**changes)).hint
 
 
 def test_an_unknown_role_is_told_how_to_make_it() -> None:
@@ -87,7 +86,7 @@ def test_names_in_statements_are_quoted(text: str, statement: str) -> None:
 def test_a_querys_error_tells_what_to_grant() -> None:
     """The relation that the server named; at a connect nothing that a server says is repeated."""
     text = "permission denied for table my orders\nLINE 1: select"
-    told = _diagnose.diagnose(text, CONTEXT, state="42501").hint
+    told = classify.diagnose(text, CONTEXT, state="42501").hint
     assert 'GRANT ALL ON table "my orders" TO "alice"' in told
     assert "orders" not in hint(text)
 
@@ -185,13 +184,13 @@ def test_quoted_names_decide_nothing(name: str, row: st.DataObject) -> None:
             ]
         )
     )
-    assert _diagnose.diagnose(FATAL + text.format(name, name), CONTEXT).kind == kind
+    assert classify.diagnose(FATAL + text.format(name, name), CONTEXT).kind == kind
 
 
 @given(row=st.sampled_from(TABLE), user=st.text(), dbname=st.text())
 def test_a_hint_holds_no_control_character(row: Row, user: str, dbname: str) -> None:
     """Whatever the names are."""
-    told = _diagnose._hint(row.hint, CONTEXT.replace(user=user, dbname=dbname), {})
+    told = hints.write_hint(row.hint, CONTEXT.replace(user=user, dbname=dbname), {})
     assert all(c.isprintable() or c == "\n" for c in told)
 
 
@@ -201,7 +200,7 @@ def test_a_hint_holds_no_control_character(row: Row, user: str, dbname: str) -> 
 @pytest.mark.parametrize(("state", "kind"), [item for item in STATES.items() if item[1]])
 def test_a_sqlstate_tells_what_a_foreign_text_does_not(state: str, kind: str) -> None:
     """A server may speak another language."""
-    found = _diagnose.diagnose("das geht nicht", CONTEXT, state=state)
+    found = classify.diagnose("das geht nicht", CONTEXT, state=state)
     assert found.kind == kind
     assert found.hint
 
@@ -209,11 +208,11 @@ def test_a_sqlstate_tells_what_a_foreign_text_does_not(state: str, kind: str) ->
 @pytest.mark.parametrize("state", ["08P01", "28000"])
 def test_a_wide_sqlstate_leaves_it_to_the_text(state: str) -> None:
     """PgBouncer says everything under 08P01, Microsoft Entra much under 28000."""
-    assert _diagnose.diagnose("das geht nicht", CONTEXT, state=state).kind == "unknown"
-    assert _diagnose.diagnose("query_wait_timeout", CONTEXT, state=state).transient
+    assert classify.diagnose("das geht nicht", CONTEXT, state=state).kind == "unknown"
+    assert classify.diagnose("query_wait_timeout", CONTEXT, state=state).transient
 
 
 def test_a_sqlstate_of_the_programs_own_is_left_alone() -> None:
     """A query's error may quote anything."""
     text = 'duplicate key: ("connection refused", timeout expired)'
-    assert _diagnose.diagnose(text, CONTEXT, state="23505") == _diagnose.UNKNOWN
+    assert classify.diagnose(text, CONTEXT, state="23505") == classify.UNKNOWN

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pytest
 
 import azpg
-from azpg import _diagnose
-from azpg._failures import CREDENTIALS, STATES, TABLE
-from azpg._refusals import compiled
+from azpg._diagnosis.classify import diagnose, telling
+from azpg._diagnosis.hints import Context
+from azpg._diagnosis.patterns import STATES, TABLE, compiled
+from azpg._tokens.credential_errors import CREDENTIALS, credential
 
 PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 CONTEXT = {
@@ -59,10 +60,10 @@ NO_TOKEN = [entry for entry in ENTRIES if entry.chapter == "No token"]
 @pytest.mark.parametrize("entry", FAILURES, ids=lambda entry: entry.said[:40])
 def test_an_entry_is_what_azpg_says(entry: Entry) -> None:
     """The kind, whether it may mend itself, and the hint, word for word."""
-    context = _diagnose.Context(**CONTEXT | CHANGES.get(entry.chapter, {}))  # type: ignore[arg-type]
+    context = Context(**CONTEXT | CHANGES.get(entry.chapter, {}))  # type: ignore[arg-type]
     states = [state for state, kind in STATES.items() if kind == entry.kind]
     state = states[0] if entry.chapter == "Queries" else ""
-    found = _diagnose.diagnose(entry.said, context, state=state)
+    found = diagnose(entry.said, context, state=state)
     assert (found.kind, found.transient) == (entry.kind, entry.transient)
     assert found.hint == entry.hint
 
@@ -70,13 +71,13 @@ def test_an_entry_is_what_azpg_says(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", NO_TOKEN, ids=lambda entry: entry.said[:40])
 def test_a_credentials_entry_is_what_azpg_says(entry: Entry) -> None:
     """The kind and the hint of a default credential that says so."""
-    _, kind, hint = _diagnose.credential("DefaultAzureCredential", RuntimeError(entry.said))
+    _, kind, hint = credential("DefaultAzureCredential", RuntimeError(entry.said))
     assert (kind, hint) == (entry.kind, entry.hint)
 
 
 def test_the_page_is_whole() -> None:
     """Every row of the table has an entry, and everything known of credentials."""
-    told = [_diagnose.telling(entry.said) for entry in FAILURES]
+    told = [telling(entry.said) for entry in FAILURES]
     assert {found[0].pattern for found in told if found} == {row.pattern for row in TABLE}
     for pattern, hint in CREDENTIALS.items():
         assert any(

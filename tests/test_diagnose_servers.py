@@ -14,7 +14,7 @@ import psycopg_pool
 import pytest
 
 import azpg
-from azpg._failures import TABLE
+from azpg._diagnosis.patterns import TABLE
 
 if TYPE_CHECKING:
     from fix_failures import Servers

@@ -14,8 +14,8 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import azpg
-from azpg import _credentials
-from azpg._flight import SLOTS
+from azpg._tokens.cache import SLOTS
+from azpg._tokens.credentials import DefaultCredential
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,12 +160,10 @@ def test_the_default_credential_asks_the_clouds_authority(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sovereign cloud's default credential signs in at its authority, or the environment's."""
-    made = _credentials.DefaultCredential(azpg.AZURE_CHINA.authority, None)
+    made = DefaultCredential(azpg.AZURE_CHINA.authority, None)
     assert made.options == {"authority": azpg.AZURE_CHINA.authority}
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", "login.example")
-    assert (
-        "authority" not in _credentials.DefaultCredential("login.microsoftonline.com", None).options
-    )
+    assert "authority" not in DefaultCredential("login.microsoftonline.com", None).options
 
 
 # Whose token

@@ -185,9 +185,9 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
         import time
 
         import azpg
-        from azpg import _flight
+        from azpg._tokens import cache
 
-        _flight.FORK_WAIT = 1.0
+        cache.FORK_WAIT = 1.0
         parent = os.getpid()
         hanging = Gate()
 

@@ -15,7 +15,7 @@ import psycopg_pool
 import pytest
 
 import azpg
-from azpg._flight import SLOTS, Flight
+from azpg._tokens.cache import SLOTS, Flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,9 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 import azpg
-from azpg import _conninfo, _libpq, _sources
+from azpg import _libpq
+from azpg._conninfo.resolve import Machine, Wishes, judge
+from azpg._conninfo.sources import Said, merge
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
@@ -231,18 +233,18 @@ def test_the_table_of_versions_names_keywords() -> None:
 def test_verify_ca_needs_a_libpq_with_require_auth(keyword: str, mode: str) -> None:
     """A keyword that protects a connection to Azure is never left out because libpq lacks it."""
     params = {
-        "host": _sources.Said(value=HOST, by="keyword"),
-        "sslmode": _sources.Said(value=mode, by="keyword"),
+        "host": Said(value=HOST, by="keyword"),
+        "sslmode": Said(value=mode, by="keyword"),
     }
     info = libpq_info()
-    platform = _conninfo.Machine(
+    platform = Machine(
         keywords=info.variables.keys() - {keyword},
         libpq=12,
         defaults=info.defaults,
         linux=True,
         root_crt=False,
     )
-    _, problems = _conninfo.judge(params, _conninfo.Wishes(password="text"), platform)
+    _, problems = judge(params, Wishes(password="text"), platform)
     (problem,) = problems
     assert f"libpq {_libpq.SINCE[keyword]}" in problem
     assert "libpq 12" in problem
@@ -304,7 +306,7 @@ def test_a_guard_in_the_environment_is_not_lost_on_an_older_libpq(
         info.variables.pop(keyword, None)
     monkeypatch.setattr(_libpq, "libpq_info", lambda: info)
     environ = {variable: "x"}
-    _, found = _sources.merge("", {}, environ)
+    _, found = merge("", {}, environ)
     assert [problem for problem in found if problem.startswith(variable)]
 
 

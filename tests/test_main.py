@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import azpg
-from azpg.__main__ import COMMANDS, main
+from azpg._cli.main import COMMANDS, main
 from azpg._clouds import AZURE_ROOTS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_every_subcommand_has_an_example(
 def test_help_is_quick() -> None:
     """`azpg --help` imports neither azure.identity nor cryptography, certifi or the emulator."""
     code = (
-        "import sys\nfrom azpg.__main__ import main\n"
+        "import sys\nfrom azpg._cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "print(*sys.modules, file=sys.stderr)"
     )

@@ -10,8 +10,9 @@ import pytest
 from cryptography import x509
 
 import azpg
-from azpg import _retry, _token
+from azpg import _retry
 from azpg._tls import roots
+from azpg._tokens.token import FIRST_PAUSE, LONGEST_PAUSE, MARGIN, Clocks, received
 
 ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs" / "explanation"
@@ -32,10 +33,8 @@ def drawn(path: Path) -> list[ET.Element]:
 
 def asked_ahead(life: float, refresh_on: float | None) -> list[float]:
     """Return the seconds after which the next token is asked for at the earliest and latest."""
-    now = _token.Clocks(0.0, 0.0)
-    return [
-        _token.received("", life, refresh_on, now=now, chance=chance).ahead for chance in (min, max)
-    ]
+    now = Clocks(0.0, 0.0)
+    return [received("", life, refresh_on, now=now, chance=chance).ahead for chance in (min, max)]
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
@@ -58,9 +57,9 @@ def test_the_life_of_a_token_is_drawn_to_the_second() -> None:
     earliest, latest = asked_ahead(DAY, DAY / 2)
     assert f"{earliest / 3600:.0f}:00{TO}" in words
     assert f"{latest // 3600:.0f}:{latest % 3600 / 60:.0f}" in words
-    assert f"The last {_token.MARGIN:.0f} s" in words
-    assert {f"59:{60 - _token.MARGIN:.0f}", f"23:59:{60 - _token.MARGIN:.0f}"} <= set(words)
-    pauses = (_token.FIRST_PAUSE, 2 * _token.FIRST_PAUSE, _token.LONGEST_PAUSE)
+    assert f"The last {MARGIN:.0f} s" in words
+    assert {f"59:{60 - MARGIN:.0f}", f"23:59:{60 - MARGIN:.0f}"} <= set(words)
+    pauses = (FIRST_PAUSE, 2 * FIRST_PAUSE, LONGEST_PAUSE)
     assert "within {:.0f} s, then {:.0f} s, and so on up to {:.0f} s".format(*pauses) in " ".join(
         words
     )
@@ -70,11 +69,11 @@ def test_the_steps_of_a_connection_name_their_modules() -> None:
     """Each module that is drawn is there, and the page names it too."""
     modules = {word for word in texts("connection.svg") if word.startswith("_")}
     page = (EXPLANATION / "connection.md").read_text("utf-8")
-    assert len(modules) == 7
+    assert len(modules) == 6
     for module in modules:
         name = module.rstrip("/")
         assert (ROOT / "azpg" / name).is_dir() or (ROOT / "azpg" / f"{name}.py").is_file()
-        assert f"`{name}`" in page
+        assert f"`{name}" in page
     assert f"again from 3, for {_retry.BUDGET:.0f} s" in " ".join(texts("connection.svg"))
 
 

@@ -25,10 +25,10 @@ from werkzeug.local import LocalProxy
 
 import azpg
 import azpg.asyncpg
-from azpg import _child_env, _flight
-from azpg._doctor.examine import examine
-from azpg._doctor.finding import Step
-from azpg._flight import SLOTS
+from azpg import _child_env
+from azpg._doctor.checks import examine
+from azpg._doctor.result import Step
+from azpg._tokens.cache import MAX_STRONG_CREDENTIALS, SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -337,7 +337,7 @@ def test_credentials_without_weak_references_are_bounded() -> None:
     for number in range(1000):
         assert azpg.EntraPassword(Slotted(number))() == f"token {number}.1"
     gc.collect()
-    assert Slotted.alive - before == _flight.MAX_STRONG_CREDENTIALS == 100
+    assert Slotted.alive - before == MAX_STRONG_CREDENTIALS == 100
     assert len(SLOTS.all()) == 100
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 from sentry_sdk.serializer import serialize
 
-from azpg._options import hide_secrets
+from azpg._conninfo.options import hide_secrets
 from azpg._redact import MIN_SECRET_LENGTH, Secret, redact
 
 LONG = "correct horse battery staple " * 5

@@ -13,7 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 import azpg
 import azpg.asyncpg
-from azpg import _retry, _token
+from azpg import _retry
+from azpg._tokens.token import LATE, MARGIN, ONE_REPLACEMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -92,9 +93,9 @@ def test_the_times_are_those_of_the_code() -> None:
     """The page has the seconds that cannot be set."""
     seconds = [float(value) for value in table("Times that cannot be set")]
     assert seconds == [
-        _token.MARGIN,
-        _token.LATE,
-        _token.ONE_REPLACEMENT,
+        MARGIN,
+        LATE,
+        ONE_REPLACEMENT,
         _retry.FIRST,
         _retry.CAP,
         _retry.POOL_CAP,

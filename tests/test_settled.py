@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg import _settled, _sources
+from azpg import _settled
+from azpg._conninfo import sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,14 +33,14 @@ def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
 def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of the conninfos that are merged with all else."""
     merged: list[str] = []
-    merge = _sources.merge
+    merge = sources.merge
 
     def counted(conninfo: str, *args: Any, **options: Any) -> Any:
         """Merge, and note it."""
         merged.append(conninfo)
         return merge(conninfo, *args, **options)
 
-    monkeypatch.setattr(_sources, "merge", counted)
+    monkeypatch.setattr(sources, "merge", counted)
     return merged
 
 
@@ -88,7 +89,7 @@ def test_a_variable_counts_from_the_next_call_on(
 ) -> None:
     """Set, changed and deleted, also where Python keeps its environment in another way."""
     if held.endswith("alone"):
-        monkeypatch.setattr("azpg._sources.os.name", "other")
+        monkeypatch.setattr("azpg._conninfo.sources.os.name", "other")
 
     for name in ("one", "two"):
         monkeypatch.setenv("PGDATABASE", name)

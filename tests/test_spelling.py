@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 import azpg
-from azpg import _sources, _spelling
+from azpg._conninfo.sources import merge
+from azpg._conninfo.suggestions import placeholder
 from azpg._libpq import libpq_info
 
 HOST = "myserver.postgres.database.azure.com"
@@ -167,20 +168,20 @@ def test_a_uri_that_is_misread_is_told_what_to_encode(text: str) -> None:
 )
 def test_a_good_conninfo_is_no_problem(text: str) -> None:
     """What libpq reads as it was meant stays untouched."""
-    assert _sources.merge(text, {}, {})[1] == []
+    assert merge(text, {}, {})[1] == []
 
 
 @pytest.mark.parametrize("text", ["{your_password}", "{your-host}", "<your db>", "{Your Name}"])
 def test_a_placeholder_is_seen(text: str) -> None:
     """In the manners of the portal and of its pages, alone or inside a value."""
-    assert _spelling.placeholder(text) == text
-    assert _spelling.placeholder(f"a{text}b") == text
+    assert placeholder(text) == text
+    assert placeholder(f"a{text}b") == text
 
 
 @pytest.mark.parametrize("text", ["", "your_password", "{pw}", "a<b>c", "{your", "<yourself"])
 def test_another_value_is_no_placeholder(text: str) -> None:
     """A password may hold braces."""
-    assert _spelling.placeholder(text) is None
+    assert placeholder(text) is None
 
 
 # A password of letters no message has: any of them in a message is a piece of the password

@@ -214,7 +214,7 @@ def test_a_connect_waits_for_a_server_that_comes_back(
         if not opened and message.startswith("connecting again"):
             opened.append(dig((azure.hostaddr, azure.port), ("127.0.0.1", free_port)))
 
-    monkeypatch.setattr("azpg._call.logger.warning", coming_back)
+    monkeypatch.setattr("azpg._connect.logger.warning", coming_back)
     url = f"postgresql+azpg://:{free_port}/?server=myserver&hostaddr=127.0.0.1"
     assert engines.scalar(engines.make(url), WHO) == "myapp"
     assert opened

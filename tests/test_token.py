@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg import _jwt, _token
+from azpg import _jwt
+from azpg._tokens import token as token_module
 
 ALICE = {"tid": "t", "oid": "alice", "sub": "a"}
 GROUP = "/subscriptions/0/resourcegroups/rg/providers/"
@@ -23,11 +24,13 @@ def jwt(claims: object) -> str:
     return f"e30.{body}.signature"
 
 
-def token(claims: object) -> _token.Token:
+def token(claims: object) -> token_module.Token:
     """Return a token with these claims as it came in."""
-    now = _token.Clocks(0.0, 1_800_000_000.0)
+    now = token_module.Clocks(0.0, 1_800_000_000.0)
     expires_on = now.wall + 3600
-    return _token.received(jwt(claims), expires_on, None, now=now, chance=lambda low, _high: low)
+    return token_module.received(
+        jwt(claims), expires_on, None, now=now, chance=lambda low, _high: low
+    )
 
 
 def test_a_token_knows_its_role() -> None:
@@ -85,7 +88,7 @@ def test_a_token_that_names_nobody_says_so() -> None:
 )
 def test_the_user_is_in_the_claims(claims: dict[str, Any], user: str | None) -> None:
     """A person's name first, then a managed identity's resource; else nobody."""
-    assert _token.user(_jwt.claims(jwt(claims))) == user
+    assert token_module.user(_jwt.claims(jwt(claims))) == user
 
 
 @pytest.mark.parametrize("text", ["a?>~", "ü" * 3, "x" * 41])
@@ -123,24 +126,24 @@ def test_any_text_is_read_or_not(text: str) -> None:
     """Whatever a credential returns, reading it raises nothing."""
     claims = _jwt.claims(text)
     assert isinstance(claims, dict)
-    assert isinstance(_token.nameless(claims), str)
+    assert isinstance(token_module.nameless(claims), str)
 
 
 def test_a_service_principal_is_told_by_its_ids() -> None:
     """No name: the kind, appid and oid say whose token it is."""
-    assert _token.nameless({"appid": "an-id", "oid": "another"}) == (
+    assert token_module.nameless({"appid": "an-id", "oid": "another"}) == (
         "the token is a service principal's and holds no name (appid an-id, oid another)"
     )
-    assert "a service principal's" in _token.nameless({"azp": "an-id"})
+    assert "a service principal's" in token_module.nameless({"azp": "an-id"})
 
 
 def test_a_token_of_no_kind_is_told_too() -> None:
     """Neither person nor service principal, or no JWT at all."""
-    assert _token.nameless({"oid": "x"}) == (
+    assert token_module.nameless({"oid": "x"}) == (
         "the token is of no known kind and holds no name (oid x)"
     )
-    assert _token.nameless({"tid": "x"}) == "the token is of no known kind and holds no name"
-    assert _token.nameless({}) == "the token is no JWT that can be read, so it names no user"
+    assert token_module.nameless({"tid": "x"}) == "the token is of no known kind and holds no name"
+    assert token_module.nameless({}) == "the token is no JWT that can be read, so it names no user"
 
 
 # Whose a token is
@@ -161,7 +164,7 @@ def test_a_token_of_no_kind_is_told_too() -> None:
 )
 def test_a_token_says_whose_it_is(claims: dict[str, Any], subject: dict[str, str]) -> None:
     """By the ids of tenant and user; by its names only if it has neither `oid` nor `sub`."""
-    assert _token.subject(claims) == subject
+    assert token_module.subject(claims) == subject
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,6 @@ def test_a_token_says_whose_it_is(claims: dict[str, Any], subject: dict[str, str
 )
 def test_two_tokens_are_of_one_user_or_not(other: dict[str, str], same: bool) -> None:
     """They are one user's if they have an id in common and contradict each other in none."""
-    assert _token.same_subject(ALICE, other) is same
-    assert _token.same_subject(other, ALICE) is same
-    assert _token.same_subject(other, other)
+    assert token_module.same_subject(ALICE, other) is same
+    assert token_module.same_subject(other, ALICE) is same
+    assert token_module.same_subject(other, other)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azpg import _jwt, _token
-from azpg._token import MARGIN, Clocks, Held, Token
+from azpg import _jwt
+from azpg._tokens import token as token_module
+from azpg._tokens.token import MARGIN, Clocks, Held, Token
 
 HOUR, DAY = 3600.0, 86_400.0
 NOON = Clocks(50.0, 1_800_000_000.0)
@@ -43,16 +44,19 @@ def jwt(issued: float, expires: float, number: int = 0) -> str:
 
 
 def opaque(
-    life: float, refresh: float | None = None, chance: _token.Chance = lowest, text: str = "text"
+    life: float,
+    refresh: float | None = None,
+    chance: token_module.Chance = lowest,
+    text: str = "text",
 ) -> Token:
     """Return a token that came in at noon, and tells nothing of itself."""
     refresh_on = None if refresh is None else NOON.wall + refresh
-    return _token.received(text, NOON.wall + life, refresh_on, now=NOON, chance=chance)
+    return token_module.received(text, NOON.wall + life, refresh_on, now=NOON, chance=chance)
 
 
 def hold(token: Token) -> Held:
     """Return the state right after a token came in."""
-    held = _token.answered(None, token, token.received, lowest)
+    held = token_module.answered(None, token, token.received, lowest)
     assert held is not None
     return held
 
@@ -75,12 +79,12 @@ def test_a_token_is_handed_out_until_its_margin() -> None:
 def test_a_token_that_comes_late_is_never_handed_out(life: float) -> None:
     """With a life no longer than the margin it is not usable, and not held."""
     assert not opaque(life).usable(NOON)
-    assert _token.answered(None, opaque(life), NOON, lowest) is None
+    assert token_module.answered(None, opaque(life), NOON, lowest) is None
 
 
 def test_a_tokens_text_is_in_no_repr() -> None:
     """Its length and its end are enough to tell one from another."""
-    token = _token.received("s3cret", 1_000_600.0, None, now=NOON, chance=lowest)
+    token = token_module.received("s3cret", 1_000_600.0, None, now=NOON, chance=lowest)
     assert repr(token) == "<Token of 6 characters, expires_on=1000600>"
     assert "s3cret" not in f"{token} {[token]} {Held(token=token, ask_after=1.0)}"
 
@@ -127,7 +131,9 @@ def test_due_is_told_by_the_time_gone() -> None:
     refresh=st.none() | st.floats(-DAY, 3 * DAY),
     luck=st.sampled_from([lowest, highest]),
 )
-def test_the_answer_comes_in_time(life: float, refresh: float | None, luck: _token.Chance) -> None:
+def test_the_answer_comes_in_time(
+    life: float, refresh: float | None, luck: token_module.Chance
+) -> None:
     """However late the jitter puts it, an answer that takes a minute comes before the margin."""
     assert hold(opaque(life, refresh, luck)).ask_after + ANSWER <= life - MARGIN
 
@@ -160,8 +166,10 @@ def test_the_same_token_is_not_yet_a_new_one() -> None:
     """The bytes in hand, from the credential's cache, are no refresh, an expiry off by one too."""
     held = hold(opaque(HOUR))
     for off in (-1, 0, 1):
-        same = _token.received("text", NOON.wall + HOUR + off, None, now=at(3300), chance=lowest)
-        state = _token.answered(held, same, at(3300), lowest)
+        same = token_module.received(
+            "text", NOON.wall + HOUR + off, None, now=at(3300), chance=lowest
+        )
+        state = token_module.answered(held, same, at(3300), lowest)
         assert state is not None
         assert state.token is held.token
         assert state.ask_after == 3327
@@ -172,8 +180,10 @@ def test_another_token_that_ends_no_later_is_not_yet_a_new_one() -> None:
     """Of two caches the older one's answer does not replace what is in hand."""
     held = hold(opaque(HOUR))
     for left in (10.0, 300.0):
-        other = _token.received("other", NOON.wall + 3300 + left, None, now=at(3300), chance=lowest)
-        state = _token.answered(held, other, at(3300), lowest)
+        other = token_module.received(
+            "other", NOON.wall + 3300 + left, None, now=at(3300), chance=lowest
+        )
+        state = token_module.answered(held, other, at(3300), lowest)
         assert state is not None
         assert state.token is held.token
 
@@ -181,8 +191,8 @@ def test_another_token_that_ends_no_later_is_not_yet_a_new_one() -> None:
 def test_a_newer_token_takes_its_place() -> None:
     """A token that lives longer is held from then on, with no failure to its name."""
     held = hold(opaque(HOUR)).failed(at(3300), lowest)
-    newer = _token.received("new", NOON.wall + 2 * HOUR, None, now=at(3310), chance=lowest)
-    assert _token.answered(held, newer, at(3310), lowest) == Held(
+    newer = token_module.received("new", NOON.wall + 2 * HOUR, None, now=at(3310), chance=lowest)
+    assert token_module.answered(held, newer, at(3310), lowest) == Held(
         token=newer, ask_after=newer.ahead
     )
 
@@ -190,20 +200,20 @@ def test_a_newer_token_takes_its_place() -> None:
 def test_a_dead_token_is_not_revived_by_its_own_bytes() -> None:
     """A credential that still gives the token that has run out has given nothing."""
     text = jwt(NOON.wall, NOON.wall + HOUR)
-    held = hold(_token.received(text, NOON.wall + HOUR, None, now=NOON, chance=lowest))
+    held = hold(token_module.received(text, NOON.wall + HOUR, None, now=NOON, chance=lowest))
     late = at(HOUR - 10)
-    again = _token.received(text, NOON.wall + HOUR, None, now=late, chance=lowest)
-    assert _token.answered(held, again, late, lowest) is None
+    again = token_module.received(text, NOON.wall + HOUR, None, now=late, chance=lowest)
+    assert token_module.answered(held, again, late, lowest) is None
     dead = at(HOUR + 10)
-    again = _token.received(text, NOON.wall + HOUR, None, now=dead, chance=lowest)
-    assert _token.answered(held, again, dead, lowest) is None
+    again = token_module.received(text, NOON.wall + HOUR, None, now=dead, chance=lowest)
+    assert token_module.answered(held, again, dead, lowest) is None
 
 
 def test_an_opaque_token_may_be_prolonged() -> None:
     """A text that tells nothing of itself, given with a later end, lives until then."""
     late = at(HOUR)
-    again = _token.received("text", late.wall + HOUR, None, now=late, chance=lowest)
-    assert _token.answered(hold(opaque(HOUR)), again, late, lowest) == Held(
+    again = token_module.received("text", late.wall + HOUR, None, now=late, chance=lowest)
+    assert token_module.answered(hold(opaque(HOUR)), again, late, lowest) == Held(
         token=again, ask_after=3300
     )
 
@@ -247,13 +257,13 @@ def test_a_token_says_how_long_it_was_given(
     issued: float, exp: float, lifetime: float | None
 ) -> None:
     """Its lifetime is `exp` less `iat`, where that is any."""
-    assert _token.lifetime(_jwt.claims(jwt(issued, exp))) == lifetime
+    assert token_module.lifetime(_jwt.claims(jwt(issued, exp))) == lifetime
 
 
 @pytest.mark.parametrize("claims", [{}, {"iat": 1}, {"exp": 1}, {"iat": "1", "exp": "2"}])
 def test_a_token_may_not_say(claims: _jwt.Claims) -> None:
     """Without both times, as numbers, no lifetime is known."""
-    assert _token.lifetime(claims) is None
+    assert token_module.lifetime(claims) is None
 
 
 @pytest.mark.parametrize("backdated", [0, 300], ids=["to-the-second", "dated-back"])
@@ -267,7 +277,7 @@ def test_a_clock_that_is_wrong_is_seen_through(
     true = NOON.wall - off
     text = jwt(true - backdated, true + given)
     expires_on = NOON.wall + given if relative else true + given
-    token = _token.received(text, expires_on, None, now=NOON, chance=highest)
+    token = token_module.received(text, expires_on, None, now=NOON, chance=highest)
     assert token.usable(NOON)
     assert not token.usable(at(given - MARGIN))
     assert token.left(NOON) >= min(given, given - off if off < given else DAY) - 600
@@ -277,7 +287,7 @@ def test_a_clock_that_is_wrong_is_seen_through(
 def test_a_short_token_that_came_in_dead_keeps_a_life(given: int, taken: int) -> None:
     """What a token may be dated back by is not taken from one that has no more than twice that."""
     text = jwt(NOON.wall - HOUR - given, NOON.wall - HOUR)
-    token = _token.received(text, NOON.wall - HOUR, None, now=NOON, chance=lowest)
+    token = token_module.received(text, NOON.wall - HOUR, None, now=NOON, chance=lowest)
     assert token.left(NOON) == taken
 
 
@@ -295,9 +305,9 @@ def test_a_new_token_after_the_clock_was_set_back_is_new() -> None:
     held = hold(opaque(HOUR))  # relative: an hour from a noon that was an hour ahead
     now = at(3400, set_by=-HOUR)
     text = jwt(now.wall, now.wall + HOUR)
-    other = _token.received(text, now.wall + HOUR, None, now=now, chance=lowest)
+    other = token_module.received(text, now.wall + HOUR, None, now=now, chance=lowest)
     assert other.expires_on < held.token.expires_on
-    assert _token.answered(held, other, now, lowest) == Held(token=other, ask_after=3300)
+    assert token_module.answered(held, other, now, lowest) == Held(token=other, ask_after=3300)
 
 
 def test_a_machine_that_slept() -> None:
@@ -354,8 +364,8 @@ class Life:
             text = jwt(now.wall - 300, now.wall + self.given, self.asks)
             self.ends[text] = time + self.given - (600 if deed == "older" else 0)
         expires_on = NOON.wall + self.ends[text]
-        token = _token.received(text, expires_on, None, now=now, chance=self.chance)
-        self.held = _token.answered(held, token, now, self.chance) or self.held
+        token = token_module.received(text, expires_on, None, now=now, chance=self.chance)
+        self.held = token_module.answered(held, token, now, self.chance) or self.held
 
 
 @settings(max_examples=60)

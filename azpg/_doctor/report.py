@@ -18,14 +18,14 @@ import azpg
 from azpg._clouds import AZURE_ROOTS
 from azpg._tls.roots import certificates, pem
 
-from . import handshake
-from .examine import examine
-from .finding import Setting, Step
+from .checks import examine
+from .result import Setting, Step
+from .tls import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .finding import Fact, Status
+    from .result import Fact, Status
 
 
 def main(options: Mapping[str, Any], *, as_json: bool) -> int:
@@ -59,7 +59,7 @@ def roots(*, as_pem: bool) -> int:
         sys.stdout.write(pem(AZURE_ROOTS).decode("ascii"))
         return 0
     found = certificates(AZURE_ROOTS)
-    seen = {each.sha256: each for each in handshake.read([root.der for root in found.values()])}
+    seen = {each.sha256: each for each in read([root.der for root in found.values()])}
     for sha256, each in sorted(seen.items(), key=lambda item: item[1].subject):
         print(  # noqa: T201
             f"{each.subject}\n"

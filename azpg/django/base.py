@@ -15,10 +15,10 @@ from django.core.management.base import CommandError
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base, client, creation
 
-from azpg._call import Call
 from azpg._child_env import psql
-from azpg._conninfo import PGBOUNCER_PORTS
-from azpg._options import hide_secret, hide_secrets
+from azpg._connect import Call
+from azpg._conninfo.options import hide_secret, hide_secrets
+from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg.connection import Connection
 from azpg.errors import ConfigError
 from azpg.pool import ConnectionPool
@@ -26,7 +26,7 @@ from azpg.pool import ConnectionPool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from azpg._conninfo import Plan
+    from azpg._conninfo.resolve import Plan
 
 _OWN = ("server", "credential", "client_id", "password", "pgbouncer", "cloud", "retry_timeout")
 _PSYCOPG = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}

@@ -9,17 +9,12 @@ import psycopg
 import psycopg_pool
 from psycopg.rows import Row
 
-from azpg._options import hide_secrets
+from azpg._conninfo.options import hide_secrets
 from azpg.connection import UNSET, AsyncConnection, Connection
 from azpg.errors import ConfigError
 
-from ._classes import (
-    AsyncConnectionPool,
-    AsyncNullConnectionPool,
-    ConnectionPool,
-    NullConnectionPool,
-)
 from ._options import judged
+from ._pools import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnParam
@@ -31,9 +26,9 @@ if TYPE_CHECKING:
         ConnectionCB,
     )
 
-    from azpg._call import AsyncPassword, Password
     from azpg._clouds import Cloud
-    from azpg._credentials import Credential, SyncCredential
+    from azpg._connect import AsyncPassword, Password
+    from azpg._tokens.credentials import Credential, SyncCredential
     from azpg.connection import Threshold
 
 __all__ = [

@@ -12,7 +12,7 @@ from psycopg_pool.base import BasePool as PsycopgPool
 
 from azpg import _fork
 
-from ._causes import Attempt, Causes, own
+from ._failures import Attempt, Causes, own
 from ._liveness import alive
 from ._options import entra_password
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import psycopg
 
-from azpg import _sources
-from azpg._call import Call
+from azpg._connect import Call
+from azpg._conninfo.options import hide_secrets
+from azpg._conninfo.sources import parse
 from azpg._libpq import libpq_info
-from azpg._options import hide_secrets
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from azpg._entra import EntraPassword
+    from azpg._tokens.entra import EntraPassword
 
 C = TypeVar("C")
 
@@ -55,7 +55,7 @@ def hide_conninfo(conninfo: object) -> Any:
         return conninfo
     secrets = {name.encode() for name in libpq_info().secrets}
     try:
-        secret = any(o.val and o.keyword in secrets for o in _sources.parse(conninfo))
+        secret = any(o.val and o.keyword in secrets for o in parse(conninfo))
     except (psycopg.Error, UnicodeError):
         secret = True
     return Hidden(conninfo) if secret else str(conninfo)

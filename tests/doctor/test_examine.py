@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 import azpg
-from azpg.__main__ import main
+from azpg._cli.main import main
 from azpg._clouds import AZURE_ROOTS
-from azpg._doctor import vitals
-from azpg._doctor.examine import examine
-from azpg._doctor.finding import Setting, Step
+from azpg._doctor.checks import examine
+from azpg._doctor.result import Setting, Step
+from azpg._doctor.session import pool_mode, session, takes_prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -369,7 +369,7 @@ def test_certifis_lack_is_told(
 def test_prepared_statements_are_looked_for_without_a_trace(azure: Emulator) -> None:
     """The look at PgBouncer's prepared statements leaves none behind."""
     with azpg.connect(server="myserver", autocommit=True) as conn:
-        assert not vitals.takes_prepared(conn)
+        assert not takes_prepared(conn)
         assert not conn.execute("select * from pg_prepared_statements").fetchall()
 
 
@@ -379,7 +379,7 @@ def test_two_sessions_are_no_transaction_pool(azure: Emulator) -> None:
         azpg.connect(server="myserver", autocommit=True) as one,
         azpg.connect(server="myserver", autocommit=True) as other,
     ):
-        assert vitals.pool_mode(one, other).startswith("session")
+        assert pool_mode(one, other).startswith("session")
 
 
 def test_a_read_only_server_and_a_set_role_are_told(azure: Emulator) -> None:
@@ -387,6 +387,6 @@ def test_a_read_only_server_and_a_set_role_are_told(azure: Emulator) -> None:
     with azpg.connect(
         server="myserver", options="-c default_transaction_read_only=on -c role=azure_pg_admin"
     ) as conn:
-        found = vitals.session(conn)
+        found = session(conn)
     assert found["read_only"] is True
     assert found["user"] == "azure_pg_admin, signed in as myapp"

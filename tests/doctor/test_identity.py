@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from azpg._clouds import AZURE_PUBLIC, AZURE_US_GOV, CLOUDS
-from azpg._doctor import identity
+from azpg._doctor import token
 
 NOW = 1_800_000_000.0
 
@@ -22,13 +22,13 @@ def test_only_what_decides_is_shown_and_no_secret_of_it() -> None:
         "MSI_ENDPOINT": "",
         "PATH": "/bin",
     }
-    shown = list(identity.variables(environ))
+    shown = list(token.variables(environ))
     assert shown == ["AZURE_CLIENT_ID=an id", "AZURE_CLIENT_SECRET=…", "HTTPS_PROXY=…"]
 
 
 def test_a_service_principal_has_no_name() -> None:
     """A token that names nobody says so, beside its application."""
-    facts = identity.facts({"appid": "an app", "oid": "an object", "sub": "x"})
+    facts = token.facts({"appid": "an app", "oid": "an object", "sub": "x"})
     assert facts == {
         "user": "the token names none",
         "object_id": "an object",
@@ -41,13 +41,13 @@ def test_a_service_principal_has_no_name() -> None:
 def test_the_right_audience(cloud: Any, slash: str) -> None:
     """Each cloud's own audience is right, with its slash or without."""
     audience = cloud.scope.removesuffix("/.default") + slash
-    assert identity.judged({"aud": audience}, cloud, NOW).status == "ok"
+    assert token.judged({"aud": audience}, cloud, NOW).status == "ok"
 
 
 @pytest.mark.parametrize("claims", [{}, {"aud": "123cd850-d9df-40bd-94d5-c9f07b7fa203"}], ids=str)
 def test_an_audience_that_cannot_be_told(claims: dict[str, object]) -> None:
     """A GUID, or none at all, is not guessed about."""
-    assert identity.judged(claims, AZURE_PUBLIC, NOW).status == "ok"
+    assert token.judged(claims, AZURE_PUBLIC, NOW).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_audience_that_cannot_be_told(claims: dict[str, object]) -> None:
 )
 def test_the_wrong_audience(audience: str, hint: str) -> None:
     """A token for something else fails, and another cloud's is named."""
-    found = identity.judged({"aud": audience}, AZURE_PUBLIC, NOW)
+    found = token.judged({"aud": audience}, AZURE_PUBLIC, NOW)
     assert found.status == "failed"
     assert audience.rstrip("/") in found.problem
     assert AZURE_PUBLIC.scope.removesuffix("/.default") in found.problem
@@ -74,6 +74,6 @@ def test_the_wrong_audience(audience: str, hint: str) -> None:
 def test_a_clock_that_is_behind(begins: int, status: str, claim: str) -> None:
     """A token that begins in the future betrays the clock of this machine."""
     claims = {"aud": AZURE_US_GOV.scope.removesuffix("/.default"), claim: int(NOW) + begins}
-    found = identity.judged(claims, AZURE_US_GOV, NOW)
+    found = token.judged(claims, AZURE_US_GOV, NOW)
     assert found.status == status
     assert ("timedatectl" in found.hint) is (status == "warning")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from azpg.__main__ import main
-from azpg._doctor.examine import examine
-from azpg._doctor.finding import Step
+from azpg._cli.main import main
+from azpg._doctor.checks import examine
 from azpg._doctor.report import Report
+from azpg._doctor.result import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

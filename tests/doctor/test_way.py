@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from azpg._doctor.way import Goal, Place, goals, kind, knock, look_up
+from azpg._doctor.network import Goal, Place, goals, kind, knock, look_up
 
 
 @pytest.mark.parametrize(

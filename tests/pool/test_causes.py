@@ -7,7 +7,7 @@ import pytest
 from psycopg_pool import PoolTimeout
 
 import azpg
-from azpg.pool._causes import Attempt, Causes
+from azpg.pool._failures import Attempt, Causes
 
 REFUSED = azpg.UnreachableError("refused", kind="refused")
 FULL = azpg.ConnectError("too many", kind="too-many-connections")
@@ -30,7 +30,7 @@ def delays(causes: Causes, failure: Exception, *, timeout: float, tries: int) ->
 @pytest.fixture(autouse=True)
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let chance choose the longest pause."""
-    monkeypatch.setattr("azpg.pool._causes.random.uniform", lambda _least, most: most)
+    monkeypatch.setattr("azpg.pool._failures.random.uniform", lambda _least, most: most)
 
 
 def test_tries_come_fast_at_first_and_never_far_apart() -> None:
@@ -93,7 +93,7 @@ def test_a_success_is_forgetful() -> None:
 def test_a_failure_rests_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what no try can mend rests, and only so long."""
     now = 1000.0
-    monkeypatch.setattr("azpg.pool._causes.time.monotonic", lambda: now)
+    monkeypatch.setattr("azpg.pool._failures.time.monotonic", lambda: now)
     causes = Causes()
     causes.failed(REFUSED, 0)
     assert causes.resting() is None

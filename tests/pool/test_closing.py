@@ -189,7 +189,7 @@ def test_ctrl_c_while_a_client_waits(program: Program, azure: Emulator, kind: st
 
 def test_the_loop_that_psycopg_cannot_use_is_named() -> None:
     """Windows' default loop is told with what to type; others are fit."""
-    from azpg._options import loop_misfit
+    from azpg._conninfo.options import loop_misfit
 
     windows: Any = type("ProactorEventLoop", (), {})
     said = loop_misfit(type("Own", (windows,), {}))

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.errors import FinishedPGconn
 
-from ._diagnose import TRANSIENT, Context, diagnose
-from ._record import Record
-from .errors import ConfigError, ConnectError
+from azpg._record import Record
+from azpg.errors import ConfigError, ConnectError
+
+from .classify import TRANSIENT, diagnose
+from .hints import Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,19 +1,15 @@
-"""What a driver's text means: kind, error class, worth another try, and what to type. Pure."""
+"""Write hints: what to type, from a pattern's template and what is known of the attempt. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-import re
-from typing import TYPE_CHECKING
 
-from ._failures import CREDENTIALS, SIGN_IN_AGAIN, STATES, TABLE
-from ._record import Record
-from ._redact import redact
-from ._refusals import compiled
-from .errors import ConnectError
+from azpg._record import Record
+from azpg._redact import redact
 
-if TYPE_CHECKING:
-    from ._refusals import Row
+_PGBOUNCER_PORTS = ("6432", "8432")
+_PGBOUNCER_TAKES = 2047
+"""bytes of a password, up to 1.25; pgbouncer/pgbouncer#1310 made it more"""
 
 
 class Context(Record):
@@ -34,84 +30,7 @@ class Context(Record):
     """the address that the server saw, where the text tells"""
 
 
-class Diagnosis(Record):
-    """What one text means."""
-
-    kind: str = "unknown"
-    error: type[ConnectError] = ConnectError
-    hint: str = ""
-    transient: bool = False
-
-    @classmethod
-    def of(cls, row: Row, hint: str) -> Diagnosis:
-        """Return what a row of the table says."""
-        return cls(kind=row.kind, error=row.error, hint=hint, transient=row.transient)
-
-
-UNKNOWN = Diagnosis()
-
-BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
-"""Kinds of refusals that blame the token itself."""
-
-TRANSIENT = frozenset(row.kind for row in TABLE if row.transient) | {"credential-timeout"}
-"""Kinds of failures that may mend themselves."""
-
-_PGBOUNCER_PORTS = ("6432", "8432")
-_PGBOUNCER_TAKES = 2047
-"""bytes of a password, up to 1.25; pgbouncer/pgbouncer#1310 made it more"""
-
-_SEVERAL = "all failures were:"
-_QUOTED = r'"[^"\n]*"'
-_ATTEMPT = r"- host: '([^'\n]*)', port: '(\d+)'"
-_ADDRESS = r"""(?:server at "|hostaddr: ')([0-9a-f.:]+)"""
-_CLIENT = r'for host "([0-9a-f.:]+)"'
-
-
-def diagnose(text: str, context: Context, state: str = "") -> Diagnosis:
-    """Return what a text means, as far as it is known; `state` is its SQLSTATE, if it has one."""
-    if state and state not in STATES:
-        return UNKNOWN
-    if found := telling(text):
-        row, said = found
-        line = text[said.end() :].partition("\n")[0]
-        context = _of_attempt(text[: said.end()] + line, context)
-        # Only a query's error may give names: at a connect they could be a secret thrown back
-        names = said.groupdict() if state else {}
-        return Diagnosis.of(row, _hint(row.hint, context, names))
-    for row in TABLE:
-        if state and row.kind == STATES[state]:
-            return Diagnosis.of(row, _hint(row.hint, context, {}))
-    return UNKNOWN
-
-
-def telling(text: str) -> tuple[Row, re.Match[str]] | None:
-    """Return the row that tells most of a text, and where the text says so."""
-    # psycopg puts the last of several failures first, without a word about where it happened
-    several = compiled(_SEVERAL).search(text)
-    begin = several.end() if several else 0
-    # What is quoted are mostly names, which may hold any words
-    plain = compiled(_QUOTED).sub(lambda quoted: f'"{"." * (len(quoted[0]) - 2)}"', text)
-    for row in TABLE:
-        pattern = compiled(row.pattern)
-        if said := pattern.search(plain, begin) or pattern.match(plain):
-            return row, said
-    return None
-
-
-def _of_attempt(text: str, context: Context) -> Context:
-    """Return the context of the attempt that a text ends with, as far as the text tells."""
-    if attempts := compiled(_ATTEMPT).findall(text):
-        host, port = attempts[-1]
-        if host in context.host.split(","):
-            context = context.replace(host=host, port=port)
-    addresses, clients = compiled(_ADDRESS).findall(text), compiled(_CLIENT).findall(text)
-    return context.replace(
-        address=addresses[-1] if addresses else "",
-        client=clients[-1] if clients and _is_address(clients[-1]) else "this machine's address",
-    )
-
-
-def _hint(template: str, context: Context, names: dict[str, str]) -> str:
+def write_hint(template: str, context: Context, names: dict[str, str]) -> str:
     context = context.replace(user=context.user or "…")
     words = {
         "host": context.host,
@@ -228,7 +147,7 @@ def _silence(context: Context) -> str:
         if context.port in _PGBOUNCER_PORTS
         else ""
     )
-    if _is_address(context.address) and _is_private(context.address):
+    if is_address(context.address) and _is_private(context.address):
         return (
             f"{context.address} is a private address, reached only from its virtual network: check "
             f"VPN, peering and private endpoint" + waits
@@ -241,7 +160,7 @@ def _silence(context: Context) -> str:
     )
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -252,45 +171,3 @@ def _is_address(text: str) -> bool:
 def _is_private(address: str) -> bool:
     known = ipaddress.ip_address(address)
     return known.is_private and not known.is_loopback
-
-
-def credential(name: str, error: BaseException) -> tuple[str, str, str]:
-    """Return text, kind and hint for a credential that raised."""
-    said = redact(str(error)) or type(error).__name__
-    kind = "credential"
-    person = type(error).__name__ == "AuthenticationRequiredError"
-    if person or compiled(SIGN_IN_AGAIN).search(said):
-        kind = "interaction-required"
-        hint = (
-            "sign in again as the person you are (`az login` on your own machine): no program can "
-            "do it for you"
-        )
-    elif said == "Event loop is closed":
-        hint = (
-            "an async credential belongs to the event loop it was first used on, and that one has "
-            "ended: pass a function that makes the credential, or azure.identity's sync one"
-        )
-    elif known := [hint for pattern, hint in CREDENTIALS.items() if compiled(pattern).search(said)]:
-        hint = known[0]
-    elif isinstance(error, ImportError):
-        hint = "install what it names, or pass a credential of azure.identity, which needs no more"
-    elif name == "DefaultAzureCredential":
-        hint = (
-            "run `az login` on your own machine; on Azure give the application a managed identity, "
-            'and client_id="…" where it has several'
-        )
-    else:
-        hint = f"{name} could not sign in: its own words above say why"
-    return f"no token from {name}: {type(error).__name__}: {said}", kind, hint
-
-
-def credential_late(name: str, timeout: float) -> tuple[str, str, str]:
-    """Return text, kind and hint for a credential that took too long."""
-    return (
-        f"no token from {name} within {timeout:g} s",
-        "credential-timeout",
-        (
-            "check that its endpoint is reached from here, or name one credential instead of a "
-            "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)"
-        ),
-    )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
 
-    from ._connector import Identity
+    from azpg._conninfo.service_connector import Identity
 
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
     Credential: TypeAlias = AnyCredential | Callable[[], AnyCredential]

@@ -14,11 +14,23 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq
 
-from . import _connector, _passfile, _spelling
-from ._clouds import is_socket
-from ._libpq import GUARDS, libpq_info, too_old_for
-from ._record import Record
-from .errors import ConfigError
+from azpg import _passfile
+from azpg._clouds import is_socket
+from azpg._libpq import GUARDS, libpq_info, too_old_for
+from azpg._record import Record
+from azpg._redact import quote
+from azpg.errors import ConfigError
+
+from . import service_connector
+from .suggestions import (
+    ado_net,
+    further_parameters,
+    misread_host,
+    misread_uri,
+    mistaken_conninfo,
+    unknown_keyword,
+    unreadable_conninfo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,7 +59,8 @@ _ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.VARIABL
 def _variables() -> frozenset[str]:
     """Return every variable that says where a connection goes, and how."""
     return frozenset(
-        {*libpq_info().variables.values(), *_ALSO_READ, *GUARDS, *_connector.VARIABLES} - {""}
+        {*libpq_info().variables.values(), *_ALSO_READ, *GUARDS, *service_connector.VARIABLES}
+        - {""}
     )
 
 
@@ -82,7 +95,7 @@ def merge(
     """Return what was said, the strongest source winning, and the problems met while reading."""
     known = libpq_info()
     problems = [
-        too_old_for(name) or _spelling.unknown_keyword(name, known.variables)
+        too_old_for(name) or unknown_keyword(name, known.variables)
         for name in keywords
         if name not in known.variables
     ]
@@ -136,24 +149,24 @@ def may_name_a_service(
 def _read(conninfo: str) -> tuple[dict[str, str], list[str]]:
     if not conninfo:
         return {}, []
-    mistaken = _spelling.mistaken_conninfo(conninfo) or _spelling.misread_uri(conninfo)
+    mistaken = mistaken_conninfo(conninfo) or misread_uri(conninfo)
     if mistaken:
         return {}, [mistaken]
     try:
         # Copied out: libpq's own message would quote pieces of a misread password.
         values = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
     except (psycopg.OperationalError, UnicodeError) as error:
-        return {}, [_spelling.unreadable_conninfo(conninfo, str(error), libpq_info().variables)]
+        return {}, [unreadable_conninfo(conninfo, str(error), libpq_info().variables)]
     return values, []
 
 
 def _connected(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return what Service Connector's variables say: nothing, where they name no host."""
-    if not (text := environ.get(_connector.CONNECTION_STRING)):
-        return _connector.keywords(environ), []
+    if not (text := environ.get(service_connector.CONNECTION_STRING)):
+        return service_connector.keywords(environ), []
     values, problems = _read(text)
     values.pop("service", None)  # read once, above
-    problems = [f"{_connector.CONNECTION_STRING}: {problem}" for problem in problems]
+    problems = [f"{service_connector.CONNECTION_STRING}: {problem}" for problem in problems]
     return values if values.get("host") else {}, problems
 
 
@@ -171,17 +184,17 @@ def misread(said: Merged, conninfo: str) -> dict[str, str]:
         elif keyword in info.secrets:
             continue
         elif (source != "keyword" or keyword in _NAMES) and (
-            separator := _spelling.further_parameters(value, info.variables)
+            separator := further_parameters(value, info.variables)
         ):
             found[keyword] = (
-                _spelling.ado_net(conninfo)
+                ado_net(conninfo)
                 if separator == ";" and source == "conninfo"
                 else f"{what} goes on with another parameter after {separator!r}: separate "
                 f"parameters by spaces (in a URI by '?' and '&')"
             )
         elif keyword in _PLACES:
             hosts = [host for host in value.split(",") if not is_socket(host)]
-            wrong = filter(None, (_spelling.misread_host(keyword, host) for host in hosts))
+            wrong = filter(None, (misread_host(keyword, host) for host in hosts))
             if (first := next(wrong, None)) is not None:
                 found[keyword] = f"{what} {first}"
     commas = [k for k, v in said.items() if v.by == "conninfo" and v.value.endswith(",")]
@@ -230,7 +243,7 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
         if (section := _section(name, lines)) is not None:
             return _service_keywords(section, path)
     places = " or ".join(map(repr, paths))
-    shown = _spelling.quote(name, r"[\w. -]{1,60}")
+    shown = quote(name, r"[\w. -]{1,60}")
     return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]
 
 

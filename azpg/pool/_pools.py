@@ -12,7 +12,7 @@ from psycopg_pool import PoolTimeout
 from psycopg_pool.pool import AddConnection
 from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 
-from azpg._options import hide_secret, hide_secrets, loop_misfit
+from azpg._conninfo.options import hide_secret, hide_secrets, loop_misfit
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 

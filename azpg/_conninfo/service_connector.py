@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._record import Record
+from azpg._record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

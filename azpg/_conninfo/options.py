@@ -9,15 +9,17 @@ from functools import cache, lru_cache, partial
 from types import MethodType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
-from . import _sources, _spelling
-from ._clouds import Cloud
-from ._libpq import libpq_info
-from ._redact import Secret
+from azpg._clouds import Cloud
+from azpg._libpq import libpq_info
+from azpg._redact import Secret
+
+from .sources import sendable
+from .suggestions import placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from ._entra import EntraPassword
+    from azpg._tokens.entra import EntraPassword
 
 UNSENDABLE = "a NUL, or characters that are no UTF-8"
 
@@ -60,7 +62,9 @@ def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
 
     By its type alone: a proxy's `__class__` is that of another object.
     """
-    return issubclass(type(value), getattr(sys.modules.get("azpg._entra"), "EntraPassword", ()))
+    return issubclass(
+        type(value), getattr(sys.modules.get("azpg._tokens.entra"), "EntraPassword", ())
+    )
 
 
 def without_proxies(credential: object, password: object) -> tuple[list[str], object, object]:
@@ -69,7 +73,7 @@ def without_proxies(credential: object, password: object) -> tuple[list[str], ob
     A plain function takes the place of a proxy that is refused: to look at the proxy any further
     would call the function behind it, which may raise.
     """
-    from ._credentials import proxied  # noqa: PLC0415  # late: not for a password as text
+    from azpg._tokens.credentials import proxied  # noqa: PLC0415  # late: not for a password as text
 
     wrong = []
     if problem := proxied("credential", credential):
@@ -136,14 +140,14 @@ def misfits(
                 f"another: leave out cloud="
             )
     elif credential is not None:
-        from ._credentials import misfit  # noqa: PLC0415  # late: for what is rare
+        from azpg._tokens.credentials import misfit  # noqa: PLC0415  # late: for what is rare
 
         if wrong := misfit(credential, is_async=is_async):
             yield wrong
     if password is None:
         return
     if isinstance(password, str):
-        if not _sources.sendable(password):
+        if not sendable(password):
             yield f"password holds {UNSENDABLE}, which libpq cannot be handed"
         elif password.endswith(("\n", "\r")):
             yield "password ends in a line break: strip it where the value is read"
@@ -157,7 +161,7 @@ def misfits(
 def placeholders(secrets: Mapping[str, str]) -> Iterator[str]:
     """Say which secret is none yet."""
     for name, value in secrets.items():
-        if left := _spelling.placeholder(value):
+        if left := placeholder(value):
             yield (
                 f"{name} still holds the portal's placeholder {left}: write your own, or leave it "
                 f"out to sign in with Microsoft Entra"

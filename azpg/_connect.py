@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import psycopg
 from psycopg import errors as e
 
-from . import _connector, _conninfo, _options, _retry, _sources
+from . import _retry
+from ._conninfo.options import (
+    UNSENDABLE,
+    entra_password_behind,
+    is_async_function,
+    is_entra_password,
+    mistyped,
+)
+from ._conninfo.resolve import reached
+from ._conninfo.service_connector import INCOMPLETE
+from ._conninfo.sources import sendable
 from ._jwt import claims
 from ._libpq import libpq_info, os_user_name, with_native_paths
 from ._redact import redact, sanitized
@@ -30,11 +40,11 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
     from ._clouds import Cloud
-    from ._connector import Identity
-    from ._conninfo import Plan
-    from ._credentials import Credential
-    from ._entra import EntraPassword
-    from ._token import Token
+    from ._conninfo.resolve import Plan
+    from ._conninfo.service_connector import Identity
+    from ._tokens.credentials import Credential
+    from ._tokens.entra import EntraPassword
+    from ._tokens.token import Token
 
     Password: TypeAlias = str | Callable[[], str]
     AsyncPassword: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
@@ -75,15 +85,15 @@ class Call:
         self._refused: tuple[str, ConnectError] | None = None
         """a token that the server blamed, and how it said so"""
         own = (conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
-        wrong = _options.mistyped(*map(type, own))
+        wrong = mistyped(*map(type, own))
         if isinstance(retry_timeout, float) and math.isnan(retry_timeout):
             wrong += ("retry_timeout is no number: pass a number of seconds, 0 for one try",)
         if wrong:
             self.error = ConfigError(wrong)
             return
-        if credential is None and (entra := _options.entra_password_behind(password)):
+        if credential is None and (entra := entra_password_behind(password)):
             credential, password = entra, None
-        if credential is not None and cloud is None and _options.is_entra_password(credential):
+        if credential is not None and cloud is None and is_entra_password(credential):
             cloud = credential.cloud
         try:
             settled = settle(
@@ -162,7 +172,7 @@ class Call:
 
     def _from_token(self, text: str) -> Answer:
         """Return a token that was given as a password, and its role where no user was given."""
-        from ._token import require_role  # noqa: PLC0415  # late: only who signs in so pays for it
+        from ._tokens.token import require_role  # noqa: PLC0415  # late: only who signs in so pays for it
 
         self._is_token = True
         return text, None if "user" in self.plan.params else require_role(claims(text))
@@ -209,7 +219,7 @@ class Call:
         """Return what libpq is handed, but for the secrets and the user of a token."""
         params = self.plan.params.copy()
         if addresses:
-            params = _conninfo.reached(params, addresses)
+            params = reached(params, addresses)
         if self.plan.roots is not None:
             params["sslrootcert"] = root_file(self.plan.roots)
         return params
@@ -225,13 +235,15 @@ class Call:
         text = self._shown(str(error))
         pgconn = self._finished(error.pgconn)
         try:
-            from . import _diagnose  # noqa: PLC0415  # late: who is let in needs no word of it
+            # late: who is let in needs no word of it
+            from ._diagnosis.classify import BAD_TOKEN, diagnose  # noqa: PLC0415
+            from ._diagnosis.hints import Context  # noqa: PLC0415
         except OSError:
             hint = "no file descriptor is free to read more with: close some, or raise ulimit -n"
             self.error = ConnectError(text, hint=hint, pgconn=pgconn)
             return
         # Judged as it was said: a password may be one of the words that a failure is told by
-        found = _diagnose.diagnose(str(error), _diagnose.Context(**self._known()))
+        found = diagnose(str(error), Context(**self._known()))
         if found.kind == "config":
             self.error = LibpqConfigError(text)
             return
@@ -242,7 +254,7 @@ class Call:
                 self._hurry = True
                 logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
                 return
-        if self.entra is None or self._refused or found.kind not in _diagnose.BAD_TOKEN:
+        if self.entra is None or self._refused or found.kind not in BAD_TOKEN:
             self.error = refusal
             return
         # Said over verified TLS, as to every token: another one is asked for, once.
@@ -288,28 +300,26 @@ def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
     if plan.sign_in != "entra" or not named.client_secret:
         return None, named.client_id or None
     if not (named.client_id and named.tenant_id):
-        raise ConfigError(_connector.INCOMPLETE)
-    from ._credentials import service_principal  # noqa: PLC0415  # late: as below
+        raise ConfigError(INCOMPLETE)
+    from ._tokens.credentials import service_principal  # noqa: PLC0415  # late: as below
 
     return service_principal(plan.cloud.authority, named), None
 
 
 @cache
 def _entra_password() -> type[EntraPassword]:
-    from ._entra import EntraPassword  # noqa: PLC0415  # late: only who signs in so pays for it
+    from ._tokens.entra import EntraPassword  # noqa: PLC0415  # late: only who signs in so pays for it
 
     return EntraPassword
 
 
 async def _await(callback: Callable[[], object]) -> object:
-    given = (
-        callback() if _options.is_async_function(callback) else await asyncio.to_thread(callback)
-    )
+    given = callback() if is_async_function(callback) else await asyncio.to_thread(callback)
     return await given if inspect.isawaitable(given) else given
 
 
 def _password(given: object) -> str:
-    if isinstance(given, str) and given and _sources.sendable(given):
+    if isinstance(given, str) and given and sendable(given):
         if not given.endswith(("\n", "\r")):
             return given
         raise _no_password("returned text that ends in a line break")
@@ -317,7 +327,7 @@ def _password(given: object) -> str:
         given.close()
     what = type(given).__name__
     if isinstance(given, str):
-        what = f"text with {_options.UNSENDABLE}" if given else "an empty text"
+        what = f"text with {UNSENDABLE}" if given else "an empty text"
     raise _no_password(f"returned {what}")
 
 

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 if TYPE_CHECKING:
-    from .finding import Fact
+    from .result import Fact
 
 ROUND_TRIPS = 9
 

@@ -40,14 +40,6 @@ _PLACEHOLDER = r"(?i)[{<]\s*your[ _-][^{}<>]*[}>]"
 _URI = r"(?s)postgres(?:ql)?://([^/@]*@)?+[^@?]*(\?.*)?"
 
 
-def quote(value: str, pattern: str = r"[\w.+-]{0,30}") -> str:
-    """Return a value for a message, or "…" if it may be more than it should be.
-
-    A misread string holds several values, and a password may be one of them.
-    """
-    return repr(value) if re.fullmatch(pattern, value) else "…"
-
-
 def unknown_keyword(name: str, known: Collection[str]) -> str:
     """Return the sentence for a keyword that neither libpq nor azpg knows."""
     suggestion = _suggestion(name, known)

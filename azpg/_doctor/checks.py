@@ -9,27 +9,34 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import azpg
-from azpg import _diagnose, _jwt, _sources, _spelling
-from azpg._call import Call
+from azpg import _jwt
 from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
-from azpg._conninfo import PGBOUNCER_PORTS
-from azpg._flight import clocks
+from azpg._connect import Call
+from azpg._conninfo.resolve import PGBOUNCER_PORTS
+from azpg._conninfo.sources import merge
+from azpg._conninfo.suggestions import on_command_line
+from azpg._diagnosis.classify import diagnose
+from azpg._diagnosis.hints import Context
 from azpg._libpq import libpq_info
 from azpg._redact import redact
 from azpg._tls.roots import certificates, root_file, user_root_crt
+from azpg._tokens.cache import clocks
 
-from . import handshake, identity, vitals, way
-from .finding import Finding, Setting, Step
+from . import network
+from . import token as token_module
+from .result import Finding, Setting, Step
+from .session import pool_mode, round_trip_ms, session, takes_prepared
+from .tls import Handshake, NoTLSError, look, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from azpg._clouds import Cloud
-    from azpg._conninfo import Plan
-    from azpg._sources import Merged
+    from azpg._conninfo.resolve import Plan
+    from azpg._conninfo.sources import Merged
 
-    from .finding import Fact, Status
-    from .way import Place
+    from .network import Place
+    from .result import Fact, Status
 
 
 def examine(options: Mapping[str, Any]) -> Iterator[str | Step]:
@@ -93,7 +100,7 @@ class _Examination:
         except Exception as error:  # noqa: BLE001  # a doctor goes on
             found = Finding({}, "failed", self.shown(error) or type(error).__name__)
         facts = {name: self._clean(fact) for name, fact in found.facts.items()}
-        hint = redact(_spelling.on_command_line(found.hint))
+        hint = redact(on_command_line(found.hint))
         return replace(found, facts=facts, problem=self.shown(found.problem), hint=hint)
 
     def refused(
@@ -119,7 +126,7 @@ class _Examination:
     def diagnosed(self, said: str, place: Place, facts: dict[str, Fact]) -> Finding:
         """Return what a failure means, by the table that `connect` reads too."""
         plan = self.plan
-        context = _diagnose.Context(
+        context = Context(
             host=place.name or place.address,
             port=str(place.port),
             user=plan.params.get("user", ""),
@@ -127,7 +134,7 @@ class _Examination:
             scope=plan.cloud.scope,
             root_file=plan.params.get("sslrootcert", ""),
         )
-        hint = _diagnose.diagnose(said, context).hint
+        hint = diagnose(said, context).hint
         return Finding(facts, "failed", self.shown(said), hint)
 
     @property
@@ -138,7 +145,7 @@ class _Examination:
 
     def configuration(self) -> Finding:
         conninfo, own, keywords = _parted(self.options)
-        said, _ = _sources.merge(conninfo, keywords, os.environ, server=own["server"])
+        said, _ = merge(conninfo, keywords, os.environ, server=own["server"])
         hidden = libpq_info().secrets & said.keys()
         self._secrets = [said[name].value for name in hidden]
         facts: dict[str, Fact] = {name: Setting("…", _source(name, said)) for name in hidden}
@@ -147,7 +154,7 @@ class _Examination:
             raise call.error
         if call.error is not None:
             self._blocked = "the configuration is to be mended first"
-            problem = _spelling.on_command_line(str(call.error))
+            problem = on_command_line(str(call.error))
             return Finding(facts, "failed", self.shown(problem))
         self._plan = plan = call.plan
         self._entra = call.entra
@@ -171,14 +178,14 @@ class _Examination:
         addresses: list[str] = []
         names: list[str] = []
         failed: list[str] = []
-        for goal in way.goals(self.plan.params, self.plan.reach):
+        for goal in network.goals(self.plan.params, self.plan.reach):
             try:
-                real, found = way.look_up(goal.found_at)
+                real, found = network.look_up(goal.found_at)
             except OSError as error:
                 failed.append(f"failed to resolve host {goal.found_at!r}: {error.strerror}")
                 continue
-            self._places += [way.Place(goal.name, each, goal.port) for each in found]
-            addresses += [f"{each} ({way.kind(each)})" for each in found]
+            self._places += [network.Place(goal.name, each, goal.port) for each in found]
+            addresses += [f"{each} ({network.kind(each)})" for each in found]
             if goal.found_at not in found:
                 names.append(" → ".join(dict.fromkeys((goal.found_at, real))))
         facts: dict[str, Fact] = {"name": names} if names else {}
@@ -188,8 +195,8 @@ class _Examination:
             raise _Skipped("a Unix socket has none")
         if failed and not self._places:
             self._blocked = "no address to go to"
-            goal = next(way.goals(self.plan.params, self.plan.reach))
-            return self.diagnosed("\n".join(failed), way.Place(*goal), facts)
+            goal = next(network.goals(self.plan.params, self.plan.reach))
+            return self.diagnosed("\n".join(failed), network.Place(*goal), facts)
         return Finding(facts, "warning" if failed else "ok", "\n".join(failed))
 
     def tcp(self) -> Finding:
@@ -199,7 +206,7 @@ class _Examination:
         failed: list[str] = []
         for place in self._places:
             try:
-                own = way.knock(place, timeout)
+                own = network.knock(place, timeout)
             except OSError as error:
                 failed.append(f"{place}: {error.strerror or error}")
                 continue
@@ -222,7 +229,7 @@ class _Examination:
             raise _Skipped("sslmode=disable")
         place = self._reached
         try:
-            seen = handshake.look(
+            seen = look(
                 (place.address, place.port),
                 place.name,
                 roots=self._root_file if mode in {"verify-full", "verify-ca"} else None,
@@ -230,7 +237,7 @@ class _Examination:
                 direct=params.get("sslnegotiation") == "direct",
                 timeout=self._timeout(),
             )
-        except (handshake.NoTLSError, OSError) as error:
+        except (NoTLSError, OSError) as error:
             return self.diagnosed(str(error), place, {})
         facts = self._facts_of(seen)
         if seen.problem:
@@ -239,7 +246,7 @@ class _Examination:
             return Finding(facts, "warning", f"sslmode={mode} takes any certificate")
         return Finding(facts)
 
-    def _facts_of(self, seen: handshake.Handshake) -> dict[str, Fact]:
+    def _facts_of(self, seen: Handshake) -> dict[str, Fact]:
         facts: dict[str, Fact] = {"version": seen.version, "cipher": seen.cipher}
         if seen.sent:
             own, last = seen.sent[0], seen.sent[-1]
@@ -253,7 +260,7 @@ class _Examination:
             facts["root_days_left"] = seen.root.days_left()
         roots = certificates(AZURE_ROOTS).values()
         if missing := [root.der for root in roots if root.source != "certifi"]:
-            facts["certifi_lacks"] = [each.subject for each in handshake.read(missing)]
+            facts["certifi_lacks"] = [each.subject for each in read(missing)]
         return facts
 
     def identity(self) -> Finding:
@@ -262,7 +269,7 @@ class _Examination:
         cloud = self._plan.cloud if self._plan else _wished_cloud(self.options)
         client_id = self.options.get("client_id")
         password = self._entra or azpg.EntraPassword(cloud=cloud, client_id=client_id)
-        facts: dict[str, Fact] = {"environment": list(identity.variables(os.environ))}
+        facts: dict[str, Fact] = {"environment": list(token_module.variables(os.environ))}
         try:
             token = password.token()
         except azpg.CredentialError as error:
@@ -270,9 +277,9 @@ class _Examination:
             return self.refused(error, facts)
         self._secrets.append(token.text)
         claims = _jwt.claims(token.text)
-        facts |= {"credential": password.answered_by(), **identity.facts(claims)}
+        facts |= {"credential": password.answered_by(), **token_module.facts(claims)}
         facts |= {"characters": len(token.text), "minutes_left": int(token.left(clocks()) / 60)}
-        return replace(identity.judged(claims, cloud, clocks().wall), facts=facts)
+        return replace(token_module.judged(claims, cloud, clocks().wall), facts=facts)
 
     def sign_in(self) -> Finding:
         if self._blocked:
@@ -280,14 +287,14 @@ class _Examination:
         started = time.perf_counter()
         self._conn = conn = azpg.connect(**self._once(), autocommit=True)
         self._connect_ms = 1000 * (time.perf_counter() - started)
-        facts = vitals.session(conn)
+        facts = session(conn)
         ahead = float(str(facts["clock_ahead_seconds"]))
-        if abs(ahead) > identity.CLOCKS_APART:
+        if abs(ahead) > token_module.CLOCKS_APART:
             return Finding(
                 facts,
                 "warning",
                 f"the server's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
-                f"{identity.SET_THE_CLOCK}: tokens are judged by the server's",
+                f"{token_module.SET_THE_CLOCK}: tokens are judged by the server's",
             )
         return Finding(facts)
 
@@ -303,7 +310,7 @@ class _Examination:
             raise _Skipped(f"port {conn.info.port} does not tell where it would be")
         place = self._reached._replace(port=int(port))
         try:
-            way.knock(place, min(self._timeout(), 3.0))
+            network.knock(place, min(self._timeout(), 3.0))
         except OSError as error:
             return Finding(
                 {},
@@ -320,15 +327,15 @@ class _Examination:
 
     def _pooled(self, conn: azpg.Connection[Any], port: int, options: Mapping[str, Any]) -> Finding:
         with azpg.connect(**options, autocommit=True) as other:
-            mode = vitals.pool_mode(conn, other)
+            mode = pool_mode(conn, other)
         facts: dict[str, Fact] = {"port": port, "pool_mode": mode}
         if mode != "statement":
-            facts["prepared_statements"] = vitals.takes_prepared(conn)
+            facts["prepared_statements"] = takes_prepared(conn)
         return Finding(facts)
 
     def speed(self) -> Finding:
         conn = self._signed_in()
-        round_trip = vitals.round_trip_ms(conn)
+        round_trip = round_trip_ms(conn)
         return Finding(
             {
                 "round_trip_ms": round(round_trip, 2),

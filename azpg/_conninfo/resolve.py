@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from . import _libpq, _spelling
-from ._clouds import (
+from azpg import _libpq
+from azpg._clouds import (
     AZURE_PUBLIC,
     AZURE_ROOTS,
     CLOUDS,
@@ -22,14 +22,16 @@ from ._clouds import (
     no_token_for,
     plain,
 )
-from ._record import Record
-from ._spelling import quote
+from azpg._record import Record
+from azpg._redact import quote
+
+from .suggestions import misread_host, placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from typing import Literal
 
-    from ._sources import By, Merged
+    from .sources import By, Merged
 
     SignIn = Literal["entra", "token", "password", "callback", "none"]
     """"token" is a Microsoft Entra token that was given as a password"""
@@ -178,7 +180,7 @@ class _Judgement:
 
     def check_values(self) -> None:
         for word, said in self.said.items():
-            if left := _spelling.placeholder(said.value):
+            if left := placeholder(said.value):
                 what = f"{word} ({said.by})"
                 self.problems.append(
                     f"{what} still holds the portal's placeholder {left}: write your own"
@@ -282,7 +284,7 @@ class _Judgement:
             return server.lower() + clouds[0].suffixes[0]
         if cloud_of(server, clouds):
             return plain(server)
-        if misread := _spelling.misread_host("server", server):
+        if misread := misread_host("server", server):
             self.problems.append(f"server {misread}")
             return None
         shown = quote(server, r"[\w.,-]{0,253}")

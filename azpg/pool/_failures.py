@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from psycopg_pool.base import AttemptWithBackoff
 
-from azpg import _diagnose, _retry
+from azpg import _retry
+from azpg._diagnosis.classify import TRANSIENT
 from azpg.errors import ConfigError, ConnectError, clean
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Causes:
         """Return the failure that no further try can mend, as an exception of its own."""
         failure = self._failure
         if isinstance(failure, ConfigError) or (
-            isinstance(failure, ConnectError) and failure.kind not in _diagnose.TRANSIENT
+            isinstance(failure, ConnectError) and failure.kind not in TRANSIENT
         ):
             return own(failure)
         return None

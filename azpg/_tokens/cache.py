@@ -17,12 +17,24 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from . import _token
-from ._credentials import DefaultCredential, must_be_awaited, proxied
-from .errors import ConfigError, CredentialError
+from azpg.errors import ConfigError, CredentialError
+
+from .credentials import DefaultCredential, must_be_awaited, proxied
+from .token import (
+    LATE,
+    MARGIN,
+    ONE_REPLACEMENT,
+    Clocks,
+    Held,
+    Token,
+    answered,
+    same_subject,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .token import Subject
 
     Entry: TypeAlias = "tuple[Callable[[], object], dict[str, Slot]]"
     """what returns the credential, and its slot for each scope"""
@@ -40,9 +52,9 @@ MAX_STRONG_CREDENTIALS = 100
 """Credentials kept that allow no weak reference; the one used longest ago goes first."""
 
 
-def clocks() -> _token.Clocks:
+def clocks() -> Clocks:
     """Look at both clocks."""
-    return _token.Clocks(time.monotonic(), time.time())
+    return Clocks(time.monotonic(), time.time())
 
 
 class Failure:
@@ -60,7 +72,7 @@ class Failure:
         return CredentialError(self.text, kind=self.kind, hint=self.hint)
 
 
-Outcome: TypeAlias = _token.Token | Failure
+Outcome: TypeAlias = Token | Failure
 
 
 class Flight(Future[Outcome]):
@@ -86,13 +98,13 @@ class Flight(Future[Outcome]):
 
     def landed(
         self, outcome: Outcome, loop: asyncio.AbstractEventLoop | None, *, started: bool
-    ) -> _token.Token | None:
+    ) -> Token | None:
         """Return the token for a caller on `loop`, or None if it must ask again.
 
         `started` is whether the caller started this request. Another caller must ask for itself
         if the token may be another user's.
         """
-        if isinstance(outcome, _token.Token):
+        if isinstance(outcome, Token):
             mine = started or (self.shared and (self.any_context or self._same_context()))
             return outcome if mine else None
         if outcome.lost and self.loop is not loop:
@@ -115,8 +127,8 @@ class Slot:
     """The token of one credential and scope, and the flight that fetches the next."""
 
     def __init__(self) -> None:
-        self.held: _token.Held | None = None
-        self.subject: _token.Subject = {}
+        self.held: Held | None = None
+        self.subject: Subject = {}
         """whose the first token was that said so; it stays when that token has gone"""
         self.many_users = False
         """a token of another user was seen: nothing is kept, and each caller asks for itself"""
@@ -189,7 +201,7 @@ class Slot:
             alone, before = flight in self.alone, self.held
             awaited = self._end(flight)
             shared = awaited and not alone
-            other = isinstance(outcome, _token.Token) and self._is_another_users(outcome)
+            other = isinstance(outcome, Token) and self._is_another_users(outcome)
             if self.many_users:
                 self.held = before = None
                 flight.shared = False
@@ -202,7 +214,7 @@ class Slot:
             elif alone and before is not None and before.token.usable(now) and outcome.usable(now):
                 # The cached token is refreshed in its own time, as if nobody had asked
                 self.fetched += not outcome.same(before.token)
-            elif (held := _token.answered(before, outcome, now, random.uniform)) is None:
+            elif (held := answered(before, outcome, now, random.uniform)) is None:
                 self.failed += 1
                 outcome = _dead(name, outcome, before, now)
             else:
@@ -213,7 +225,7 @@ class Slot:
                     outcome = held.token
         if other:
             logger.warning(MANY_USERS, name)
-        if shared or isinstance(outcome, _token.Token):
+        if shared or isinstance(outcome, Token):
             _log(before, outcome, now, name)
         with suppress(InvalidStateError):  # it was given up
             flight.set_result(outcome)
@@ -228,16 +240,16 @@ class Slot:
             return True
         return False
 
-    def _is_another_users(self, token: _token.Token) -> bool:
+    def _is_another_users(self, token: Token) -> bool:
         """Tell whether this is the first token of a second user. Called locked."""
         if not self.subject:
             self.subject = token.subject
-        if self.many_users or _token.same_subject(self.subject, token.subject):
+        if self.many_users or same_subject(self.subject, token.subject):
             return False
         self.many_users = True
         return True
 
-    def stuck(self, token: _token.Token) -> bool:
+    def stuck(self, token: Token) -> bool:
         """Let go of a credential that should have a newer token by now, and was made here.
 
         Its own cache goes by the wall clock, and may think that there is time: that clock was set.
@@ -245,7 +257,7 @@ class Slot:
         held = self.held
         if self.made is None or held is None or not token.same(held.token):
             return False
-        if late := held.token.left(clocks()) < _token.LATE / 2:
+        if late := held.token.left(clocks()) < LATE / 2:
             self.made = None
         return late
 
@@ -259,7 +271,7 @@ class Slot:
         now = clocks().monotonic
         with self.lock:
             held = self.held
-            recent = now - self.dropped_at < _token.ONE_REPLACEMENT
+            recent = now - self.dropped_at < ONE_REPLACEMENT
             if held is not None and held.token.text == refused and not recent:
                 self.held, self.dropped_at = None, now
 
@@ -270,21 +282,19 @@ MANY_USERS = (
 )
 
 
-def _dead(
-    name: str, token: _token.Token, before: _token.Held | None, now: _token.Clocks
-) -> Failure:
+def _dead(name: str, token: Token, before: Held | None, now: Clocks) -> Failure:
     if before is not None and token.same(before.token):
         token = before.token
     left = max(0.0, token.left(now))
     return Failure(
-        f"{name} gave a token with {left:.0f} s left, and a connect needs {_token.MARGIN:.0f}",
+        f"{name} gave a token with {left:.0f} s left, and a connect needs {MARGIN:.0f}",
         "credential",
         "check this machine's clock (timedatectl), or give a credential that renews its tokens",
     )
 
 
-def _log(before: _token.Held | None, outcome: Outcome, now: _token.Clocks, name: str) -> None:
-    if isinstance(outcome, _token.Token):
+def _log(before: Held | None, outcome: Outcome, now: Clocks, name: str) -> None:
+    if isinstance(outcome, Token):
         if before is None or not outcome.same(before.token):
             logger.info("token from %s, good for %.0f s", name, outcome.left(now))
     elif before is not None and before.failures == 0 and before.token.usable(now):

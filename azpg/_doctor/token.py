@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from azpg import _token
 from azpg._clouds import CLOUDS
 from azpg._redact import sanitized
+from azpg._tokens import token
 
-from .finding import Finding
+from .result import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from azpg._clouds import Cloud
     from azpg._jwt import Claims
 
-    from .finding import Fact
+    from .result import Fact
 
 CLOCKS_APART = 60.0
 """Seconds that two clocks may differ before it is worth a word."""
@@ -54,7 +54,7 @@ def variables(environ: Mapping[str, str]) -> Iterator[str]:
 
 def facts(claims: Claims) -> dict[str, Fact]:
     """Return what of a token's claims a server goes by."""
-    user = _token.user(claims)
+    user = token.user(claims)
     shown = {word: sanitized(claims[name]) for name, word in _CLAIMS.items() if name in claims}
     return {"user": "the token names none" if user is None else sanitized(user), **shown}
 

@@ -9,17 +9,20 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
-from . import _credentials, _diagnose, _spelling, _token
-from ._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
-from ._flight import SLOTS, Failure, Flight, Outcome, clocks
-from .errors import ConfigError
+from azpg._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
+from azpg._redact import quote
+from azpg.errors import ConfigError
+
+from . import credential_errors, credentials
+from .cache import SLOTS, Failure, Flight, Outcome, clocks
+from .token import Token, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from azure.core.credentials import AccessToken, AccessTokenInfo
 
-    from ._credentials import Credential
+    from .credentials import Credential
 
 
 class TokenStats(NamedTuple):
@@ -72,9 +75,7 @@ class EntraPassword:
         self._slot = SLOTS.slot(self._credential, self.cloud.scope)
 
     def __repr__(self) -> str:
-        return (
-            f"<azpg.EntraPassword of {_credentials.name(self._credential)} for {self.cloud.name}>"
-        )
+        return f"<azpg.EntraPassword of {credentials.name(self._credential)} for {self.cloud.name}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an azpg.EntraPassword is not pickled: make one in each process")
@@ -114,9 +115,9 @@ class EntraPassword:
 
     def answered_by(self) -> str:
         """Return the name of the credential, and of a chain the one that answered."""
-        return _credentials.spoke(self._made())
+        return credentials.spoke(self._made())
 
-    def token(self) -> _token.Token:
+    def token(self) -> Token:
         """Return a valid token with what is known of it."""
         end, alone = time.monotonic() + self.timeout, False
         while alone or (token := self._in_hand(None)) is None:
@@ -128,10 +129,10 @@ class EntraPassword:
                 raise self._late().error() from None
             if (token := flight.landed(outcome, None, started=started)) is not None:
                 break
-            alone = alone or isinstance(outcome, _token.Token)
+            alone = alone or isinstance(outcome, Token)
         return token
 
-    async def token_async(self) -> _token.Token:
+    async def token_async(self) -> Token:
         """Return a valid token with what is known of it, without blocking the event loop."""
         loop = asyncio.get_running_loop()
         end, alone = time.monotonic() + self.timeout, False
@@ -145,14 +146,14 @@ class EntraPassword:
                 raise self._late().error() from None
             if (token := flight.landed(outcome, loop, started=started)) is not None:
                 break
-            alone = alone or isinstance(outcome, _token.Token)
+            alone = alone or isinstance(outcome, Token)
         return token
 
     def drop(self, refused: str) -> None:
         """Forget a token that the server refused, so that the next call asks for another."""
         self._slot.drop(refused)
 
-    def _in_hand(self, loop: asyncio.AbstractEventLoop | None) -> _token.Token | None:
+    def _in_hand(self, loop: asyncio.AbstractEventLoop | None) -> Token | None:
         """Return the token held while it is usable; in time, start the flight for the next."""
         slot, now = self._slot, clocks()
         held = slot.held
@@ -162,7 +163,7 @@ class EntraPassword:
             if (flight := slot.flight) is None:
                 self._board(loop)
             elif flight.started < now.monotonic - self.timeout:
-                slot.land(flight, self._late(), _credentials.name(self._credential))
+                slot.land(flight, self._late(), credentials.name(self._credential))
         return held.token
 
     def _board(
@@ -171,34 +172,32 @@ class EntraPassword:
         return self._slot.board(loop, self.timeout, self._fly, alone=alone)
 
     def _fly(self, flight: Flight) -> None:
-        name = _credentials.name(self._credential)
+        name = credentials.name(self._credential)
         outcome: Outcome
         try:
             outcome = self._fetch(flight)
             if self._slot.stuck(outcome):
                 outcome = self._fetch(flight)
             made = self._made()
-            name = _credentials.spoke(made)
-            self._slot.personal = _credentials.asks_a_person(made)
-            flight.any_context = _credentials.is_azure_identitys(made)
+            name = credentials.spoke(made)
+            self._slot.personal = credentials.asks_a_person(made)
+            flight.any_context = credentials.is_azure_identitys(made)
         except _LateError:
             outcome = self._late()
         except CancelledError as error:
             # With the loop it ran on: that is no word of the credential's to those on other loops.
-            outcome = Failure(*_diagnose.credential(name, error), lost=True)
+            outcome = Failure(*credential_errors.credential(name, error), lost=True)
         except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
-            outcome = Failure(*_diagnose.credential(name, error))
+            outcome = Failure(*credential_errors.credential(name, error))
         self._slot.land(flight, outcome, name)
 
-    def _fetch(self, flight: Flight) -> _token.Token:
+    def _fetch(self, flight: Flight) -> Token:
         answer = self._ask(flight)
         text: object = answer.token
         if not (isinstance(text, str) and text and text.isascii() and text.isprintable()):
             raise ValueError("its token is no plain text")
         refresh_on = getattr(answer, "refresh_on", None)
-        return _token.received(
-            text, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform
-        )
+        return received(text, answer.expires_on, refresh_on, now=clocks(), chance=random.uniform)
 
     def _ask(self, flight: Flight) -> AccessToken | AccessTokenInfo:
         credential: Any = self._made()
@@ -220,19 +219,19 @@ class EntraPassword:
         return cast("AccessToken | AccessTokenInfo", answer)
 
     def _made(self) -> object:
-        if _credentials.is_credential(self._credential):
+        if credentials.is_credential(self._credential):
             return self._credential
         slot = self._slot
         if slot.made is None:
             made = cast("Callable[[], object]", self._credential)()
-            if problem := _credentials.proxied("what it returned", made):
+            if problem := credentials.proxied("what it returned", made):
                 raise ConfigError(problem)
             slot.made = made
         return slot.made
 
     def _late(self) -> Failure:
-        name = _credentials.name(self._credential)
-        return Failure(*_diagnose.credential_late(name, self.timeout))
+        name = credentials.name(self._credential)
+        return Failure(*credential_errors.credential_late(name, self.timeout))
 
 
 class _LateError(Exception):
@@ -251,4 +250,4 @@ def _known(cloud: str) -> Cloud:
     if (found := cloud_named(cloud)) is not None:
         return found
     names = ", ".join(repr(known.name) for known in CLOUDS)
-    raise ConfigError(f"cloud={_spelling.quote(cloud)} is none of {names}, nor an azpg.Cloud")
+    raise ConfigError(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
-from ._jwt import Claims, claims
-from ._record import Record
-from ._redact import sanitized
-from .errors import CredentialError
+from azpg._jwt import Claims, claims
+from azpg._record import Record
+from azpg._redact import sanitized
+from azpg.errors import CredentialError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

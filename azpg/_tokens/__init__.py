@@ -1,0 +1,1 @@
+"""The Microsoft Entra token cache, and what fills it."""
