@@ -247,7 +247,9 @@ class Call:
         if found.kind == "config":
             self.error = LibpqConfigError(text)
             return
-        refusal = found.error(text, kind=found.kind, hint=found.hint, pgconn=pgconn)
+        refusal = found.error(
+            text, kind=found.kind, hint=found.hint, transient=found.transient, pgconn=pgconn
+        )
         if found.transient:
             self.pause = self._tries().pause(found.kind, time.monotonic(), random.uniform)
             if self.pause is not None:

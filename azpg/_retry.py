@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,17 @@ def budget(connect_timeout: str | None) -> float:
     except ValueError:  # told with the call's other problems
         return BUDGET
     return min(asked, BUDGET) if asked > 0 else BUDGET
+
+
+class Deadline(NamedTuple):
+    """The moment at which a caller stops waiting, and who set it."""
+
+    at: float
+    """of time.monotonic()"""
+    seconds: float
+    """what was asked for, for messages"""
+    source: str
+    """as a person typed it: `connect_timeout=3`, `PGCONNECT_TIMEOUT=3`, `retry_timeout=0`"""
 
 
 class Retry:

@@ -38,21 +38,33 @@ __all__ = [
 class ConnectError(psycopg.OperationalError):
     """Tell why a connection could not be made, and what to type next.
 
-    `kind` is a short word to branch on (`"certificate-name"`, `"refused"`); `hint` is what the
-    message ends with, or empty. `pgconn` is a copy of the finished connection without its secrets.
+    Attributes:
+        kind: a short word to branch on, such as `"certificate-name"` or `"refused"`; `"unknown"`
+            if azpg does not know the failure.
+        hint: what to type, which the message ends with; empty if azpg knows nothing better.
+        transient: whether a later attempt may succeed without any change.
+        pgconn: a copy of the finished connection without its secrets, as on psycopg's errors.
     """
 
     __module__ = "azpg"
 
     kind: str
     hint: str
+    transient: bool
 
     def __init__(
-        self, text: str, *, kind: str = "unknown", hint: str = "", pgconn: PGconn | None = None
+        self,
+        text: str,
+        *,
+        kind: str = "unknown",
+        hint: str = "",
+        transient: bool = False,
+        pgconn: PGconn | None = None,
     ) -> None:
         super().__init__(f"{text}\nHINT: {hint}" if hint else text, pgconn=pgconn)
         self.kind = kind
         self.hint = hint
+        self.transient = transient
 
 
 class CredentialError(ConnectError):
@@ -88,14 +100,18 @@ class ConnectTimeoutError(UnreachableError, psycopg.errors.ConnectionTimeout):
 class ConfigError(psycopg.ProgrammingError, ValueError):
     """List every problem of a call at once, each with what to type instead.
 
-    `problems` holds them one by one; `kind` is `"config"` and `hint` empty, as each problem says
-    itself what to do.
+    Attributes:
+        problems: the problems one by one.
+        kind: always `"config"`.
+        hint: always empty, since each problem says what to do.
+        transient: always False.
     """
 
     __module__ = "azpg"
 
     kind = "config"
     hint = ""
+    transient = False
     problems: tuple[str, ...]
 
     def __init__(self, problems: Sequence[str] | str) -> None:

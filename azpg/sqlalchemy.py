@@ -13,7 +13,6 @@ from sqlalchemy.engine import URL
 from azpg._redact import quote
 
 from ._conninfo.options import hide_secrets
-from ._diagnosis.classify import TRANSIENT
 from ._redact import Secret
 from .connection import AsyncConnection, Connection
 from .errors import ConfigError, ConnectError
@@ -59,7 +58,7 @@ class _OnAzpg(PGDialect_psycopg):
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         # A connect that may yet succeed is told by `error.connection_invalidated`.
-        passes = isinstance(e, ConnectError) and e.kind in TRANSIENT
+        passes = isinstance(e, ConnectError) and e.transient
         return passes or super().is_disconnect(e, connection, cursor)  # type: ignore[no-untyped-call]
 
     def on_connect(self) -> Callable[[Any], None]:

@@ -15,7 +15,6 @@ from azure.identity import (
 )
 
 import azpg
-from azpg._diagnosis import classify
 from azpg._tokens import credential_errors
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def test_who_must_sign_in_again_is_told_so(
     ):
         api.open(credential=credential)
     assert caught.value.kind == "interaction-required"
-    assert caught.value.kind not in classify.TRANSIENT
+    assert not caught.value.transient
     assert description in str(caught.value)
     assert "sign in again" in caught.value.hint
     assert len(authority.forms) == 1

@@ -76,11 +76,12 @@ def test_a_config_error_lists_its_problems() -> None:
     "copied", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
 )
 @pytest.mark.parametrize("error", CONNECT)
-def test_a_copy_keeps_kind_and_hint(copied: Any, error: type[azpg.ConnectError]) -> None:
+def test_a_copy_keeps_the_attributes(copied: Any, error: type[azpg.ConnectError]) -> None:
     """Copying and pickling, as process pools do, lose nothing and double nothing."""
-    made = copied(error("no", kind="k", hint="h"))
+    made = copied(error("no", kind="k", hint="h", transient=True))
     assert type(made) is error
     assert (str(made), made.kind, made.hint) == ("no\nHINT: h", "k", "h")
+    assert made.transient
 
 
 @pytest.mark.parametrize(

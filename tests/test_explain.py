@@ -34,7 +34,7 @@ def linked(outer: BaseException, **links: object) -> BaseException:
     [
         (KNOWN, azpg.Explanation(kind="login", hint="do this")),
         (
-            azpg.UnreachableError("no", kind="cut", hint="x"),
+            azpg.UnreachableError("no", kind="cut", hint="x", transient=True),
             azpg.Explanation(kind="cut", hint="x", transient=True),
         ),
         (azpg.ConfigError("no host"), azpg.Explanation(kind="config")),

@@ -34,9 +34,6 @@ UNKNOWN = Diagnosis()
 BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
 """Kinds of refusals that blame the token itself."""
 
-TRANSIENT = frozenset(row.kind for row in TABLE if row.transient) | {"credential-timeout"}
-"""Kinds of failures that may mend themselves."""
-
 _SEVERAL = "all failures were:"
 _QUOTED = r'"[^"\n]*"'
 _ATTEMPT = r"- host: '([^'\n]*)', port: '(\d+)'"

@@ -10,7 +10,7 @@ from psycopg.errors import FinishedPGconn
 from azpg._record import Record
 from azpg.errors import ConfigError, ConnectError
 
-from .classify import TRANSIENT, diagnose
+from .classify import diagnose
 from .hints import Context
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _judged(error: BaseException) -> Explanation:
     if isinstance(error, ConnectError | ConfigError) and error.kind != "unknown":
-        transient = error.kind in TRANSIENT
-        return Explanation(kind=error.kind, hint=error.hint, transient=transient)
+        return Explanation(kind=error.kind, hint=error.hint, transient=error.transient)
     state = getattr(error, "sqlstate", None)  # asyncpg's errors have it too
     if not isinstance(error, psycopg.Error) and not isinstance(state, str):
         return Explanation()

@@ -60,16 +60,19 @@ def clocks() -> Clocks:
 class Failure:
     """What every waiter of a failed flight is told, each in an exception of its own."""
 
-    def __init__(self, text: str, kind: str, hint: str, *, lost: bool = False) -> None:
+    def __init__(
+        self, text: str, kind: str, hint: str, *, transient: bool = False, lost: bool = False
+    ) -> None:
         self.text = text
         self.kind = kind
         self.hint = hint
+        self.transient = transient
         self.lost = lost
         """an async credential's loop ended under it: callers elsewhere try again"""
 
     def error(self) -> CredentialError:
         """Return it as an exception."""
-        return CredentialError(self.text, kind=self.kind, hint=self.hint)
+        return CredentialError(self.text, kind=self.kind, hint=self.hint, transient=self.transient)
 
 
 Outcome: TypeAlias = Token | Failure

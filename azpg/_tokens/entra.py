@@ -231,7 +231,7 @@ class EntraPassword:
 
     def _late(self) -> Failure:
         name = credentials.name(self._credential)
-        return Failure(*credential_errors.credential_late(name, self.timeout))
+        return Failure(*credential_errors.credential_late(name, self.timeout), transient=True)
 
 
 class _LateError(Exception):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from psycopg_pool.base import AttemptWithBackoff
 
 from azpg import _retry
-from azpg._diagnosis.classify import TRANSIENT
 from azpg.errors import ConfigError, ConnectError, clean
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Causes:
         """Return the failure that no further try can mend, as an exception of its own."""
         failure = self._failure
         if isinstance(failure, ConfigError) or (
-            isinstance(failure, ConnectError) and failure.kind not in TRANSIENT
+            isinstance(failure, ConnectError) and not failure.transient
         ):
             return own(failure)
         return None

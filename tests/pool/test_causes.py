@@ -9,8 +9,8 @@ from psycopg_pool import PoolTimeout
 import azpg
 from azpg.pool._failures import Attempt, Causes
 
-REFUSED = azpg.UnreachableError("refused", kind="refused")
-FULL = azpg.ConnectError("too many", kind="too-many-connections")
+REFUSED = azpg.UnreachableError("refused", kind="refused", transient=True)
+FULL = azpg.ConnectError("too many", kind="too-many-connections", transient=True)
 WRONG = azpg.LoginError("wrong", kind="login")
 
 
