@@ -1,9 +1,11 @@
 """The correct connection from Python to Azure Database for PostgreSQL."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._clouds import AZURE_CHINA, AZURE_PUBLIC, AZURE_US_GOV, COSMOS_POSTGRES, Cloud
+from ._diagnosis.explain import Explanation, explain
+from ._tokens.entra import EntraPassword
+from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
 from .errors import (
     ConfigError,
     ConnectError,
@@ -15,9 +17,6 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._diagnosis.explain import Explanation, explain
-    from ._tokens.entra import EntraPassword
-    from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
     from .pool import (
         AsyncConnectionPool,
         AsyncNullConnectionPool,
@@ -28,6 +27,16 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+
+_POOL_NAMES = (
+    "AsyncConnectionPool",
+    "AsyncNullConnectionPool",
+    "ConnectionPool",
+    "NullConnectionPool",
+    "create_pool",
+    "create_pool_async",
+)
+"""the names in azpg.pool, which imports psycopg_pool: only programs that use a pool load it"""
 
 __all__ = [
     "AZURE_CHINA",
@@ -58,25 +67,14 @@ __all__ = [
     "explain",
 ]
 
-_LATE = {
-    "AsyncConnection": "connection",
-    "Connection": "connection",
-    "EntraPassword": "_tokens.entra",
-    "Explanation": "_diagnosis.explain",
-    "connect": "connection",
-    "connect_async": "connection",
-    "conninfo": "connection",
-    "explain": "_diagnosis.explain",
-    **{name: "pool" for name in __all__ if "pool" in name.lower()},
-}
-"""name -> the module that is loaded when it is first used"""
-
 
 def __getattr__(name: str) -> object:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(f".{_LATE[name]}", __name__), name))
+    if name in _POOL_NAMES:
+        from . import pool  # noqa: PLC0415  # loaded by the first use of one of its names
+
+        return getattr(pool, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*{*globals(), *__all__}]
+    return [*__all__, "__version__", "abc"]

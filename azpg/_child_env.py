@@ -18,10 +18,12 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from . import _passfile
-from ._connect import Call
+from ._connect import ConnectRequest
+from ._conninfo.options import ConnectOptions
 from ._libpq import libpq_info, os_user_name, with_native_paths
 from ._psql import is_conninfo, read_arguments
 from ._tls.roots import shared_path
+from ._tracebacks import redact_exception
 from .errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
     from psycopg.abc import ConnParam
 
     from ._clouds import Cloud
-    from ._connect import Password
-    from ._tokens.credentials import SyncCredential
+    from .abc import Password, SyncCredential
 
 KEPT = ("PGDATESTYLE", "PGGEQO", "PGTZ", "PG_COLOR", "PG_COLORS")
 """Variables that say neither where to, nor who, nor how."""
@@ -113,42 +114,51 @@ def environment(
     >>> environment(server="myserver", pgbouncer=True).variables["PGPORT"]
     '6432'
     """
-    call = Call(
-        conninfo,
-        kwargs,
-        server=server,
-        credential=credential,
-        client_id=client_id,
-        password=password,
-        pgbouncer=pgbouncer,
-        cloud=cloud,
-        retry_timeout=retry_timeout,
-        is_async=False,
-    )
-    del conninfo, kwargs, password  # an error's traceback shows this frame
-    if call.error is None and is_conninfo(call.plan.params.get("dbname", "")):
+    handled = sys.exception()
+    request: ConnectRequest | None = None
+    try:
+        request = ConnectRequest(
+            ConnectOptions(
+                conninfo=conninfo,
+                keywords=kwargs,
+                server=server,
+                credential=credential,
+                client_id=client_id,
+                password=password,
+                pgbouncer=pgbouncer,
+                cloud=cloud,
+                retry_timeout=retry_timeout,
+            ),
+            is_async=False,
+        )
+        # Error reports show the variables of this frame
+        conninfo, password, kwargs = "", None, {}
+        _check_dbname(request.config.params.get("dbname", ""))
+        while True:
+            try:
+                return _child_environment(request)
+            except psycopg.Error as error:
+                delay = request.handle_failure(error)
+                if delay is None:
+                    raise
+            time.sleep(delay)
+    except BaseException as error:
+        conninfo, password, kwargs, request = "", None, {}, None
+        redact_exception(error, handled)
+        raise
+
+
+def _check_dbname(dbname: str) -> None:
+    if is_conninfo(dbname):
         # pgbench, vacuumdb and others expand it out of PGDATABASE
-        call.error = ConfigError(
+        raise ConfigError(
             "dbname looks like a conninfo, and a command would go to the host it names: pass it "
             "as the conninfo itself"
         )
-    while call.error is None:
-        try:
-            if call.pause:
-                time.sleep(call.pause)
-            return _child_environment(call)
-        except psycopg.Error as ex:
-            call.failed(ex)
-        except BaseException as ex:  # noqa: BLE001  # raised again
-            del call  # and the frames below, which hold the password
-            raise ex.with_traceback(None)  # noqa: B904  # itself
-    error = call.error
-    del call
-    raise error
 
 
-def _child_environment(call: Call) -> ChildEnvironment:
-    params = call.params(call.answer(), call.addresses())
+def _child_environment(request: ConnectRequest) -> ChildEnvironment:
+    params = request.params(request.login(), request.resolve_hosts())
     passfile = None
     if (secret := params.get("password")) is not None:
         # So that the command's libpq looks up the user that the password file has
@@ -162,7 +172,7 @@ def _child_environment(call: Call) -> ChildEnvironment:
         if name in KEPT or not (name.startswith("PG") or name == _passfile.VARIABLE)
     }
     found = variables(with_native_paths(params))
-    return ChildEnvironment(kept | found, passfile, is_entra=call.entra is not None)
+    return ChildEnvironment(kept | found, passfile, is_entra=request.entra is not None)
 
 
 def variables(params: Mapping[str, str]) -> dict[str, str]:

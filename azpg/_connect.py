@@ -1,4 +1,4 @@
-"""One call of connect(): what its sync and async twins share, from the options to the error."""
+"""What the sync and the async connect() share: configuration, secrets, errors, retries."""
 
 from __future__ import annotations
 
@@ -7,345 +7,637 @@ import dataclasses
 import inspect
 import logging
 import math
+import os
 import random
 import socket
+import sys
 import time
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from functools import cache, lru_cache, partial
+from types import MethodType
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
 
 import psycopg
-from psycopg import errors as e
 
-from . import _retry
-from ._conninfo.options import (
-    UNSENDABLE,
-    entra_password_behind,
-    is_async_function,
-    is_entra_password,
-    mistyped,
+from . import _jwt, _passfile, _retry
+from ._clouds import CLOUDS, Cloud
+from ._conninfo import service_connector, sources
+from ._conninfo.options import password_kind, type_errors
+from ._conninfo.resolve import (
+    OptionSummary,
+    Platform,
+    ResolvedConfig,
+    resolve,
+    with_addresses,
 )
-from ._conninfo.resolve import reached
-from ._conninfo.service_connector import INCOMPLETE
-from ._conninfo.sources import sendable
-from ._jwt import claims
-from ._libpq import libpq_info, os_user_name, with_native_paths
+from ._conninfo.suggestions import placeholder_errors
+from ._diagnosis.classify import BAD_TOKEN, diagnose
+from ._diagnosis.hints import Context
+from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
-from ._settled import check_token, settle
-from ._tls.roots import root_file
-from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError, clean
+from ._tls.roots import replaceable_by, root_file, user_root_crt
+from ._tokens.credentials import misfit, proxied, service_principal
+from ._tokens.entra import EntraPassword
+from ._tokens.token import require_role
+from ._tracebacks import redact_exception
+from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
-    from psycopg.pq.abc import PGconn
-
-    from ._clouds import Cloud
-    from ._conninfo.resolve import Plan
-    from ._conninfo.service_connector import Identity
-    from ._tokens.credentials import Credential
-    from ._tokens.entra import EntraPassword
+    from ._conninfo.options import ConnectOptions
+    from ._conninfo.service_connector import ServiceIdentity
+    from ._conninfo.sources import Parameter, Parameters
     from ._tokens.token import Token
-
-    Password: TypeAlias = str | Callable[[], str]
-    AsyncPassword: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
-    Answer: TypeAlias = tuple[str | None, str | None]
-    """the secret, and the user that a token names"""
+    from .abc import Credential
 
 logger = logging.getLogger("azpg")
 
+CACHE_SIZE = 256
+"""Number of resolved configurations, and of warnings, to remember. It is bounded, because a program
+may generate its connection strings."""
 
-class Call:
-    """Hold what one call is about.
 
-    Once it has failed `error` is set, for the caller to raise from a frame without secrets.
+class Login(NamedTuple):
+    """The password for one attempt, and the user that a token names."""
+
+    password: str | None
+    user: str | None
+
+    def __repr__(self) -> str:
+        return f"<Login of user {self.user!r}>"
+
+
+class ConnectRequest:
+    """One request for a connection: what libpq is given, and what a failure of it means.
+
+    Args:
+        options: what the caller asked for.
+        is_async: whether an async credential or password callback can be awaited.
+
+    Raises:
+        ConfigError: if the options are invalid or contradict each other; it lists every problem.
     """
 
-    error: BaseException | None = None
-    _answer: Answer = (None, None)
-    _is_token = False
-    """the password is a Microsoft Entra token that azpg did not fetch"""
-    _pauses: _retry.Retry | None = None
-    pause: float | None = None
-    """seconds to wait before the next try"""
-
-    def __init__(
-        self,
-        conninfo: str,
-        keywords: Mapping[str, object],
-        *,
-        server: str | None,
-        credential: object,
-        client_id: str | None,
-        password: object,
-        pgbouncer: bool | None,
-        cloud: Cloud | str | None,
-        retry_timeout: float | None = None,
-        is_async: bool,
-    ) -> None:
-        self._refused: tuple[str, ConnectError] | None = None
-        """a token that the server blamed, and how it said so"""
-        own = (conninfo, server, client_id, pgbouncer, cloud, retry_timeout)
-        wrong = mistyped(*map(type, own))
-        if isinstance(retry_timeout, float) and math.isnan(retry_timeout):
-            wrong += ("retry_timeout is no number: pass a number of seconds, 0 for one try",)
-        if wrong:
-            self.error = ConfigError(wrong)
-            return
-        if credential is None and (entra := entra_password_behind(password)):
-            credential, password = entra, None
-        if credential is not None and cloud is None and is_entra_password(credential):
-            cloud = credential.cloud
-        try:
-            settled = settle(
-                conninfo,
-                keywords,
-                server=server,
-                credential=credential,
-                client_id=client_id,
-                password=password,
-                pgbouncer=pgbouncer,
-                cloud=cloud,
-                is_async=is_async,
-            )
-            if settled.connector is not None and credential is client_id is None:
-                credential, client_id = _connected(settled.plan, settled.connector)
-        except BaseException as error:  # noqa: BLE001  # raised by the caller
-            self.error = clean(error)
-            return
-        self.plan = settled.plan
-        self.prepare_threshold = None if self.plan.pgbouncer else 5
-        """psycopg's default; PgBouncer on Azure has max_prepared_statements = 0 until it is set"""
-        self._secrets = dict(settled.secrets)
+    def __init__(self, options: ConnectOptions, *, is_async: bool) -> None:
+        self._started = time.monotonic()
+        options = _without_wrapped_entra_password(options)
+        resolved = _resolve_options(options, is_async=is_async)
+        self.config = resolved.config
+        self.prepare_threshold = None if self.config.pgbouncer else 5
+        """psycopg's default; Azure's PgBouncer has max_prepared_statements = 0 until it is set"""
+        self.entra: EntraPassword | None = None
+        """what acquires the tokens, if the connection authenticates with them"""
+        self._secrets = dict(resolved.secrets)
+        password = options.password
         if isinstance(password, str):
             self._secrets["password"] = password
         self._callback = cast("Callable[[], object]", password) if callable(password) else None
-        self._budget = settled.budget if retry_timeout is None else retry_timeout
-        self._started = time.monotonic()
-        self._hurry = retry_timeout is not None and retry_timeout > 0
-        """no try may take longer than what is left; the first may, where no budget was given"""
-        self.entra: EntraPassword | None = None
-        """what gives the tokens, where one signs in with them"""
-        if self.plan.sign_in == "entra":
+        if self.config.auth == "entra":
             self._secrets.pop("password", None)
-            made = _entra_password()
-            known = cast("Credential | None", credential)
-            self.entra = (
-                credential
-                if isinstance(credential, made)
-                else made(known, cloud=self.plan.cloud, client_id=client_id)
-            )
+            self.entra = _entra_password(options, resolved)
+        self._login = Login(None, None)
+        self._is_given_token = False
+        """the password is a Microsoft Entra token that azpg did not acquire"""
+        self._rejected: tuple[str, ConnectError] | None = None
+        """a token that the server rejected, and the error"""
+        given = options.retry_timeout
+        self._backoff = _retry.Retry(
+            resolved.retry_timeout if given is None else given, self._started
+        )
+        self._cap_connect_timeout = given is not None and given > 0
+        """whether an attempt may last no longer than what is left; a first attempt may, unless the
+        caller gave retry_timeout"""
 
-    # The secret
+    # The password
 
-    def answer(self) -> Answer:
-        """Ask for the secret: once for each physical connection."""
+    def login(self) -> Login:
+        """Return the password of the next attempt: a new one for every physical connection.
+
+        Raises:
+            CredentialError: if there is none.
+            ConfigError: if it is a token that must not be sent to these servers.
+        """
         if self.entra is not None:
-            self._answer = self._of(self.entra.token())
+            self._login = self._from_credential(self.entra.token())
         elif self._callback is not None:
             try:
-                given = self._callback()
-            except Exception as error:  # noqa: BLE001  # the caller's code: anything may come
-                raise _raised(error) from None
-            self._answer = self._from_callback(given)
-        elif self.plan.sign_in == "token":
-            self._answer = self._from_token(self._secrets["password"])
-        return self._answer
+                password = self._callback()
+            except Exception as error:
+                raise _callback_error(error) from error
+            self._login = self._from_callback(password)
+        elif self.config.auth == "token":
+            self._login = self._from_token(self._secrets["password"])
+        return self._login
 
-    async def answer_async(self) -> Answer:
-        """Ask for the secret without blocking the loop: a sync callback runs in a thread."""
+    async def login_async(self) -> Login:
+        """Do the same without blocking the event loop: a sync callback runs in a thread."""
         if self.entra is not None:
-            self._answer = self._of(await self.entra.token_async())
+            self._login = self._from_credential(await self.entra.token_async())
         elif self._callback is not None:
             try:
-                given = await _await(self._callback)
-            except Exception as error:  # noqa: BLE001  # as above
-                raise _raised(error) from None
-            self._answer = self._from_callback(given)
-        elif self.plan.sign_in == "token":
-            self._answer = self._from_token(self._secrets["password"])
-        return self._answer
+                password = await _call_maybe_async(self._callback)
+            except Exception as error:
+                raise _callback_error(error) from error
+            self._login = self._from_callback(password)
+        elif self.config.auth == "token":
+            self._login = self._from_token(self._secrets["password"])
+        return self._login
 
-    def _from_callback(self, given: object) -> Answer:
-        """Return a callback's answer, which may be a Microsoft Entra token."""
-        password = _password(given)
-        return self._from_token(password) if check_token(password, self.plan) else (password, None)
+    def _from_callback(self, returned: object) -> Login:
+        password = _check_password(returned)
+        if _is_token_for(password, self.config):
+            return self._from_token(password)
+        return Login(password, None)
 
-    def _from_token(self, text: str) -> Answer:
-        """Return a token that was given as a password, and its role where no user was given."""
-        from ._tokens.token import require_role  # noqa: PLC0415  # late: only who signs in so pays for it
+    def _from_token(self, token: str) -> Login:
+        self._is_given_token = True
+        has_user = "user" in self.config.params
+        return Login(token, None if has_user else require_role(_jwt.claims(token)))
 
-        self._is_token = True
-        return text, None if "user" in self.plan.params else require_role(claims(text))
+    def _from_credential(self, token: Token) -> Login:
+        if self._rejected is not None and token.text == self._rejected[0]:
+            raise self._rejected[1]  # the credential has no other token
+        has_user = "user" in self.config.params
+        return Login(token.text, None if has_user else token.role())
 
-    def _of(self, token: Token) -> Answer:
-        if self._refused is not None and token.text == self._refused[0]:
-            raise self._refused[1]  # the credential has no other
-        return token.text, None if "user" in self.plan.params else token.role()
+    # The parameters
 
-    # The way there
+    def resolve_hosts(self) -> list[list[str]]:
+        """Return the addresses of the hosts to connect to under the name of `server`."""
+        return [_getaddrinfo(host) for host in self.config.lookup_hosts]
 
-    def addresses(self) -> list[list[str]]:
-        """Look up the hosts that are reached under the name of `server`."""
-        return [_look_up(host) for host in self.plan.reach]
+    async def resolve_hosts_async(self) -> list[list[str]]:
+        """Do the same without blocking the event loop."""
+        return [await asyncio.to_thread(_getaddrinfo, host) for host in self.config.lookup_hosts]
 
-    async def addresses_async(self) -> list[list[str]]:
-        """Look them up without blocking the loop."""
-        return [await asyncio.to_thread(_look_up, host) for host in self.plan.reach]
-
-    def params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
-        """Return exactly what libpq is handed."""
-        params = self.shown_params(addresses)
-        params |= self._secrets
-        if self._hurry:
+    def params(self, login: Login, addresses: list[list[str]]) -> dict[str, str]:
+        """Return the parameters of one attempt, with the secrets."""
+        params = self.public_params(addresses) | self._secrets
+        if self._cap_connect_timeout:
             asked = params["connect_timeout"]
-            params["connect_timeout"] = self._tries().timeout(asked, time.monotonic())
-        secret, user = answer
-        if secret is not None:
-            params["password"] = secret
-        if user is not None:
-            params["user"] = user
-        if self._is_token:
+            params["connect_timeout"] = self._backoff.timeout(asked, time.monotonic())
+        if login.password is not None:
+            params["password"] = login.password
+        if login.user is not None:
+            params["user"] = login.user
+        if self._is_given_token:
             params.setdefault("dbname", "postgres")
         return params
 
-    def libpq_params(self, answer: Answer, addresses: list[list[str]]) -> dict[str, str]:
-        """Return every keyword of libpq's, so that it finds none in the environment."""
-        params = self.plan.defaults | self.params(answer, addresses)
+    def libpq_params(self, login: Login, addresses: list[list[str]]) -> dict[str, str]:
+        """Return a value for every keyword of libpq, so that it reads none from the environment."""
+        params = self.config.defaults | self.params(login, addresses)
         if "user" not in params and (name := os_user_name()) is not None:
             params["user"] = name
         return with_native_paths(params)
 
-    def shown_params(self, addresses: list[list[str]]) -> dict[str, str]:
-        """Return what libpq is handed, but for the secrets and the user of a token."""
-        params = self.plan.params.copy()
+    def public_params(self, addresses: list[list[str]]) -> dict[str, str]:
+        """Return the parameters without secrets, and without the user of a token."""
+        params = self.config.params.copy()
         if addresses:
-            params = reached(params, addresses)
-        if self.plan.roots is not None:
-            params["sslrootcert"] = root_file(self.plan.roots)
+            params = with_addresses(params, addresses)
+        if self.config.pinned_roots is not None:
+            params["sslrootcert"] = root_file(self.config.pinned_roots)
         return params
 
-    # The end
+    # Failures
 
-    def failed(self, error: psycopg.Error) -> None:
-        """Judge a failure: set the pause before the next try, or the error it ends with."""
-        self.pause = None
+    def handle_failure(self, error: psycopg.Error) -> float | None:
+        """Decide what follows a failed attempt. Call it where the error is handled.
+
+        Args:
+            error: what the attempt failed with; if it is a driver's, it is redacted in place.
+
+        Returns:
+            The seconds to wait before the next attempt, or None to raise the error itself.
+
+        Raises:
+            ConnectError: what the driver's error means; its context is the driver's error.
+        """
         if isinstance(error, ConnectError) or not isinstance(error, psycopg.OperationalError):
-            self.error = clean(self._refused[1] if self._refused else error)
-            return
-        text = self._shown(str(error))
-        pgconn = self._finished(error.pgconn)
-        try:
-            # late: who is let in needs no word of it
-            from ._diagnosis.classify import BAD_TOKEN, diagnose  # noqa: PLC0415
-            from ._diagnosis.hints import Context  # noqa: PLC0415
-        except OSError:
-            hint = "no file descriptor is free to read more with: close some, or raise ulimit -n"
-            self.error = ConnectError(text, hint=hint, pgconn=pgconn)
-            return
-        # Judged as it was said: a password may be one of the words that a failure is told by
-        found = diagnose(str(error), Context(**self._known()))
+            if self._rejected is not None and error is not self._rejected[1]:
+                raise self._rejected[1] from None
+            return self._next_delay(error) if isinstance(error, CredentialError) else None
+        # By the message as it was: a password could contain a word that a failure is told by
+        found = diagnose(str(error), self._hint_context())
+        redact_exception(error, None, self._redact)
+        message = str(error)
         if found.kind == "config":
-            self.error = LibpqConfigError(text)
-            return
-        refusal = found.error(
-            text, kind=found.kind, hint=found.hint, transient=found.transient, pgconn=pgconn
+            raise LibpqConfigError(message) from None
+        failure = found.error(
+            message,
+            kind=found.kind,
+            hint=found.hint,
+            transient=found.transient,
+            pgconn=error.pgconn,
         )
-        if found.transient:
-            self.pause = self._tries().pause(found.kind, time.monotonic(), random.uniform)
-            if self.pause is not None:
-                self._hurry = True
-                logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
-                return
-        if self.entra is None or self._refused or found.kind not in BAD_TOKEN:
-            self.error = refusal
-            return
-        # Said over verified TLS, as to every token: another one is asked for, once.
-        token = cast("str", self._answer[0])
-        self._refused = token, refusal
+        if (delay := self._next_delay(failure)) is not None:
+            return delay
+        if self.entra is None or self._rejected or found.kind not in BAD_TOKEN:
+            raise failure from None
+        # The server was verified, as always with tokens: try once more, with another token
+        token = cast("str", self._login.password)
+        self._rejected = token, failure
         self.entra.drop(token)
+        return 0.0
 
-    def _tries(self) -> _retry.Retry:
-        if self._pauses is None:
-            self._pauses = _retry.Retry(self._budget, self._started)
-        return self._pauses
-
-    def _shown(self, text: str) -> str:
-        return redact(text, self._answer[0], *self._secrets.values())
-
-    def _finished(self, pgconn: PGconn | None) -> PGconn | None:
-        """Return a copy of a finished connection without its secrets."""
-        if not isinstance(pgconn, e.FinishedPGconn):
+    def _next_delay(self, failure: ConnectError) -> float | None:
+        """Return the seconds to wait before the next attempt, or None if there must be none."""
+        if not failure.transient:
             return None
-        secrets = {name.encode() for name in libpq_info().secrets}
-        info = [o._replace(val=None) if o.keyword in secrets else o for o in pgconn.info]
-        said = self._shown(pgconn.error_message.decode(errors="replace")).encode()
-        changed = dataclasses.replace(pgconn, password=b"", info=info, error_message=said)
-        return cast("PGconn", changed)
+        now = time.monotonic()
+        delay = self._backoff.pause(failure.kind, now, random.uniform)
+        if delay is None:
+            return None
+        self._cap_connect_timeout = True
+        logger.warning("connecting again in %.1f s: %s", delay, failure)
+        return delay
 
-    def _known(self) -> dict[str, Any]:
-        """Return what hints are written with."""
-        params = self.plan.params
-        return {
-            "host": params.get("host") or params.get("hostaddr", "the server"),
-            "port": params["port"],
-            "dbname": params.get("dbname", ""),
-            "user": params.get("user") or sanitized(self._answer[1] or ""),
-            "entra": self.plan.sign_in in ("entra", "token"),
-            "scope": self.plan.cloud.scope,
-            "secret_length": len(self._answer[0] or ""),
-            "root_file": params.get("sslrootcert", ""),
-        }
+    def _redact(self, message: str) -> str:
+        return redact(message, self._login.password, *self._secrets.values())
+
+    def _hint_context(self) -> Context:
+        params = self.config.params
+        return Context(
+            host=params.get("host") or params.get("hostaddr", "the server"),
+            port=params["port"],
+            dbname=params.get("dbname", ""),
+            user=params.get("user") or sanitized(self._login.user or ""),
+            entra=self.config.auth in ("entra", "token"),
+            scope=self.config.cloud.scope,
+            secret_length=len(self._login.password or ""),
+            root_file=params.get("sslrootcert", ""),
+        )
 
 
-def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
-    """Return the credential, or the client id, that Service Connector names for a plan."""
-    if plan.sign_in != "entra" or not named.client_secret:
-        return None, named.client_id or None
-    if not (named.client_id and named.tenant_id):
-        raise ConfigError(INCOMPLETE)
-    from ._tokens.credentials import service_principal  # noqa: PLC0415  # late: as below
+# From the options to a configuration
 
-    return service_principal(plan.cloud.authority, named), None
+
+class _Resolved(NamedTuple):
+    config: ResolvedConfig
+    secrets: Mapping[str, str]
+    """the secret parameters, without a password that was an argument"""
+    retry_timeout: float
+    """seconds to retry for, if the caller gave no retry_timeout"""
+    identity: ServiceIdentity | None
+    """the identity of Service Connector's variables, if the host comes from them"""
+
+
+def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
+    if type_problems := _check_types(options):
+        raise ConfigError(type_problems)
+    options, object_problems = _check_objects(options, is_async=is_async)
+    environ = sources.environment()
+    params, problems = sources.merge(options, environ)
+    secret_keywords = libpq_info().secrets
+    near_misses = sources.near_misses(params, options.conninfo)
+    for keyword in near_misses.keys() - secret_keywords:
+        del params[keyword]
+    problems += dict.fromkeys(near_misses.values())
+    is_unreadable = bool(problems) and _conninfo_is_unreadable(options, params, environ)
+    hosts_unreadable = is_unreadable or not near_misses.keys().isdisjoint(("host", "hostaddr"))
+    timeout = params.get("connect_timeout")
+
+    # No secret goes into the rules, whose results are cached
+    secret_params = {name: params.pop(name) for name in secret_keywords & params.keys()}
+    secrets = {name: parameter.value for name, parameter in secret_params.items()}
+    password_source = secret_params["password"].source if secrets.get("password") else None
+    if isinstance(options.password, str):
+        secrets.pop("password", None)
+    token = _given_token(options, secrets)
+    problems += object_problems
+    problems += placeholder_errors(secrets)
+    if token is not None and (problem := _wrong_service_error(token)):
+        problems.append(problem)
+    root_file_parameter = params.get("sslrootcert")
+    summary = OptionSummary(
+        server=options.server,
+        cloud=options.cloud,
+        pgbouncer=options.pgbouncer,
+        has_credential=options.credential is not None,
+        has_client_id=options.client_id is not None,
+        password_kind=password_kind(options.password),
+        password_source=password_source,
+        password_is_token=token is not None,
+        hosts_unreadable=hosts_unreadable,
+        root_file_replaceable_by=replaceable_by(root_file_parameter.value)
+        if root_file_parameter is not None and root_file_parameter.value
+        else None,
+        problems=tuple(problems),
+    )
+    if (
+        options.credential is options.client_id is options.password is password_source is None
+    ) and (password := _command_password(params, summary, environ)):
+        secrets["password"] = password
+        summary = _with_command_password(summary, _entra_claims(password, options.cloud))
+    config = _cached_config(frozenset(params.items()), summary)
+    for warning in config.warnings:
+        _warn_once(warning)
+    for message in config.log_messages:
+        logger.debug("%s", message)
+    is_connector = sources.source_of(params, "host") == "Service Connector"
+    return _Resolved(
+        config=config,
+        secrets=secrets,
+        retry_timeout=_retry.budget(timeout.value if timeout is not None else None),
+        identity=service_connector.identity_from_environ(environ) if is_connector else None,
+    )
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _cached_config(
+    params: frozenset[tuple[str, Parameter]], summary: OptionSummary
+) -> ResolvedConfig:
+    config, problems = resolve(dict(sorted(params)), summary, _platform())
+    if problems:
+        raise ConfigError(problems)
+    # azpg never uses GSS encryption, but a value that libpq rejects is an error all the same
+    given = {name: parameter.value for name, parameter in params if name == "gssencmode"}
+    if message := validation_error(config.params | given):
+        raise LibpqConfigError(message)
+    return config
 
 
 @cache
-def _entra_password() -> type[EntraPassword]:
-    from ._tokens.entra import EntraPassword  # noqa: PLC0415  # late: only who signs in so pays for it
-
-    return EntraPassword
-
-
-async def _await(callback: Callable[[], object]) -> object:
-    given = callback() if is_async_function(callback) else await asyncio.to_thread(callback)
-    return await given if inspect.isawaitable(given) else given
-
-
-def _password(given: object) -> str:
-    if isinstance(given, str) and given and sendable(given):
-        if not given.endswith(("\n", "\r")):
-            return given
-        raise _no_password("returned text that ends in a line break")
-    if inspect.iscoroutine(given):
-        given.close()
-    what = type(given).__name__
-    if isinstance(given, str):
-        what = f"text with {UNSENDABLE}" if given else "an empty text"
-    raise _no_password(f"returned {what}")
+def _platform() -> Platform:
+    libpq = libpq_info()
+    return Platform(
+        keywords=frozenset(libpq.variables),
+        libpq_version=libpq.version,
+        defaults=libpq.defaults,
+        is_linux=sys.platform == "linux",
+        has_user_root_crt=os.path.exists(user_root_crt()),
+    )
 
 
-def _raised(error: Exception) -> CredentialError:
-    return _no_password(f"raised {type(error).__name__}: {redact(str(error))}")
+@lru_cache(maxsize=CACHE_SIZE)
+def _warn_once(warning: str) -> None:
+    logger.warning("%s", warning)
 
 
-def _no_password(what: str) -> CredentialError:
+def _check_types(options: ConnectOptions) -> list[str]:
+    problems = type_errors(options)
+    retry_timeout = options.retry_timeout
+    if isinstance(retry_timeout, float) and math.isnan(retry_timeout):
+        problems.append("retry_timeout is no number: pass a number of seconds, 0 for one try")
+    return problems
+
+
+def _conninfo_is_unreadable(
+    options: ConnectOptions, params: Parameters, environ: Mapping[str, str]
+) -> bool:
+    """Return whether a conninfo was given and no parameter of it could be read."""
+    has_conninfo = bool(options.conninfo) or service_connector.CONNECTION_STRING in environ
+    return has_conninfo and all(each.source != "conninfo" for each in params.values())
+
+
+def _command_password(
+    params: Parameters, summary: OptionSummary, environ: Mapping[str, str]
+) -> str | None:
+    """Return the password that `azpg exec` provides, if it is for these hosts and this user."""
+    if sources.source_of(params, "passfile") != "environment":
+        return None
+    if not (passwords := sources.command_passwords(environ)):
+        return None
+    # Which hosts and ports these are is known only after the rules, here those for a password
+    summary = summary._replace(password_source="azpg exec")
+    config, problems = resolve(dict(params), summary, _platform())
+    if problems:
+        return None
+    found = {passwords.get(place) for place in _passfile.places(config.params)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _with_command_password(summary: OptionSummary, token: _jwt.Claims | None) -> OptionSummary:
+    problem = _wrong_service_error(token) if token is not None else None
+    return summary._replace(
+        password_source="azpg exec",
+        password_is_token=token is not None,
+        problems=(*summary.problems, *([problem] if problem else [])),
+    )
+
+
+# Credentials and passwords
+
+
+def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
+    """Return whether an object is an EntraPassword; a proxy of one is not."""
+    return issubclass(type(value), EntraPassword)
+
+
+MAX_WRAPPERS = 8
+_CALLED_METHODS = ("__call__", "call_async")
+
+
+def find_entra_password(password: object) -> EntraPassword | None:
+    """Return the EntraPassword that a password callback calls, as far as that can be seen.
+
+    It is found as the object itself, as its `call_async` or `__call__`, and behind functools'
+    `partial` and decorators that set `__wrapped__`.
+    """
+    for _ in range(MAX_WRAPPERS):
+        if is_entra_password(password):
+            return password
+        # By the class alone: the attributes of a proxy are those of another object
+        kind = type(password)
+        if issubclass(kind, partial):
+            password = cast("partial[object]", password).func
+        elif kind is MethodType and getattr(password, "__name__", "") in _CALLED_METHODS:
+            password = cast("MethodType", password).__self__
+        elif kind.__module__ in ("builtins", "functools") and hasattr(password, "__wrapped__"):
+            password = password.__wrapped__
+        else:
+            return None
+    return None
+
+
+def _without_wrapped_entra_password(options: ConnectOptions) -> ConnectOptions:
+    """Return the options with an EntraPassword as credential, also if it was the password."""
+    if options.credential is None and options.password is not None:
+        entra = find_entra_password(options.password)
+        if entra is not None:
+            options = dataclasses.replace(options, credential=entra, password=None)
+    if options.cloud is None and is_entra_password(options.credential):
+        options = dataclasses.replace(options, cloud=options.credential.cloud)
+    return options
+
+
+def _check_objects(options: ConnectOptions, *, is_async: bool) -> tuple[ConnectOptions, list[str]]:
+    """Check the credential and the password callback.
+
+    Returns:
+        The options, with a plain function in place of a proxy: looking at a proxy calls the
+        function behind it, which may raise. And the problems.
+    """
+    credential, password = options.credential, options.password
+    problems = []
+    if credential is not None and (problem := proxied("credential", credential)):
+        problems.append(problem)
+        credential = _placeholder_callback
+    if not _is_text(password) and (problem := proxied("password", password)):
+        problems.append(problem)
+        password = _placeholder_callback
+    if problems:
+        options = dataclasses.replace(options, credential=credential, password=password)
+    if is_entra_password(credential):
+        if options.cloud not in {credential.cloud, credential.cloud.name}:
+            problems.append(
+                f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is "
+                f"another: leave out cloud="
+            )
+    elif credential is not None and (problem := misfit(credential, is_async=is_async)):
+        problems.append(problem)
+    if password is not None:
+        problems += _password_errors(password, is_async=is_async)
+    return options, problems
+
+
+def _is_text(password: object) -> bool:
+    try:
+        return password is None or isinstance(password, str)  # lazy text of Django is text too
+    except Exception:  # noqa: BLE001  # raised by the function behind a proxy
+        return False
+
+
+def _placeholder_callback() -> str:
+    return ""
+
+
+def _password_errors(password: object, *, is_async: bool) -> list[str]:
+    if isinstance(password, str):
+        if not sources.is_encodable(password):
+            problems = [f"password holds {_UNENCODABLE}, which libpq cannot be handed"]
+        elif password.endswith(("\n", "\r")):
+            problems = ["password ends in a line break: strip it where the value is read"]
+        else:
+            problems = []
+        return problems + placeholder_errors({"password": password})
+    if not callable(password):
+        return [f"password is {type(password).__name__}: pass text or a function that returns it"]
+    if not is_async and _is_async_function(password):
+        return ["password is an async function: use connect_async(), or a plain function"]
+    return []
+
+
+_UNENCODABLE = "a NUL, or characters that are no UTF-8"
+
+
+def _is_async_function(function: object) -> bool:
+    """Return whether what a function returns must be awaited."""
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004  # asks what kind it is
+
+
+def _entra_password(options: ConnectOptions, resolved: _Resolved) -> EntraPassword:
+    credential, client_id = options.credential, options.client_id
+    if is_entra_password(credential):
+        return credential
+    cloud = resolved.config.cloud
+    if resolved.identity is not None and credential is None and client_id is None:
+        identity = resolved.identity
+        client_id = identity.client_id or None
+        if identity.client_secret:
+            if not (identity.client_id and identity.tenant_id):
+                raise ConfigError(service_connector.INCOMPLETE_PRINCIPAL)
+            credential = service_principal(
+                cloud.authority, identity.tenant_id, identity.client_id, identity.client_secret
+            )
+            client_id = None
+    return EntraPassword(cast("Credential | None", credential), cloud=cloud, client_id=client_id)
+
+
+def event_loop_error(loop_class: type) -> str | None:
+    """Return why psycopg cannot run on an event loop of this class, and what to type; or None."""
+    if all(each.__name__ != "ProactorEventLoop" for each in loop_class.__mro__):
+        return None
+    return (
+        "psycopg cannot wait for sockets on the ProactorEventLoop, Windows' default: run the "
+        "program with asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop), on Python 3.11 "
+        "after asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())"
+    )
+
+
+async def _call_maybe_async(callback: Callable[[], object]) -> object:
+    if _is_async_function(callback):
+        returned = callback()
+    else:
+        returned = await asyncio.to_thread(callback)
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+def _check_password(returned: object) -> str:
+    """Return what a password callback returned, if it is a password."""
+    if isinstance(returned, str) and returned and sources.is_encodable(returned):
+        if returned.endswith(("\n", "\r")):
+            raise _password_error("returned text that ends in a line break")
+        return returned
+    if inspect.iscoroutine(returned):
+        returned.close()
+    if not isinstance(returned, str):
+        raise _password_error(f"returned {type(returned).__name__}")
+    raise _password_error(
+        f"returned {f'text with {_UNENCODABLE}' if returned else 'an empty text'}"
+    )
+
+
+def _callback_error(error: Exception) -> CredentialError:
+    return _password_error(f"raised {type(error).__name__}: {redact(str(error))}")
+
+
+def _password_error(what: str) -> CredentialError:
     hint = "it must return the password, as text that is not empty"
     return CredentialError(f"the password callback {what}", kind="callback", hint=hint)
 
 
-def _look_up(host: str) -> list[str]:
+# Tokens that are given as a password
+
+
+def _entra_claims(text: str, cloud: Cloud | str | None) -> _jwt.Claims | None:
+    """Return the claims of a Microsoft Entra token for any cloud, or None for another text."""
+    clouds = (*CLOUDS, cloud) if isinstance(cloud, Cloud) else CLOUDS
+    return _jwt.entra_claims(text, {each.scope.removesuffix("/.default") for each in clouds})
+
+
+def _given_token(options: ConnectOptions, secrets: Mapping[str, str]) -> _jwt.Claims | None:
+    """Return the claims of the token that is used as the password, or None if there is none."""
+    if isinstance(options.password, str):
+        return _entra_claims(options.password, options.cloud)
+    if options.password is options.credential is options.client_id is None:
+        return _entra_claims(secrets.get("password", ""), options.cloud)
+    return None
+
+
+def _wrong_service_error(token: _jwt.Claims) -> str | None:
+    """Return the problem with a token for another service of Azure, or None."""
+    if (service := _jwt.other_service(token)) is None:
+        return None
+    return (
+        f"the password is a Microsoft Entra token for {service}, which no database accepts and "
+        f"which opens more than a database: leave out the password, azpg fetches tokens itself "
+        f"(or: az account get-access-token --resource-type oss-rdbms)"
+    )
+
+
+def _is_token_for(password: str, config: ResolvedConfig) -> bool:
+    """Return whether the password that a callback returned is a Microsoft Entra token.
+
+    Raises:
+        ConfigError: if it is a token, and must not be sent to the servers of this configuration.
+    """
+    token = _entra_claims(password, config.cloud)
+    if token is None:
+        return False
+    problem = _wrong_service_error(token)
+    if problems := [*config.token_problems, *([problem] if problem else [])]:
+        raise ConfigError(problems)
+    return True
+
+
+def _getaddrinfo(host: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        # In psycopg's own words, as psycopg looks up the hosts that need no other name
+        # In the words of psycopg, which resolves the other hosts itself
         raise psycopg.OperationalError(f"failed to resolve host {host!r}: {error}") from None
     return [str(address[0]) for *_, address in found]

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import ssl as tls
+import sys
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -19,21 +20,21 @@ from asyncpg.exceptions import (
 
 from azpg._redact import quote
 
-from ._connect import Call
-from ._conninfo.options import hide_secrets
+from ._connect import ConnectRequest
+from ._conninfo.options import ConnectOptions, hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
 from ._redact import redact
 from ._tls import ssl_context
-from .connection import UNSET, Unset
+from ._tracebacks import redact_exception
+from .abc import UNSET, Unset
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ._clouds import Cloud
-    from ._connect import AsyncPassword
-    from ._conninfo.resolve import Plan
-    from ._tokens.credentials import Credential
+    from ._conninfo.resolve import ResolvedConfig
+    from .abc import AsyncPassword, Credential
 
 __all__ = ["connect"]
 
@@ -78,75 +79,86 @@ async def connect(
     1
     >>> await conn.close()
     """
-    libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in libpq_info().variables}
-    libpq |= {"host": _joined(host), "port": _joined(port), "user": user}
-    kwargs = hide_secrets(kwargs)  # an error's traceback shows this frame
-    if database is not None:
-        libpq["dbname"] = database
-    if isinstance(ssl, bool):
-        ssl = "verify-full" if ssl else "disable"
-    if isinstance(ssl, str):
-        libpq["sslmode"] = ssl
-    if direct_tls is not None:
-        libpq["sslnegotiation"] = "direct" if direct_tls else "postgres"
-    if timeout is not UNSET:
-        libpq["connect_timeout"] = timeout or 0
-    call = Call(
-        dsn or "",
-        libpq,
-        server=server,
-        credential=credential,
-        client_id=client_id,
-        password=password,
-        pgbouncer=pgbouncer,
-        cloud=cloud,
-        retry_timeout=retry_timeout,
-        is_async=True,
-    )
-    del dsn, libpq, password  # as above
-    own = ssl if isinstance(ssl, tls.SSLContext) else None
-    if call.error is None:
-        if problems := [*_problems(call.plan, own)]:
-            call.error = ConfigError(problems)
-        if statement_cache_size is not UNSET or call.plan.pgbouncer:
+    handled = sys.exception()
+    request: ConnectRequest | None = None
+    try:
+        libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in libpq_info().variables}
+        libpq |= {"host": _joined(host), "port": _joined(port), "user": user}
+        kwargs = hide_secrets(kwargs)  # error reports show the variables of this frame
+        if database is not None:
+            libpq["dbname"] = database
+        if isinstance(ssl, bool):
+            ssl = "verify-full" if ssl else "disable"
+        if isinstance(ssl, str):
+            libpq["sslmode"] = ssl
+        if direct_tls is not None:
+            libpq["sslnegotiation"] = "direct" if direct_tls else "postgres"
+        if timeout is not UNSET:
+            libpq["connect_timeout"] = timeout or 0
+        request = ConnectRequest(
+            ConnectOptions(
+                conninfo=dsn or "",
+                keywords=libpq,
+                server=server,
+                credential=credential,
+                client_id=client_id,
+                password=password,
+                pgbouncer=pgbouncer,
+                cloud=cloud,
+                retry_timeout=retry_timeout,
+            ),
+            is_async=True,
+        )
+        dsn, libpq, password = None, {}, None
+        config = request.config
+        own_context = ssl if isinstance(ssl, tls.SSLContext) else None
+        _check_support(config, own_context)
+        if statement_cache_size is not UNSET or config.pgbouncer:
             size = 0 if statement_cache_size is UNSET else statement_cache_size
             kwargs["statement_cache_size"] = size
-    while call.error is None:
-        try:
-            if call.pause:
-                await asyncio.sleep(call.pause)
-            conn = await _connected(
-                **_arguments(
-                    call.params(await call.answer_async(), await call.addresses_async()),
-                    own,
+        while True:
+            try:
+                conn = await _connected(
+                    request,
+                    own_context,
                     server_settings or {},
-                ),
-                **kwargs,
-            )
-        except psycopg.Error as ex:
-            call.failed(ex)
-        except ClientConfigurationError as ex:
-            call.failed(ConfigError(redact(str(ex))))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError) as ex:
-            call.failed(psycopg.OperationalError(_in_libpqs_words(ex, call.plan.params)))
-        except BaseException as ex:  # noqa: BLE001  # raised again
-            del call  # and the frames below, which hold the password
-            raise ex.with_traceback(None)  # noqa: B904  # itself
-        else:
-            _keep_alive(conn, call.plan.params)
-            return conn
-    error = call.error
-    del call
-    raise error
+                    kwargs,
+                )
+            except psycopg.Error as error:
+                delay = request.handle_failure(error)
+                if delay is None:
+                    raise
+            else:
+                _keep_alive(conn, config.params)
+                return conn
+            await asyncio.sleep(delay)
+    except BaseException as error:
+        dsn, libpq, password, kwargs, request = None, {}, None, {}, None
+        redact_exception(error, handled)
+        raise
 
 
-async def _connected(**arguments: Any) -> asyncpg.Connection[Any]:
+async def _connected(
+    request: ConnectRequest,
+    own_context: tls.SSLContext | None,
+    server_settings: Mapping[str, str],
+    kwargs: Mapping[str, Any],
+) -> asyncpg.Connection[Any]:
+    """Connect once; raise what fails as an error of psycopg's with libpq's message."""
+    params = request.params(await request.login_async(), await request.resolve_hosts_async())
+    arguments = _arguments(params, own_context, server_settings)
     try:
-        conn: asyncpg.Connection[Any] = await asyncpg.connect(**arguments)
+        conn: asyncpg.Connection[Any] = await asyncpg.connect(**arguments, **kwargs)
+    except ClientConfigurationError as error:
+        raise ConfigError(redact(str(error))) from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError) as error:
+        message = _in_libpqs_words(error, request.config.params)
+        raise psycopg.OperationalError(message) from error
     except (AttributeError, LookupError, UnicodeDecodeError) as error:
         # Raised by asyncpg's own code for messages that no PostgreSQL server sends
-        found = f"asyncpg cannot read the server's answer ({type(error).__name__}: {error})"
-        raise InternalClientError(found) from None
+        what = f"asyncpg cannot read the server's answer ({type(error).__name__}: {error})"
+        message = _in_libpqs_words(InternalClientError(what), request.config.params)
+        raise psycopg.OperationalError(message) from error
     return conn
 
 
@@ -181,8 +193,13 @@ _DONE_ANYWAY = {
 }
 
 
-def _problems(plan: Plan, own: tls.SSLContext | None) -> Iterator[str]:
-    """Say what libpq would do and asyncpg cannot."""
+def _check_support(config: ResolvedConfig, own_context: tls.SSLContext | None) -> None:
+    """Raise `ConfigError` for what libpq would do and asyncpg cannot."""
+    if problems := [*_problems(config, own_context)]:
+        raise ConfigError(problems)
+
+
+def _problems(plan: ResolvedConfig, own: tls.SSLContext | None) -> Iterator[str]:
     params = plan.params
     for name, value in params.items():
         if value and name not in _HANDED_ON and value.lower() not in _DONE_ANYWAY.get(name, ()):
@@ -198,7 +215,7 @@ def _problems(plan: Plan, own: tls.SSLContext | None) -> Iterator[str]:
     if own is not None and params.get("sslmode") == "verify-full":
         if unfit := ssl_context.unfit(own):
             yield f"the ssl context is none for this sign-in, as {unfit}: leave out ssl="
-        if plan.reach or params.get("hostaddr"):
+        if plan.lookup_hosts or params.get("hostaddr"):
             yield (
                 "an ssl context of your own verifies the address that is reached, not the name: "
                 "leave out ssl=, and write your roots' file as sslrootcert="

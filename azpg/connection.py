@@ -1,60 +1,46 @@
-"""Connection and AsyncConnection: psycopg's own, connected the right way; connect(), conninfo()."""
+"""Connection and AsyncConnection, psycopg's own connected by azpg's rules; connect, conninfo."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from . import _cancel, _connect_steps, _fork
-from ._connect import Call
+from ._connect import ConnectRequest
+from ._conninfo.options import ConnectOptions
 from ._tls.roots import shared_path
-from .errors import clean
+from ._tracebacks import redact_exception
+from .abc import UNSET, Unset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGenConn
     from psycopg.pq.abc import PGconn
 
     from ._clouds import Cloud
-    from ._connect import AsyncPassword, Password
-    from ._tokens.credentials import Credential, SyncCredential
+    from .abc import AsyncPassword, Credential, Password, PrepareThreshold, SyncCredential
 
 
-class Unset:
-    """Tell an argument that was left out from every value it may have."""
-
-    def __repr__(self) -> str:
-        return "..."
-
-
-UNSET: Final = Unset()
-Threshold: TypeAlias = int | Unset | None
-
-
-def _with_sslmode(shown: str, pgconn: PGconn) -> str:
-    """Add the sslmode to what psycopg shows of a connection, where it shows a server."""
-    head, bracket, tail = shown.rpartition(")")
+def _with_sslmode(text: str, pgconn: PGconn) -> str:
+    """Add the sslmode to the repr of a connection, if it shows a server."""
+    head, bracket, tail = text.rpartition(")")
     try:
         (mode,) = (each.val for each in pgconn.info if each.keyword == b"sslmode")
     except psycopg.OperationalError:  # closed
-        return shown
-    return f"{head} sslmode={mode.decode()}){tail}" if bracket and mode else shown
-
-
-def _said(kwargs: Mapping[str, Any]) -> ConnDict:
-    return {name: value for name, value in kwargs.items() if value is not None}
+        return text
+    return f"{head} sslmode={mode.decode()}){tail}" if bracket and mode else text
 
 
 class Connection(psycopg.Connection[Row]):
-    """A psycopg connection, made over verified TLS and signed in with Microsoft Entra.
+    """A psycopg connection over verified TLS, authenticated with Microsoft Entra.
 
-    It is used wherever psycopg takes a connection class, and differs only in `connect()`.
+    Use it wherever psycopg takes a connection class. It differs from psycopg's in `connect()` and
+    in `cancel()`, which encrypts its request.
     """
 
     __module__ = "azpg"
@@ -72,82 +58,103 @@ class Connection(psycopg.Connection[Row]):
         cloud: Cloud | str | None = None,
         retry_timeout: float | None = None,
         autocommit: bool = False,
-        prepare_threshold: Threshold = UNSET,
+        prepare_threshold: PrepareThreshold = UNSET,
         context: AdaptContext | None = None,
         row_factory: RowFactory[Row] | None = None,
         cursor_factory: type[psycopg.Cursor[Row]] | None = None,
         **kwargs: ConnParam,
     ) -> Self:
-        """Connect to Azure Database for PostgreSQL and return the new connection.
+        """Open a connection to Azure Database for PostgreSQL.
 
-        The conninfo is libpq's key/value string or URI; environment variables and service files
-        count as in libpq, and `kwargs` are its keywords and win.
+        Environment variables and service files count as in libpq. A value that is given in several
+        places is taken from the keyword first, then from `conninfo`, the service file and the
+        environment.
 
-        `server` is the server's short name, or its full one; `host` given beside it is the way
-        there. `credential` is an azure-identity credential or a function that makes one, without
-        it the default one, for which `client_id` chooses the identity. `password` signs in as a
-        PostgreSQL role instead: text, or a function asked for each new connection. `pgbouncer`
-        goes to port 6432 without prepared statements. `cloud` is an `azpg.Cloud` or its name, by
-        default the host's. The rest is psycopg's own.
+        Args:
+            conninfo: a connection string, as in psycopg: libpq's key/value string or URI.
+            server: the server's short name, such as `"myserver"`, or its full name. The server's
+                certificate is verified against it. A `host` next to it is the address to connect
+                to, such as the local end of an SSH tunnel.
+            credential: a credential of azure-identity, or a function that makes one. Without it
+                `DefaultAzureCredential` is used.
+            client_id: the client id of the user-assigned or workload identity that the default
+                credential uses.
+            password: authenticates as a PostgreSQL role instead of with Microsoft Entra: a text, or
+                a function that returns it and is called for every new connection.
+            pgbouncer: True connects to PgBouncer, on port 6432 and without prepared statements; by
+                default the port decides.
+            cloud: an `azpg.Cloud` or its name; by default the host's.
+            retry_timeout: seconds for which transient failures (refused, starting, full, no answer)
+                are retried in all, each with a warning in the log; 0 means a single attempt. The
+                default is 30, or `connect_timeout` if you gave a shorter one. Give a job 180:
+                a failover of a server with high availability takes 60 to 120 s
+                (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability).
+            autocommit: as in psycopg.
+            prepare_threshold: as in psycopg; the default is 5, and None behind PgBouncer.
+            context: as in psycopg.
+            row_factory: as in psycopg.
+            cursor_factory: as in psycopg.
+            **kwargs: keywords of libpq, such as `dbname`, `user` or `connect_timeout` (seconds).
 
-        `retry_timeout` is how many seconds transient failures (refused, starting, full, no answer)
-        are retried in all, each with one warning: by default 30, or the `connect_timeout` that was
-        asked for, where that is less; 0 tries once. Give a job 180: a failover of a server with
-        high availability takes 60 to 120 s
-        (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability).
+        Returns:
+            The new connection, of the class it is called on.
 
-        Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
-        or one of its kinds when no connection could be made.
+        Raises:
+            ConfigError: if the arguments are invalid or contradict each other; it lists every
+                problem, and nothing has been sent.
+            ConnectError: or one of its kinds, if no connection could be made.
 
         >>> with azpg.connect(server="myserver", dbname="mydb") as conn:
         ...     conn.execute("select 1").fetchone()
         (1,)
         """
-        call = Call(
-            conninfo,
-            kwargs,
-            server=server,
-            credential=credential,
-            client_id=client_id,
-            password=password,
-            pgbouncer=pgbouncer,
-            cloud=cloud,
-            retry_timeout=retry_timeout,
-            is_async=False,
-        )
-        del conninfo, kwargs, password  # an error's traceback shows this frame
+        handled = sys.exception()
+        request: ConnectRequest | None = None
         try:
-            while call.error is None:
+            request = ConnectRequest(
+                ConnectOptions(
+                    conninfo=conninfo,
+                    keywords=kwargs,
+                    server=server,
+                    credential=credential,
+                    client_id=client_id,
+                    password=password,
+                    pgbouncer=pgbouncer,
+                    cloud=cloud,
+                    retry_timeout=retry_timeout,
+                ),
+                is_async=False,
+            )
+            # Error reports show the variables of this frame
+            conninfo, password, kwargs = "", None, {}
+            if isinstance(prepare_threshold, Unset):
+                prepare_threshold = request.prepare_threshold
+            while True:
                 try:
-                    if call.pause:
-                        time.sleep(call.pause)
-                    return _fork.opened(
-                        super().connect(
-                            autocommit=autocommit,
-                            prepare_threshold=call.prepare_threshold
-                            if isinstance(prepare_threshold, Unset)
-                            else prepare_threshold,
-                            context=context,
-                            row_factory=row_factory,
-                            cursor_factory=cursor_factory,
-                            **call.libpq_params(
-                                call.answer(), call.addresses() if call.plan.reach else []
-                            ),
-                        )
+                    conn = super().connect(
+                        autocommit=autocommit,
+                        prepare_threshold=prepare_threshold,
+                        context=context,
+                        row_factory=row_factory,
+                        cursor_factory=cursor_factory,
+                        **request.libpq_params(request.login(), request.resolve_hosts()),
                     )
-                except psycopg.Error as ex:
-                    call.failed(ex)
-        except BaseException as ex:  # noqa: BLE001  # raised again
-            del call  # and the frames below, which hold the password
-            raise clean(ex)  # noqa: B904  # itself
-        error = call.error
-        del call
-        raise error
+                except psycopg.Error as error:
+                    delay = request.handle_failure(error)
+                    if delay is None:
+                        raise
+                else:
+                    return _fork.opened(conn)
+                time.sleep(delay)
+        except BaseException as error:
+            conninfo, password, kwargs, request = "", None, {}, None
+            redact_exception(error, handled)
+            raise
 
     def cancel(self) -> None:
         """Cancel the current operation; the request is encrypted as the connection is.
 
-        It takes 5 s at most. Before libpq 17 it is psycopg's own, which is not encrypted.
+        It takes 5 s at most. Before libpq 17 this is psycopg's own method, which does not encrypt.
         """
         if self._should_cancel():
             _cancel.cancel(self.pgconn, super().cancel)
@@ -157,22 +164,23 @@ class Connection(psycopg.Connection[Row]):
 
     @classmethod
     def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
-        # Settled already: psycopg need not parse them again
+        # The parameters are complete: psycopg need not merge them again, which takes 44 µs
         if conninfo:
             return super()._get_connection_params(conninfo, **kwargs)
-        return kwargs if None not in kwargs.values() else _said(kwargs)
+        return {name: value for name, value in kwargs.items() if value is not None}
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
-        if others:  # of another psycopg, whose own steps know what they mean
+        if others:  # another psycopg, whose own steps know what they mean
             return (yield from super()._connect_gen(conninfo, **others))
         return cls((yield from _connect_steps.connect(conninfo)))
 
 
 class AsyncConnection(psycopg.AsyncConnection[Row]):
-    """A psycopg async connection, made over verified TLS and signed in with Microsoft Entra.
+    """A psycopg async connection over verified TLS, authenticated with Microsoft Entra.
 
-    It is used wherever psycopg takes a connection class, and differs only in `connect()`.
+    Use it wherever psycopg takes a connection class. It differs from psycopg's in `connect()` and
+    in `cancel()`, which encrypts its request.
     """
 
     __module__ = "azpg"
@@ -190,71 +198,95 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         cloud: Cloud | str | None = None,
         retry_timeout: float | None = None,
         autocommit: bool = False,
-        prepare_threshold: Threshold = UNSET,
+        prepare_threshold: PrepareThreshold = UNSET,
         context: AdaptContext | None = None,
         row_factory: AsyncRowFactory[Row] | None = None,
         cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
         **kwargs: ConnParam,
     ) -> Self:
-        """Connect to Azure Database for PostgreSQL and return the new connection.
+        """Open an async connection to Azure Database for PostgreSQL.
 
-        The options are those of `azpg.connect`; `credential` and `password` may be async too, and
-        sync ones are called in a thread, so that the event loop never waits.
+        Args:
+            conninfo: a connection string, as for `azpg.connect`.
+            server: the server's short or full name, as for `azpg.connect`.
+            credential: a credential of azure-identity or of azure.identity.aio, or a function that
+                makes one. A sync credential is called in a thread.
+            client_id: the client id of the default credential's identity.
+            password: authenticates as a PostgreSQL role: a text, or a function, sync or async, that
+                returns it. A sync function is called in a thread.
+            pgbouncer: True connects to PgBouncer, on port 6432 and without prepared statements.
+            cloud: an `azpg.Cloud` or its name; by default the host's.
+            retry_timeout: seconds for which transient failures are retried in all, by default 30;
+                0 means a single attempt.
+            autocommit: as in psycopg.
+            prepare_threshold: as in psycopg; the default is 5, and None behind PgBouncer.
+            context: as in psycopg.
+            row_factory: as in psycopg.
+            cursor_factory: as in psycopg.
+            **kwargs: keywords of libpq, such as `dbname`, `user` or `connect_timeout` (seconds).
 
-        Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
-        or one of its kinds when no connection could be made.
+        Returns:
+            The new connection, of the class it is called on.
+
+        Raises:
+            ConfigError: if the arguments are invalid or contradict each other; it lists every
+                problem, and nothing has been sent.
+            ConnectError: or one of its kinds, if no connection could be made.
 
         >>> async with await azpg.connect_async(server="myserver", dbname="mydb") as conn:
         ...     await (await conn.execute("select 1")).fetchone()
         (1,)
         """
-        call = Call(
-            conninfo,
-            kwargs,
-            server=server,
-            credential=credential,
-            client_id=client_id,
-            password=password,
-            pgbouncer=pgbouncer,
-            cloud=cloud,
-            retry_timeout=retry_timeout,
-            is_async=True,
-        )
-        del conninfo, kwargs, password
+        handled = sys.exception()
+        request: ConnectRequest | None = None
         try:
-            while call.error is None:
+            request = ConnectRequest(
+                ConnectOptions(
+                    conninfo=conninfo,
+                    keywords=kwargs,
+                    server=server,
+                    credential=credential,
+                    client_id=client_id,
+                    password=password,
+                    pgbouncer=pgbouncer,
+                    cloud=cloud,
+                    retry_timeout=retry_timeout,
+                ),
+                is_async=True,
+            )
+            # Error reports show the variables of this frame
+            conninfo, password, kwargs = "", None, {}
+            if isinstance(prepare_threshold, Unset):
+                prepare_threshold = request.prepare_threshold
+            while True:
                 try:
-                    if call.pause:
-                        await asyncio.sleep(call.pause)
-                    return _fork.opened(
-                        await super().connect(
-                            autocommit=autocommit,
-                            prepare_threshold=call.prepare_threshold
-                            if isinstance(prepare_threshold, Unset)
-                            else prepare_threshold,
-                            context=context,
-                            row_factory=row_factory,
-                            cursor_factory=cursor_factory,
-                            **call.libpq_params(
-                                await call.answer_async(),
-                                await call.addresses_async() if call.plan.reach else [],
-                            ),
-                        )
+                    conn = await super().connect(
+                        autocommit=autocommit,
+                        prepare_threshold=prepare_threshold,
+                        context=context,
+                        row_factory=row_factory,
+                        cursor_factory=cursor_factory,
+                        **request.libpq_params(
+                            await request.login_async(), await request.resolve_hosts_async()
+                        ),
                     )
-                except psycopg.Error as ex:
-                    call.failed(ex)
-        except BaseException as ex:  # noqa: BLE001  # raised again
-            del call
-            raise clean(ex)  # noqa: B904  # itself
-        error = call.error
-        del call
-        raise error
+                except psycopg.Error as error:
+                    delay = request.handle_failure(error)
+                    if delay is None:
+                        raise
+                else:
+                    return _fork.opened(conn)
+                await asyncio.sleep(delay)
+        except BaseException as error:
+            conninfo, password, kwargs, request = "", None, {}, None
+            redact_exception(error, handled)
+            raise
 
     def cancel(self) -> None:
         """Cancel the current operation; the request is encrypted as the connection is.
 
-        It blocks the event loop, for 5 s at most: `await conn.cancel_safe()` does not. Before
-        libpq 17 it is psycopg's own, which is not encrypted.
+        It takes 5 s at most, and blocks the event loop for that time; `await conn.cancel_safe()`
+        does not. Before libpq 17 this is psycopg's own method, which does not encrypt.
         """
         if self._should_cancel():
             _cancel.cancel(self.pgconn, super().cancel)
@@ -264,13 +296,14 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
 
     @classmethod
     async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> ConnDict:
+        # The parameters are complete: psycopg need not merge them again, which takes 44 µs
         if conninfo:
             return await super()._get_connection_params(conninfo, **kwargs)
-        return kwargs if None not in kwargs.values() else _said(kwargs)
+        return {name: value for name, value in kwargs.items() if value is not None}
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
-        if others:  # of another psycopg, whose own steps know what they mean
+        if others:  # another psycopg, whose own steps know what they mean
             return (yield from super()._connect_gen(conninfo, **others))
         return cls((yield from _connect_steps.connect(conninfo)))
 
@@ -286,44 +319,59 @@ def conninfo(
     cloud: Cloud | str | None = None,
     **kwargs: ConnParam,
 ) -> str:
-    """Return what `connect` would hand to libpq, as a key/value string without any secret.
+    """Return the connection string that `connect` would give to libpq, without any secret.
 
-    The arguments are those of `azpg.connect` that say where to, as whom and how. Nothing is
-    connected and no token is asked for, so a user that only the token names is not in it; a
-    `host` beside `server` is looked up.
+    It connects to nothing and acquires no token, so a user that only the token names is not in it.
+    A `host` next to `server` is resolved.
 
-    Raise `ConfigError` for a call that cannot be meant, with all its problems.
+    Args:
+        conninfo: a connection string, as for `azpg.connect`.
+        server: the server's short or full name, as for `azpg.connect`.
+        credential: means authentication with Microsoft Entra; it is not called.
+        client_id: means the same.
+        password: means authentication as a PostgreSQL role; it is not in the result.
+        pgbouncer: True means PgBouncer's port.
+        cloud: an `azpg.Cloud` or its name; by default the host's.
+        **kwargs: keywords of libpq.
+
+    Returns:
+        A key/value string.
+
+    Raises:
+        ConfigError: if the arguments are invalid or contradict each other; it lists every problem.
+        psycopg.OperationalError: if a `host` next to `server` cannot be resolved.
 
     >>> azpg.conninfo(server="myserver", dbname="mydb")
     '...host=myserver.postgres.database.azure.com ...sslmode=verify-full ...'
     """
-    call = Call(
-        conninfo,
-        kwargs,
-        server=server,
-        credential=credential,
-        client_id=client_id,
-        password=password,
-        pgbouncer=pgbouncer,
-        cloud=cloud,
-        is_async=True,
-    )
-    del conninfo, kwargs, password
-    if (error := call.error) is not None:
-        del call
-        raise error
+    handled = sys.exception()
+    request: ConnectRequest | None = None
     try:
-        params = call.shown_params(call.addresses())
-        if "sslrootcert" in params:
-            params["sslrootcert"] = shared_path(params["sslrootcert"])
-        return make_conninfo("", **params)
-    except BaseException as ex:  # noqa: BLE001  # raised again
-        del call
-        raise clean(ex)  # noqa: B904  # itself
+        request = ConnectRequest(
+            ConnectOptions(
+                conninfo=conninfo,
+                keywords=kwargs,
+                server=server,
+                credential=credential,
+                client_id=client_id,
+                password=password,
+                pgbouncer=pgbouncer,
+                cloud=cloud,
+            ),
+            is_async=True,
+        )
+        params = request.public_params(request.resolve_hosts())
+    except BaseException as error:
+        conninfo, password, kwargs, request = "", None, {}, None
+        redact_exception(error, handled)
+        raise
+    if "sslrootcert" in params:
+        params["sslrootcert"] = shared_path(params["sslrootcert"])
+    return make_conninfo("", **params)
 
 
 if TYPE_CHECKING:
-    # Type checkers cannot tell Row through a classmethod of the bare class; these say it exactly.
+    # A type checker cannot tell Row from a classmethod of the bare class, so these say it
 
     def connect(
         conninfo: str = "",
@@ -336,7 +384,7 @@ if TYPE_CHECKING:
         cloud: Cloud | str | None = None,
         retry_timeout: float | None = None,
         autocommit: bool = False,
-        prepare_threshold: Threshold = UNSET,
+        prepare_threshold: PrepareThreshold = UNSET,
         context: AdaptContext | None = None,
         row_factory: RowFactory[Row] | None = None,
         cursor_factory: type[psycopg.Cursor[Row]] | None = None,
@@ -354,7 +402,7 @@ if TYPE_CHECKING:
         cloud: Cloud | str | None = None,
         retry_timeout: float | None = None,
         autocommit: bool = False,
-        prepare_threshold: Threshold = UNSET,
+        prepare_threshold: PrepareThreshold = UNSET,
         context: AdaptContext | None = None,
         row_factory: AsyncRowFactory[Row] | None = None,
         cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
@@ -362,6 +410,6 @@ if TYPE_CHECKING:
     ) -> AsyncConnection[Row]: ...
 
 else:
-    # The classmethods themselves, so that no frame of ours holds a password when they raise
+    # The classmethods themselves, so that no further frame of azpg holds a password
     connect = Connection.connect
     connect_async = AsyncConnection.connect

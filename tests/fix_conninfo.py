@@ -9,14 +9,13 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import azpg
-from azpg._connect import Call
+from azpg._connect import ConnectRequest
+from azpg._conninfo.options import ConnectOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from azpg._conninfo.resolve import Plan
-
-OPTIONS = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
+    from azpg._conninfo.resolve import ResolvedConfig
 
 Problems: TypeAlias = "Callable[..., tuple[str, ...]]"
 
@@ -31,7 +30,7 @@ class Handed(Protocol):
 class Planned(Protocol):
     """Return the plan of a call, for what azpg.conninfo() does not show."""
 
-    def __call__(self, conninfo: str = "", **options: Any) -> Plan:
+    def __call__(self, conninfo: str = "", **options: Any) -> ResolvedConfig:
         """Take what connect() takes."""
 
 
@@ -50,10 +49,10 @@ class Untouched:
         raise AssertionError(f"a token was asked for: {scopes}")
 
 
-def call(conninfo: str, **options: Any) -> Call:
-    """Return the call of these options, which has not begun."""
-    own = {name: options.pop(name, None) for name in OPTIONS}
-    return Call(conninfo, options, **own, is_async=True)
+def connect_request(conninfo: str, **options: Any) -> ConnectRequest:
+    """Return the request for a connection with these options; nothing is sent."""
+    given = ConnectOptions.from_mapping({"conninfo": conninfo, **options})
+    return ConnectRequest(given, is_async=True)
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +70,8 @@ def handed() -> Handed:
 def planned() -> Planned:
     """Return the plan of a call, for what azpg.conninfo() does not show."""
 
-    def planned(conninfo: str = "", **options: Any) -> Plan:
-        made = call(conninfo, **options)
-        if made.error is not None:
-            raise made.error
-        return made.plan
+    def planned(conninfo: str = "", **options: Any) -> ResolvedConfig:
+        return connect_request(conninfo, **options).config
 
     return planned
 
@@ -85,10 +81,9 @@ def sent() -> Callable[..., bytes]:
     """Return exactly what libpq is handed for a sign-in by password, with its secrets."""
 
     def sent(conninfo: str = "", **options: Any) -> bytes:
-        made = call(conninfo, **options)
-        if made.error is not None:
-            raise made.error
-        return make_conninfo("", **made.params(made.answer(), made.addresses())).encode()
+        request = connect_request(conninfo, **options)
+        params = request.params(request.login(), request.resolve_hosts())
+        return make_conninfo("", **params).encode()
 
     return sent
 

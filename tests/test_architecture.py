@@ -25,9 +25,9 @@ LAYERS = (
         "base",
         {"errors", "_jwt", "_redact", "_retry", "_fork", "_cancel", "_connect_steps", "_record"},
     ),
-    ("base", {"_clouds", "_libpq", "_passfile", "_psql"}),
+    ("base", {"_clouds", "_libpq", "_passfile", "_psql", "abc"}),
+    ("base", {"_tracebacks"}),
     ("subjects", {"_conninfo", "_tokens", "_tls", "_diagnosis"}),
-    ("connections", {"_settled"}),
     ("connections", {"_connect"}),
     ("connections", {"connection"}),
     ("pools", {"pool", "_child_env"}),
@@ -119,11 +119,7 @@ def test_a_module_imports_only_from_lower_layers(module: str) -> None:
     """Imports for type checkers count; inside of a package any module may import another one."""
     layer = next(i for i, (_, names) in enumerate(LAYERS) if package_of(module) in names)
     below = set().union(*(names for _, names in LAYERS[:layer]))
-    assert imported_packages(module) <= below | NOT_YET.get(module, set())
-
-
-NOT_YET = {"_conninfo/options": {"_tokens"}, "_tokens/credentials": {"_conninfo"}}
-"""What still imports from its own layer, until it is moved."""
+    assert imported_packages(module) <= below
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -159,7 +155,7 @@ def test_the_picture_shows_the_layers() -> None:
     assert shown[::-1] == [names - NOT_SHOWN for names in layers.values()]
 
 
-NOT_SHOWN = {"__main__", "_record", "_settled"}
+NOT_SHOWN = {"__main__", "_record"}
 
 
 def test_what_contributors_are_told_to_touch_is_there() -> None:
@@ -188,14 +184,15 @@ def test_all_is_what_is_there() -> None:
     """__all__ names every public name of the package, each of which exists."""
     code = (
         "import azpg; print(sorted(n for n in vars(azpg) if n[0] != '_'), sorted(azpg.__all__), "
-        "[n for n in azpg.__all__ if getattr(azpg, n) is None])"
+        "[n for n in azpg.__all__ if getattr(azpg, n) is None], sorted(dir(azpg)))"
     )
-    seen, promised, missing = map(ast.literal_eval, re.findall(r"\[.*?\]", python(code)))
-    assert set(seen) - {"errors", "import_module", "TYPE_CHECKING"} <= set(promised)
+    seen, promised, missing, shown = map(ast.literal_eval, re.findall(r"\[.*?\]", python(code)))
+    assert set(seen) - {"abc", "connection", "errors", "pool", "TYPE_CHECKING"} <= set(promised)
     assert not missing
+    assert shown == sorted([*promised, "__version__", "abc"])
 
 
-def test_importing_azpg_loads_psycopg_and_nothing_slower() -> None:
+def test_importing_azpg_loads_nothing_slow() -> None:
     """`import azpg` loads no azure.identity, psycopg_pool, ssl nor certifi, and no integration."""
     code = (
         "import psycopg, sys; before = set(sys.modules); import azpg; "
@@ -206,24 +203,17 @@ def test_importing_azpg_loads_psycopg_and_nothing_slower() -> None:
     assert not {n for n in loaded if n.startswith(slow)}
 
 
-def test_importing_azpg_loads_what_programs_name_at_once() -> None:
-    """Its errors and clouds; what connects is loaded by the first name of it."""
-    code = "import sys, azpg; print(sorted(n for n in sys.modules if n.startswith('azpg.')))"
-    loaded = ast.literal_eval(python(code))
-    assert loaded == ["azpg._clouds", "azpg._record", "azpg.errors"]
-
-
-def test_a_password_sign_in_loads_nothing_of_entra_or_of_failures() -> None:
-    """Who signs in with a password pays neither for azure-identity nor for what goes wrong."""
+def test_importing_azpg_loads_what_connect_needs() -> None:
+    """The first connect imports nothing more of azpg; pools, commands and integrations do."""
     code = (
-        "import sys, azpg; azpg.conninfo(server='x', password='y'); "
-        "print([n for n in sys.modules if n.startswith(('azure', 'azpg.'))])"
+        "import sys, azpg; before = set(sys.modules); azpg.conninfo(server='x', password='y'); "
+        "print(sorted(n for n in set(sys.modules) - before if n.startswith('azpg')), "
+        "sorted(n for n in sys.modules if n.startswith('azpg.')))"
     )
-    loaded = {name.removeprefix("azpg.") for name in ast.literal_eval(python(code))}
-    assert "_connect" in loaded
-    late = {"_tokens.entra", "_tokens.cache", "_tokens.token", "_diagnosis.classify"}
-    assert not loaded & late
-    assert not {name for name in loaded if name.startswith("azure")}
+    later, first = map(ast.literal_eval, re.findall(r"\[.*?\]", python(code)))
+    assert not later
+    loaded = {name.split(".")[1] for name in first}
+    assert loaded.isdisjoint({"pool", "_child_env", "_doctor", "_cli", "emulator", "sqlalchemy"})
 
 
 def test_public_names_are_documented() -> None:

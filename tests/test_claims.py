@@ -21,7 +21,8 @@ import azpg.asyncpg
 from azpg import _child_env
 from azpg._cli import demo
 from azpg._clouds import AZURE_PUBLIC
-from azpg._connect import Call
+from azpg._connect import ConnectRequest
+from azpg._conninfo.options import ConnectOptions
 from azpg._doctor.checks import examine
 from azpg._doctor.report import Report
 from azpg._doctor.result import Step
@@ -241,11 +242,11 @@ def test_deeply_nested_claims_are_no_recursion(logged: list[str]) -> None:
 
 def test_a_long_name_is_not_shown_whole() -> None:
     """The hint of a refused sign-in has the beginning of the token's user name."""
-    own = {"client_id": None, "password": None, "pgbouncer": None, "cloud": None}
-    credential = Claiming({"upn": "x" * MANY})
-    call = Call("", {}, server="myserver", credential=credential, **own, is_async=False)
-    call.answer()
-    call.failed(psycopg.OperationalError('password authentication failed for user "xx"'))
-    assert isinstance(call.error, azpg.LoginError)
-    assert "x" * CLAIM_CHARACTERS in call.error.hint
-    assert len(call.error.hint) < 10 * CLAIM_CHARACTERS
+    options = ConnectOptions(server="myserver", credential=Claiming({"upn": "x" * MANY}))
+    request = ConnectRequest(options, is_async=False)
+    request.login()
+    error = psycopg.OperationalError('password authentication failed for user "xx"')
+    with pytest.raises(azpg.LoginError) as caught:
+        request.handle_failure(error)
+    assert "x" * CLAIM_CHARACTERS in caught.value.hint
+    assert len(caught.value.hint) < 10 * CLAIM_CHARACTERS

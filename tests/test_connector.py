@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import azpg
 from azpg._conninfo import service_connector
-from azpg._conninfo.sources import Said, merge
+from azpg._conninfo.options import ConnectOptions
+from azpg._conninfo.sources import Parameter, merge
 from azpg._doctor.checks import examine
 from azpg._doctor.result import Setting, Step
 from azpg._libpq import libpq_info
@@ -34,9 +35,9 @@ def connector(**variables: str) -> dict[str, str]:
 
 def said(environ: dict[str, str], conninfo: str = "", **keywords: object) -> dict[str, str]:
     """Return what was said by whom, without a problem."""
-    merged, problems = merge(conninfo, keywords, environ)
+    merged, problems = merge(ConnectOptions(conninfo, keywords), environ)
     assert not problems
-    return {name: f"{said.by}: {said.value}" for name, said in merged.items()}
+    return {name: f"{said.source}: {said.value}" for name, said in merged.items()}
 
 
 PLAIN = {"host": HOST, "dbname": "mydb", "user": "myapp"}
@@ -109,7 +110,7 @@ def test_it_counts_only_where_nothing_else_names_a_server(
     else:
         environ |= {"PGSERVICE": "mine", "PGSERVICEFILE": str(file)}
     assert said(environ, **words) == {place: f"{source}: 192.0.2.1"}
-    assert not merge("", {}, connector(CONNECTIONSTRING=STRING), server="other")[0]
+    assert not merge(ConnectOptions(server="other"), connector(CONNECTIONSTRING=STRING))[0]
 
 
 @given(
@@ -121,12 +122,12 @@ def test_it_counts_only_where_nothing_else_names_a_server(
 def test_what_else_is_said_beats_it(environ: dict[str, str]) -> None:
     """Every other word of the environment stays as it was said, an empty server's name apart."""
     environ = {name: value for name, value in environ.items() if name and "SERVICE" not in name}
-    alone, _ = merge("", {}, environ)
-    beside, _ = merge("", {}, environ | connector(CONNECTIONSTRING=STRING))
+    alone, _ = merge(ConnectOptions(), environ)
+    beside, _ = merge(ConnectOptions(), environ | connector(CONNECTIONSTRING=STRING))
     for name, word in alone.items():
         assert beside[name] == word or (name in {"host", "hostaddr"} and not word.value)
     if not (environ.get("PGHOST") or environ.get("PGHOSTADDR")):
-        assert beside["host"] == Said(value=HOST, by="Service Connector")
+        assert beside["host"] == Parameter(HOST, "Service Connector")
 
 
 @pytest.mark.parametrize(
@@ -251,8 +252,8 @@ def test_a_refused_service_principal_shows_no_secret(
     with pytest.raises(azpg.CredentialError, match="ClientSecretCredential") as caught:
         api.open()
     leaks.none_shown(caught.value, "pr1ncipal-secret")
-    shown = repr(service_connector.identity(connector(**PRINCIPAL)))
-    assert shown == "<Identity 'the-app'>"
+    shown = repr(service_connector.identity_from_environ(connector(**PRINCIPAL)))
+    assert shown == "<ServiceIdentity 'the-app'>"
 
 
 def authority_refuses(authority: Authority) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg._conninfo.resolve import Machine, Wishes, judge
-from azpg._conninfo.sources import Said
+from azpg._conninfo.resolve import OptionSummary, Platform, resolve
+from azpg._conninfo.sources import Parameter
 from azpg._libpq import NONEXISTENT_FILE, libpq_info
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_what_was_given_says_who_signs_in(
     planned: Planned, say: Callable[..., dict[str, Any]], ways: list[str], sign_in: str
 ) -> None:
     """A password means PostgreSQL's sign-in, nothing means Entra, a keyword beats the rest."""
-    assert planned(**say(*ways)).sign_in == sign_in
+    assert planned(**say(*ways)).auth == sign_in
 
 
 ENTRA = ["credential", "client_id"]
@@ -159,7 +159,7 @@ def test_a_password_signs_in_without_azure_identity(
     planned: Planned, say: Callable[..., dict[str, Any]], kind: str
 ) -> None:
     """A password sign-in asks no credential: it goes to any host."""
-    assert planned(**say(kind) | {"host": "db"}).sign_in != "entra"
+    assert planned(**say(kind) | {"host": "db"}).auth != "entra"
 
 
 # User and database
@@ -202,7 +202,7 @@ def test_a_password_sign_in_has_libpqs_database(handed: Handed) -> None:
 
 # What is filled in
 
-FILLED_IN = {
+DEFAULTS = {
     "connect_timeout": "15",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -215,10 +215,10 @@ FILLED_IN = {
 @pytest.mark.parametrize("options", [{}, {"password": "x"}, {"password": "x", "host": "db"}])
 def test_timeouts_are_filled_in_everywhere(handed: Handed, options: dict[str, Any]) -> None:
     """A dead peer is noticed, whoever signs in and wherever."""
-    assert handed(**{"host": HOST, **options}).items() >= FILLED_IN.items()
+    assert handed(**{"host": HOST, **options}).items() >= DEFAULTS.items()
 
 
-@pytest.mark.parametrize("name", FILLED_IN)
+@pytest.mark.parametrize("name", DEFAULTS)
 @pytest.mark.parametrize("form", ["keyword", "conninfo"])
 def test_the_caller_beats_what_is_filled_in(handed: Handed, name: str, form: str) -> None:
     """What the caller says always wins."""
@@ -237,29 +237,33 @@ def test_the_environment_beats_what_is_filled_in(
 @pytest.mark.parametrize("linux", [True, False])
 def test_tcp_user_timeout_is_linux_own(linux: bool) -> None:
     """Elsewhere libpq refuses, or ignores, what the system lacks."""
-    machine = Machine(
-        libpq=18, defaults={}, keywords=libpq_info().variables, linux=linux, root_crt=False
+    machine = Platform(
+        libpq_version=18,
+        defaults={},
+        keywords=libpq_info().variables,
+        is_linux=linux,
+        has_user_root_crt=False,
     )
-    said = {"host": Said(value=HOST, by="keyword")}
-    plan, _ = judge(said, Wishes(), machine)
+    said = {"host": Parameter(HOST, "keyword")}
+    plan, _ = resolve(said, OptionSummary(), machine)
     assert ("tcp_user_timeout" in plan.params) is linux
 
 
-@pytest.mark.parametrize("keyword", sorted(FILLED_IN))
+@pytest.mark.parametrize("keyword", sorted(DEFAULTS))
 def test_a_default_needs_a_libpq_that_knows_it(keyword: str) -> None:
     """Where the libpq in use lacks a keyword it is not handed over."""
-    machine = Machine(
-        libpq=18,
+    machine = Platform(
+        libpq_version=18,
         defaults={},
         keywords=frozenset(libpq_info().variables) - {keyword},
-        linux=True,
-        root_crt=False,
+        is_linux=True,
+        has_user_root_crt=False,
     )
-    said = {"host": Said(value=HOST, by="keyword")}
-    plan, problems = judge(said, Wishes(), machine)
+    said = {"host": Parameter(HOST, "keyword")}
+    plan, problems = resolve(said, OptionSummary(), machine)
     assert not problems
     assert plan.params.keys().isdisjoint({keyword})
-    assert plan.params.keys() >= FILLED_IN.keys() - {keyword}
+    assert plan.params.keys() >= DEFAULTS.keys() - {keyword}
 
 
 def test_everything_else_is_passed_untouched(handed: Handed) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg._conninfo.resolve import Machine, Wishes, judge, reached
-from azpg._conninfo.sources import Said
+from azpg._conninfo.resolve import OptionSummary, Platform, resolve, with_addresses
+from azpg._conninfo.sources import Parameter
 
 if TYPE_CHECKING:
     from fix_conninfo import Handed, Planned, Problems
@@ -47,7 +47,7 @@ def test_a_token_goes_to_a_host_under_a_known_suffix(
 ) -> None:
     """The host's suffix, in any case and with a trailing dot, says whose token it takes."""
     plan = planned(host=host)
-    assert plan.sign_in == "entra"
+    assert plan.auth == "entra"
     assert plan.cloud is cloud
     assert plan.params["host"] == host.lower().removesuffix(".")
 
@@ -162,7 +162,7 @@ def test_a_cloud_of_the_users_own_opens_its_suffix(planned: Planned) -> None:
     root = frozenset(sorted(azpg.AZURE_PUBLIC.roots)[:1])
     own = azpg.Cloud("own", OWN.suffixes, OWN.scope, OWN.authority, root)
     plan = planned(host="a.pg.example.net", cloud=own)
-    assert (plan.sign_in, plan.cloud, plan.roots) == ("entra", own, root)
+    assert (plan.auth, plan.cloud, plan.pinned_roots) == ("entra", own, root)
     assert plan.params["sslmode"] == "verify-full"
 
 
@@ -280,20 +280,20 @@ def test_every_host_beside_server_stands_for_it(handed: Handed) -> None:
 def test_the_hosts_that_are_reached_are_in_the_plan(planned: Planned) -> None:
     """They are looked up on each attempt, so the plan holds the names, not the addresses."""
     plan = planned(server="myserver", host="bastion.example.net", password="x")
-    assert plan.reach == ("bastion.example.net",)
+    assert plan.lookup_hosts == ("bastion.example.net",)
     assert "hostaddr" not in plan.params
 
 
 def test_a_host_of_many_addresses_is_spread_with_its_port() -> None:
     """Each name and port stands once for each address it was found at."""
     params = {"host": "a,a", "port": "1,2", "user": "u"}
-    assert reached(params, [["192.0.2.1", "::1"], ["192.0.2.3"]]) == {
+    assert with_addresses(params, [["192.0.2.1", "::1"], ["192.0.2.3"]]) == {
         "host": "a,a,a",
         "port": "1,1,2",
         "hostaddr": "192.0.2.1,::1,192.0.2.3",
         "user": "u",
     }
-    assert reached({"host": "a,a", "port": "1"}, [["::1"], ["::2"]])["port"] == "1,1"
+    assert with_addresses({"host": "a,a", "port": "1"}, [["::1"], ["::2"]])["port"] == "1,1"
 
 
 def test_hostaddr_beside_server_is_the_way(handed: Handed) -> None:
@@ -310,7 +310,7 @@ def test_pghost_does_not_lead_server_astray(
     monkeypatch.setenv("PGHOST", "evil.example")
     plan = planned(server="myserver")
     assert plan.params["host"] == HOST
-    assert not plan.reach
+    assert not plan.lookup_hosts
 
 
 def test_pghostaddr_leads_server_and_warns(
@@ -362,9 +362,13 @@ def test_hosts_may_be_given_with_an_address_each(handed: Handed) -> None:
 
 def test_the_rule_needs_no_libpq() -> None:
     """The rules are pure: a machine that knows no more than host and port is judged the same."""
-    said = {"host": Said(value="evil.example", by="conninfo")}
-    machine = Machine(
-        libpq=18, defaults={}, keywords=frozenset({"host", "port"}), linux=False, root_crt=False
+    said = {"host": Parameter("evil.example", "conninfo")}
+    machine = Platform(
+        libpq_version=18,
+        defaults={},
+        keywords=frozenset({"host", "port"}),
+        is_linux=False,
+        has_user_root_crt=False,
     )
-    _, problems = judge(said, Wishes(), machine)
+    _, problems = resolve(said, OptionSummary(), machine)
     assert "a token never goes to" in problems[0]

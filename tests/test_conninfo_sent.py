@@ -11,8 +11,8 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 import azpg
-from azpg._conninfo.resolve import SSLMODES, Machine, Plan, Wishes, judge
-from azpg._conninfo.sources import Said
+from azpg._conninfo.resolve import SSLMODES, OptionSummary, Platform, ResolvedConfig, resolve
+from azpg._conninfo.sources import Parameter
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fix_conninfo import Handed, Planned, Problems, Reading
     from fix_sources import Sources
 
-    from azpg._conninfo.sources import By
+    from azpg._conninfo.sources import Source
 
 # What libpq derives after its merge where nothing is said
 DERIVED = {"user", "dbname", "passfile", "sslcertmode"}
@@ -140,17 +140,17 @@ def test_any_words_are_refused_or_sent_as_they_were_judged(
         assert theirs.get(name, "") == value or (name in DERIVED and not value), name
 
 
-def judged(said: dict[str, str], **wishes: Any) -> tuple[Plan, tuple[str, ...]]:
+def judged(said: dict[str, str], **wishes: Any) -> tuple[ResolvedConfig, tuple[str, ...]]:
     """Judge words that were said in a conninfo."""
-    machine = Machine(
-        libpq=18,
+    machine = Platform(
+        libpq_version=18,
         defaults={},
         keywords=frozenset(libpq_info().variables),
-        linux=True,
-        root_crt=False,
+        is_linux=True,
+        has_user_root_crt=False,
     )
-    merged = {name: Said(value=value, by="conninfo") for name, value in said.items()}
-    return judge(merged, Wishes(**wishes), machine)
+    merged = {name: Parameter(value, "conninfo") for name, value in said.items()}
+    return resolve(merged, OptionSummary(**wishes), machine)
 
 
 @settings(max_examples=300)
@@ -158,14 +158,18 @@ def judged(said: dict[str, str], **wishes: Any) -> tuple[Plan, tuple[str, ...]]:
 @example(said={"host": f"{NAME},{NAME}", "port": "5432,5432"}, by="conninfo")
 @example(said={"host": "c.postgres.cosmos.azure.com," + NAME}, by="conninfo")
 @example(said={"host": NAME, "sslmode": "verify-ca"}, by="keyword")
-def test_a_token_goes_only_to_verified_hosts_of_one_cloud(said: dict[str, str], by: By) -> None:
+def test_a_token_goes_only_to_verified_hosts_of_one_cloud(said: dict[str, str], by: Source) -> None:
     """Whatever is said, it is refused, or every host is one cloud's and verified by its name."""
-    machine = Machine(
-        libpq=18, defaults={}, keywords=frozenset(libpq_info().variables), linux=True, root_crt=True
+    machine = Platform(
+        libpq_version=18,
+        defaults={},
+        keywords=frozenset(libpq_info().variables),
+        is_linux=True,
+        has_user_root_crt=True,
     )
-    merged = {name: Said(value=value, by=by) for name, value in said.items()}
-    plan, problems = judge(merged, Wishes(), machine)
-    assert plan.sign_in == "entra"
+    merged = {name: Parameter(value, by) for name, value in said.items()}
+    plan, problems = resolve(merged, OptionSummary(), machine)
+    assert plan.auth == "entra"
     if problems:
         return
     hosts = plan.params["host"].split(",")
@@ -185,7 +189,7 @@ def test_server_is_the_name_that_is_verified(
     said: dict[str, str], server: str, sign_in: Any
 ) -> None:
     """With server given every host handed over is that name, whatever host says."""
-    plan, problems = judged(said, server=server, password=sign_in)
+    plan, problems = judged(said, server=server, password_kind=sign_in)
     if not problems:
         (host,) = set(plan.params["host"].split(","))
         assert host.partition(".")[0] == server.partition(".")[0].lower()

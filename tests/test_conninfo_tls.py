@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
-from azpg._conninfo.resolve import Machine, Plan, Wishes, judge
-from azpg._conninfo.sources import Said
+from azpg._conninfo.resolve import OptionSummary, Platform, ResolvedConfig, resolve
+from azpg._conninfo.sources import Parameter
 from azpg._libpq import NONEXISTENT_FILE, libpq_info
 
 if TYPE_CHECKING:
@@ -41,12 +41,14 @@ def password(request: pytest.FixtureRequest) -> dict[str, Any]:
     return SIGN_INS[request.param]
 
 
-def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> Plan:
+def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> ResolvedConfig:
     """Judge a password sign-in on a machine with, or without, a root.crt of libpq's."""
     keywords = frozenset(known or libpq_info().variables)
-    said = {name: Said(value=value, by="keyword") for name, value in words.items()}
-    machine = Machine(libpq=18, defaults={}, keywords=keywords, linux=True, root_crt=root_crt)
-    plan, problems = judge(said, Wishes(password="text"), machine)
+    said = {name: Parameter(value, "keyword") for name, value in words.items()}
+    machine = Platform(
+        libpq_version=18, defaults={}, keywords=keywords, is_linux=True, has_user_root_crt=root_crt
+    )
+    plan, problems = resolve(said, OptionSummary(password_kind="text"), machine)
     assert not problems
     return plan
 
@@ -93,7 +95,7 @@ def test_a_weaker_sslmode_is_raised_for_a_token(
     conninfo, words = source(kind, mode, monkeypatch, tmp_path)
     plan = planned(conninfo, host=HOST, **words)
     assert plan.params["sslmode"] == "verify-full"
-    (decision,) = plan.decisions
+    (decision,) = plan.log_messages
     assert decision.startswith(f"sslmode={mode} (")
     assert decision.endswith("raised to verify-full")
 
@@ -115,7 +117,7 @@ def test_pgrequiressl_is_raised_too(monkeypatch: pytest.MonkeyPatch, planned: Pl
     monkeypatch.setenv("PGREQUIRESSL", "1")
     plan = planned(host=HOST)
     assert plan.params["sslmode"] == "verify-full"
-    assert plan.decisions == ("sslmode=require (environment) raised to verify-full",)
+    assert plan.log_messages == ("sslmode=require (environment) raised to verify-full",)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -153,7 +155,7 @@ def test_verify_ca_in_code_is_obeyed_for_a_password(
     plan = planned(host=HOST, sslmode="verify-ca", **password)
     assert plan.params["sslmode"] == "verify-ca"
     assert plan.params["require_auth"] == "scram-sha-256"
-    assert plan.roots == azpg.AZURE_PUBLIC.roots
+    assert plan.pinned_roots == azpg.AZURE_PUBLIC.roots
     (warning,) = plan.warnings
     assert warning.startswith("sslmode=verify-ca")
 
@@ -217,21 +219,21 @@ def test_a_list_with_one_socket_is_verified(handed: Handed) -> None:
 
 def test_libpqs_own_root_file_counts_for_other_hosts() -> None:
     """~/.postgresql/root.crt is the user's choice for their own servers, not for Azure's."""
-    assert judged(root_crt=False, host="db").roots == azpg.AZURE_PUBLIC.roots
-    assert judged(root_crt=True, host="db").roots is None
-    assert judged(root_crt=True, host=HOST).roots == azpg.AZURE_PUBLIC.roots
+    assert judged(root_crt=False, host="db").pinned_roots == azpg.AZURE_PUBLIC.roots
+    assert judged(root_crt=True, host="db").pinned_roots is None
+    assert judged(root_crt=True, host=HOST).pinned_roots == azpg.AZURE_PUBLIC.roots
 
 
 def test_a_callers_root_file_is_the_only_one(planned: Planned) -> None:
     """Beside it nothing is pinned, for any host."""
     for host in (HOST, "db"):
-        assert planned(host=host, sslrootcert="/own/root.pem", password="x").roots is None
+        assert planned(host=host, sslrootcert="/own/root.pem", password="x").pinned_roots is None
 
 
 @pytest.mark.parametrize("mode", ["disable", *WEAKER])
 def test_no_root_file_beside_a_weaker_mode(mode: str) -> None:
     """A root file would turn libpq's "prefer" into plaintext."""
-    assert judged(root_crt=False, host="db", sslmode=mode).roots is None
+    assert judged(root_crt=False, host="db", sslmode=mode).pinned_roots is None
 
 
 # What the caller says of certificates
@@ -254,7 +256,7 @@ def test_pgsslrootcert_wins_and_warns(monkeypatch: pytest.MonkeyPatch, planned: 
     monkeypatch.setenv("PGSSLROOTCERT", "/left/root.pem")
     plan = planned(host=HOST)
     assert plan.params["sslrootcert"] == "/left/root.pem"
-    assert plan.roots is None
+    assert plan.pinned_roots is None
     (warning,) = plan.warnings
     assert warning.startswith("PGSSLROOTCERT in the environment")
 
@@ -287,7 +289,7 @@ def test_direct_tls_passes(handed: Handed) -> None:
 
 
 def test_a_key_log_counts_in_code(handed: Handed) -> None:
-    """Said as a keyword sslkeylogfile is obeyed."""
+    """Parameter as a keyword sslkeylogfile is obeyed."""
     assert handed(host=HOST, sslkeylogfile="/tmp/keys")["sslkeylogfile"] == "/tmp/keys"
 
 

@@ -17,8 +17,9 @@ from psycopg.conninfo import make_conninfo
 
 import azpg
 from azpg import _libpq
-from azpg._conninfo.resolve import Machine, Wishes, judge
-from azpg._conninfo.sources import Said, merge
+from azpg._conninfo.options import ConnectOptions
+from azpg._conninfo.resolve import OptionSummary, Platform, resolve
+from azpg._conninfo.sources import Parameter, merge
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
@@ -233,18 +234,18 @@ def test_the_table_of_versions_names_keywords() -> None:
 def test_verify_ca_needs_a_libpq_with_require_auth(keyword: str, mode: str) -> None:
     """A keyword that protects a connection to Azure is never left out because libpq lacks it."""
     params = {
-        "host": Said(value=HOST, by="keyword"),
-        "sslmode": Said(value=mode, by="keyword"),
+        "host": Parameter(HOST, "keyword"),
+        "sslmode": Parameter(mode, "keyword"),
     }
     info = libpq_info()
-    platform = Machine(
+    platform = Platform(
         keywords=info.variables.keys() - {keyword},
-        libpq=12,
+        libpq_version=12,
         defaults=info.defaults,
-        linux=True,
-        root_crt=False,
+        is_linux=True,
+        has_user_root_crt=False,
     )
-    _, problems = judge(params, Wishes(password="text"), platform)
+    _, problems = resolve(params, OptionSummary(password_kind="text"), platform)
     (problem,) = problems
     assert f"libpq {_libpq.SINCE[keyword]}" in problem
     assert "libpq 12" in problem
@@ -306,7 +307,7 @@ def test_a_guard_in_the_environment_is_not_lost_on_an_older_libpq(
         info.variables.pop(keyword, None)
     monkeypatch.setattr(_libpq, "libpq_info", lambda: info)
     environ = {variable: "x"}
-    _, found = merge("", {}, environ)
+    _, found = merge(ConnectOptions(), environ)
     assert [problem for problem in found if problem.startswith(variable)]
 
 

@@ -8,13 +8,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_hostile import Hostile, ask_in_clear
 
 import azpg
-from azpg import _passfile, _settled
+from azpg import _connect, _passfile
 from azpg._passfile import Place
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def test_the_password_counts_for_its_host_port_and_user(
     handed_over: Path, planned: Planned, said: dict[str, Any], sign_in: str
 ) -> None:
     """Elsewhere Entra counts as if there were no file, and what the caller passes always does."""
-    assert planned(**{"server": "myserver", "user": "app"} | said).sign_in == sign_in
+    assert planned(**{"server": "myserver", "user": "app"} | said).auth == sign_in
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_a_token_that_is_handed_over_is_a_token(
     )
     handed_over.write_bytes(_passfile.content([Place(HOST, "5432", "app")], token, b""))
     if expected:
-        assert planned(server="myserver", user="app").sign_in == expected
+        assert planned(server="myserver", user="app").auth == expected
         return
     with pytest.raises(azpg.ConfigError, match=r"token for management\.azure\.com"):
         planned(server="myserver", user="app")
@@ -261,9 +262,9 @@ def test_another_password_file_does_not_count(
     other = handed_over.with_name("other")
     other.write_bytes(handed_over.read_bytes())
     monkeypatch.setenv(name, str(other))
-    assert planned(server="myserver", user="app").sign_in == "entra"
+    assert planned(server="myserver", user="app").auth == "entra"
     monkeypatch.delenv(name)
-    assert planned(server="myserver", user="app").sign_in == "entra"
+    assert planned(server="myserver", user="app").auth == "entra"
 
 
 def test_a_password_file_that_is_gone(handed_over: Path) -> None:
@@ -276,11 +277,11 @@ def test_a_password_file_that_is_gone(handed_over: Path) -> None:
 def test_the_password_is_not_kept(handed_over: Path) -> None:
     """It is read for each connection, as the environment's is, and stays in no cache."""
     assert "s3cret" not in azpg.conninfo(server="myserver", user="app")
-    waiting: list[Any] = [_settled._KEPT]
+    waiting: list[Any] = [_connect._cached_config, _connect._warn_once]
     seen: set[int] = set()
     while waiting:
         each = waiting.pop()
-        if id(each) not in seen and not isinstance(each, type):
+        if id(each) not in seen and not isinstance(each, type | FunctionType):
             seen.add(id(each))
             assert each != "s3cret"
             waiting += gc.get_referents(each)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.sources import merge
 from azpg._libpq import libpq_info
 
@@ -24,14 +25,14 @@ DERIVED = {"user", "dbname", "passfile", "sslcertmode", "sslmode"}
 
 def merged(conninfo: str = "", **keywords: object) -> dict[str, tuple[str, str]]:
     """Return what was said, without a problem."""
-    said, problems = merge(conninfo, keywords, os.environ)
+    said, problems = merge(ConnectOptions(conninfo, keywords), os.environ)
     assert not problems
-    return {name: (each.value, each.by) for name, each in said.items()}
+    return {name: (each.value, each.source) for name, each in said.items()}
 
 
 def wrong(conninfo: str = "", **keywords: object) -> list[str]:
     """Return the problems."""
-    return merge(conninfo, keywords, os.environ)[1]
+    return merge(ConnectOptions(conninfo, keywords), os.environ)[1]
 
 
 @settings(max_examples=250)
@@ -43,7 +44,7 @@ def test_reads_every_source_as_libpq_does(
     words = data.draw(sources)
     defaults = reading(b"")
     with words.exported():
-        said, problems = merge(words.conninfo, {}, os.environ)
+        said, problems = merge(ConnectOptions(words.conninfo), os.environ)
         try:
             theirs = reading(words.conninfo.encode())
         except ValueError:
@@ -74,7 +75,7 @@ ANY_TEXT = st.tuples(BEGINNINGS, st.lists(PIECES, max_size=8).map("".join)).map(
 @given(text=ANY_TEXT)
 def test_any_text_is_read_as_libpq_reads_it_or_refused(text: str, reading: Reading) -> None:
     """However a conninfo is broken, nothing is read out of it that libpq would not read."""
-    said, problems = merge(text, {}, {})
+    said, problems = merge(ConnectOptions(text), {})
     if problems:
         event("refused")
         return

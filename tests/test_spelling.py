@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 import azpg
+from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.sources import merge
 from azpg._conninfo.suggestions import placeholder
 from azpg._libpq import libpq_info
@@ -168,7 +169,7 @@ def test_a_uri_that_is_misread_is_told_what_to_encode(text: str) -> None:
 )
 def test_a_good_conninfo_is_no_problem(text: str) -> None:
     """What libpq reads as it was meant stays untouched."""
-    assert merge(text, {}, {})[1] == []
+    assert merge(ConnectOptions(text), {})[1] == []
 
 
 @pytest.mark.parametrize("text", ["{your_password}", "{your-host}", "<your db>", "{Your Name}"])

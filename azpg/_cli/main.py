@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import azpg
-from azpg._conninfo.suggestions import on_command_line
+from azpg._conninfo.suggestions import to_cli_options
 from azpg._redact import quote
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()  # here, to hear of a reader that has gone
     except azpg.ConfigError as error:
         for problem in error.problems:
-            print(f"azpg: {on_command_line(problem)}", file=sys.stderr)
+            print(f"azpg: {to_cli_options(problem)}", file=sys.stderr)
         return 2
     except azpg.ConnectError as error:
-        print(f"azpg: {on_command_line(str(error))}", file=sys.stderr)
+        print(f"azpg: {to_cli_options(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Its reader has gone; Python would say so once more on its way out
@@ -174,7 +174,8 @@ def _conninfo(**options: Any) -> int:
 
 def _token(*, cloud: str | None = None, client_id: str | None = None, **options: Any) -> int:
     from azpg import _passfile
-    from azpg._connect import Call
+    from azpg._connect import ConnectRequest
+    from azpg._conninfo.options import ConnectOptions
 
     for name in ("PGPASSWORD", _passfile.VARIABLE):
         os.environ.pop(name, None)  # often the token of an earlier run: no sign-in by password
@@ -182,26 +183,20 @@ def _token(*, cloud: str | None = None, client_id: str | None = None, **options:
     if cloud is not None and not named:
         entra = azpg.EntraPassword(cloud=cloud, client_id=client_id)
     else:
-        call = Call(
-            options.pop("conninfo", ""),
-            options,
-            server=options.pop("server", None),
-            credential=None,
-            client_id=client_id,
-            password=None,
-            pgbouncer=options.pop("pgbouncer", None),
-            cloud=cloud,
-            is_async=False,
-        )
-        if isinstance(call.error, azpg.ConfigError):
-            other = () if named else ("or name the cloud that the token is for: --cloud public",)
-            raise azpg.ConfigError([*call.error.problems, *other])
-        if call.entra is None:
+        given = {**options, "client_id": client_id, "cloud": cloud}
+        try:
+            request = ConnectRequest(ConnectOptions.from_mapping(given), is_async=False)
+        except azpg.ConfigError as error:
+            if named:
+                raise
+            other = "or name the cloud that the token is for: --cloud public"
+            raise azpg.ConfigError([*error.problems, other]) from None
+        if request.entra is None:
             raise azpg.ConfigError(
                 "a password is given, and a token is for who signs in without: leave out password "
                 "and passfile"
             )
-        entra = call.entra
+        entra = request.entra
     token = entra()
     if sys.stdout.isatty():
         print("azpg: the token below is a password: do not share it", file=sys.stderr)

@@ -1,13 +1,14 @@
-"""The rules of a connection: where it may go, how it is verified, who signs in. Pure.
+"""The rules of a connection: which hosts, how they are verified, who authenticates. Pure.
 
-What was said goes in (`_sources`), a `Plan` comes out: exactly what libpq will be handed, with no
-secret in it. Nothing is refused one by one: `judge` collects every problem of a call.
+The merged parameters come in (`sources`), a `ResolvedConfig` comes out: exactly what libpq will be
+given, without any secret. The rules do not stop at the first problem: they return all of them.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from azpg import _libpq
 from azpg._clouds import (
@@ -22,213 +23,235 @@ from azpg._clouds import (
     no_token_for,
     plain,
 )
-from azpg._record import Record
 from azpg._redact import quote
 
-from .suggestions import misread_host, placeholder
+from .suggestions import host_error, placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from typing import Literal
 
-    from .sources import By, Merged
+    from .sources import Parameters, Source
 
-    SignIn = Literal["entra", "token", "password", "callback", "none"]
-    """"token" is a Microsoft Entra token that was given as a password"""
+    Auth = Literal["entra", "token", "password", "callback", "none"]
+    """how a connection authenticates; "token" is a Microsoft Entra token passed as a password"""
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
-"""Azure's ports with the port of the PgBouncer before each (7432: an elastic cluster)."""
+"""Azure's ports, each with the port of its PgBouncer (7432 and 8432: an elastic cluster)."""
 
-FILLED_IN = {
+DEFAULTS = {
     "connect_timeout": "15",
     "fallback_application_name": "azpg",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
 }
-TCP_USER_TIMEOUT = "60000"
-"""Milliseconds. A smaller one cuts the keepalive count short and kills queries that outlive a
-pause of the virtual machine."""
+TCP_USER_TIMEOUT_MS = "60000"
+"""A smaller value cuts the keepalive count short, and ends queries that outlive a pause of the
+virtual machine."""
 
 
-class Wishes(Record):
-    """azpg's own options of one call; of secrets only what kind they are."""
+class OptionSummary(NamedTuple):
+    """azpg's own options without objects and secrets: all that the rules need to know of them."""
 
     server: str | None = None
     cloud: Cloud | str | None = None
     pgbouncer: bool | None = None
-    credential: bool = False
-    client_id: bool = False
-    password: Literal["text", "empty", "callback"] | None = None
-    """the password keyword"""
-    password_by: By | None = None
-    """who else gave a password"""
-    token: bool = False
+    has_credential: bool = False
+    has_client_id: bool = False
+    password_kind: Literal["text", "empty", "callback"] | None = None
+    """of the password argument"""
+    password_source: Source | None = None
+    """which other source has a password"""
+    password_is_token: bool = False
     """the password is a Microsoft Entra token"""
-    unread: bool = False
-    """the conninfo could not be read"""
-    replaceable: Literal["owner", "anyone"] | None = None
+    hosts_unreadable: bool = False
+    """the conninfo, or the hosts in it, cannot be read: a missing host is not a second problem"""
+    root_file_replaceable_by: Literal["owner", "anyone"] | None = None
     """who else could exchange the file of sslrootcert, as `_tls.roots.replaceable_by` returns"""
-    wrong: tuple[str, ...] = ()
-    """problems already seen in the objects themselves"""
+    problems: tuple[str, ...] = ()
+    """what is wrong with the options and parameters themselves"""
 
 
-class Machine(Record):
-    """What the rules need to know of the machine."""
+class Platform(NamedTuple):
+    """What the rules need to know about libpq and this machine."""
 
     keywords: Collection[str]
-    """what the libpq in use supports"""
-    libpq: int
+    """the keywords that the libpq in use has"""
+    libpq_version: int
     """its major version"""
     defaults: Mapping[str, str]
     """keyword -> the value that libpq takes for "nothing given\""""
-    linux: bool
-    root_crt: bool
+    is_linux: bool
+    has_user_root_crt: bool
     """libpq's own ~/.postgresql/root.crt exists"""
 
 
-class Plan(Record):
-    """What libpq is handed, but for the secret, the user of a token and the bundle's path."""
+class ResolvedConfig(NamedTuple):
+    """What libpq is given, except for secrets, the user of a token, and the root file's path."""
 
     params: dict[str, str]
     defaults: dict[str, str]
-    """the keywords that nothing was given for, with libpq's own defaults: given to libpq too, they
-    keep out what the environment or a service file says by then"""
-    sign_in: SignIn
+    """the keywords that no source gives, with libpq's own defaults: libpq is given these too, so
+    that an environment or service file that changes later has no effect"""
+    sources: dict[str, Source]
+    """keyword -> the source of its value, for the keywords that a source gives"""
+    auth: Auth
     cloud: Cloud
     token_problems: tuple[str, ...]
-    """what would be wrong if the password, once it is known, is a Microsoft Entra token"""
-    roots: frozenset[str] | None
-    """the pinned roots; None where the caller's, or libpq's own, count"""
-    reach: tuple[str, ...]
-    """hosts to be looked up on each attempt, reached under the name of `server`"""
+    """what is wrong if the password, once it is known, is a Microsoft Entra token"""
+    pinned_roots: frozenset[str] | None
+    """the fingerprints to pin; None if the caller's or libpq's own root file counts"""
+    lookup_hosts: tuple[str, ...]
+    """the hosts to connect to under the name of `server`, resolved for every attempt"""
     pgbouncer: bool
     warnings: tuple[str, ...]
-    decisions: tuple[str, ...]
+    log_messages: tuple[str, ...]
 
 
-def judge(said: Merged, wishes: Wishes, machine: Machine) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan for what was said, and every problem with it."""
-    judgement = _Judgement(said, wishes, machine)
-    return judgement.plan(), tuple(judgement.problems)
+def resolve(
+    params: Parameters, summary: OptionSummary, platform: Platform
+) -> tuple[ResolvedConfig, tuple[str, ...]]:
+    """Apply the rules to the merged parameters.
+
+    Returns:
+        The configuration, and every problem with it; it is usable only if there is none.
+    """
+    resolver = _Resolver(params, summary, platform)
+    return resolver.resolve(), tuple(resolver.problems)
 
 
-def reached(params: Mapping[str, str], addresses: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return the parameters with the addresses that the places of a plan's `reach` were found at.
+def with_addresses(params: Mapping[str, str], addresses: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the parameters with the addresses that the `lookup_hosts` of a config resolved to.
 
-    Each name and port stands once for each of its addresses, as libpq wants its lists.
+    Each name and port is repeated for each of its addresses, as libpq wants its lists.
     """
     ports = params["port"].split(",")
     if len(ports) == 1:
         ports *= len(addresses)
-    found = list(zip(params["host"].split(","), ports, addresses, strict=True))
-    spread = [(name, port, each) for name, port, many in found for each in many]
-    columns = (",".join(column) for column in zip(*spread, strict=True))
+    hosts = params["host"].split(",")
+    entries = [
+        (host, port, address)
+        for host, port, found in zip(hosts, ports, addresses, strict=True)
+        for address in found
+    ]
+    columns = (",".join(column) for column in zip(*entries, strict=True))
     return {**params, **dict(zip(("host", "port", "hostaddr"), columns, strict=True))}
 
 
-class _Judgement:
-    """One reading of the rules: `params` begins as what was said, each rule changes its part."""
+class _Resolver:
+    """Apply the rules once. `params` starts as the given values; each rule changes its part."""
 
-    def __init__(self, said: Merged, wishes: Wishes, machine: Machine) -> None:
-        self.said, self.wishes, self.machine = said, wishes, machine
-        self.params = {keyword: each.value for keyword, each in said.items()}
-        self.problems = list(wishes.wrong)
+    def __init__(self, given: Parameters, summary: OptionSummary, platform: Platform) -> None:
+        self.given = given
+        self.summary = summary
+        self.platform = platform
+        self.params = {keyword: each.value for keyword, each in given.items()}
+        self.problems = list(summary.problems)
         self.warnings: list[str] = []
-        self.decisions: list[str] = []
+        self.log_messages: list[str] = []
         self.token_problems: list[str] = []
 
-    def plan(self) -> Plan:
+    def resolve(self) -> ResolvedConfig:
         self.check_values()
-        sign_in = self.sign_in()
-        wished = self.wished_cloud()
-        clouds = CLOUDS if wished is None else (wished, *CLOUDS)
-        names, reach = self.places(clouds)
-        azure = [cloud for name in names if (cloud := cloud_of(name, clouds))]
-        cloud = wished or (azure[0] if azure else AZURE_PUBLIC)
-        # Of two clouds that share a suffix the first is meant, unless the caller named one.
-        apart = () if wished else [name for name in names if cloud_of(name) is not cloud]
-        outside = [name for name in names if name in apart or not cloud.covers(name)]
-        self.token_problems += [no_token_for(name, cloud) for name in dict.fromkeys(outside)]
-        if sign_in in ("entra", "token"):
+        auth = self.auth()
+        requested = self.requested_cloud()
+        clouds = CLOUDS if requested is None else (requested, *CLOUDS)
+        names, lookup_hosts = self.resolve_hosts(clouds)
+        cloud_of_name = {name: cloud_of(name, clouds) for name in names}
+        azure_clouds = [cloud for name in names if (cloud := cloud_of_name[name])]
+        # Two clouds may share a suffix: the first one counts, unless the caller named one
+        cloud = requested or (azure_clouds[0] if azure_clouds else AZURE_PUBLIC)
+        for name, own_cloud in cloud_of_name.items():
+            if not cloud.covers(name) or (requested is None and own_cloud is not cloud):
+                self.token_problems.append(no_token_for(name, cloud))
+        uses_token = auth in ("entra", "token")
+        if uses_token:
             self.problems += self.token_problems
-        if azure or sign_in in ("entra", "token"):
-            roots = self.azure_tls(sign_in, cloud)
+        if azure_clouds or uses_token:
+            pinned_roots = self.tls_for_azure(auth, cloud)
         else:
-            roots = self.other_tls(names)
-        pgbouncer = self.ports(len(names))
-        self.fill_in(sign_in)
-        return Plan(
+            pinned_roots = self.tls_for_other(names)
+        pgbouncer = self.resolve_ports(len(names))
+        self.apply_defaults(auth)
+        return ResolvedConfig(
             params=self.params,
-            defaults=self.unset(),
-            sign_in=sign_in,
-            token_problems=tuple(self.token_problems),
+            defaults=self.libpq_defaults(),
+            sources={keyword: each.source for keyword, each in self.given.items()},
+            auth=auth,
             cloud=cloud,
-            roots=roots,
-            reach=reach,
+            token_problems=tuple(self.token_problems),
+            pinned_roots=pinned_roots,
+            lookup_hosts=lookup_hosts,
             pgbouncer=pgbouncer,
             warnings=tuple(self.warnings),
-            decisions=tuple(self.decisions),
+            log_messages=tuple(self.log_messages),
         )
 
-    def given(self, keyword: str) -> bool:
+    def has(self, keyword: str) -> bool:
         return bool(self.params.get(keyword))
 
-    def by(self, keyword: str) -> By | None:
-        return self.said[keyword].by if keyword in self.said else None
+    def source_of(self, keyword: str) -> Source | None:
+        return self.given[keyword].source if keyword in self.given else None
 
     def check_values(self) -> None:
-        for word, said in self.said.items():
-            if left := placeholder(said.value):
-                what = f"{word} ({said.by})"
+        for keyword, parameter in self.given.items():
+            if found := placeholder(parameter.value):
                 self.problems.append(
-                    f"{what} still holds the portal's placeholder {left}: write your own"
+                    f"{keyword} ({parameter.source}) still holds the portal's placeholder {found}: "
+                    f"write your own"
                 )
         mode = self.params.get("sslmode")
         if mode is not None and mode not in SSLMODES:
             self.problems.append(
-                f"sslmode={quote(mode)} ({self.by('sslmode')}) is none of "
-                f"{', '.join(SSLMODES)}" + _close(mode, SSLMODES)
+                f"sslmode={quote(mode)} ({self.source_of('sslmode')}) is none of "
+                f"{', '.join(SSLMODES)}" + _did_you_mean(mode, SSLMODES)
             )
         timeout = self.params.get("connect_timeout")
         if timeout is not None and not re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", timeout, re.ASCII):
             self.problems.append(f"connect_timeout={quote(timeout)} is no number of seconds")
 
-    # Who signs in
+    # Authentication
 
-    def sign_in(self) -> SignIn:
-        wishes = self.wishes
-        given = wishes.password is not None or wishes.password_by == "conninfo"
-        if wishes.credential and given:
+    def auth(self) -> Auth:
+        summary = self.summary
+        self.check_conflicts()
+        if summary.has_credential or summary.has_client_id:
+            return "entra"
+        if summary.password_kind == "callback":
+            return "callback"
+        from_other_source = summary.password_kind is None and summary.password_source is not None
+        if summary.password_kind == "text" or from_other_source:
+            if not summary.password_is_token:
+                return "password"
+            self.warn_of_stored_token()
+            return "token"
+        if summary.password_kind == "empty" or self.uses_passfile():
+            return "none"
+        return "entra"
+
+    def check_conflicts(self) -> None:
+        summary = self.summary
+        has_password = summary.password_kind is not None or summary.password_source == "conninfo"
+        if summary.has_credential and has_password:
             self.problems.append(
                 "credential and password are both given: leave out password to sign in with "
                 "Microsoft Entra, or credential to sign in as a PostgreSQL role"
             )
-        if wishes.client_id and wishes.credential:
+        if summary.has_client_id and summary.has_credential:
             self.problems.append(
                 "client_id chooses the identity of the default credential, so it does nothing "
                 "beside credential: give the client id to the credential itself"
             )
-        elif wishes.client_id and given:
+        elif summary.has_client_id and has_password:
             self.problems.append(
                 "client_id is for Microsoft Entra and password for a PostgreSQL role: leave out one"
             )
-        if wishes.credential or wishes.client_id:
-            return "entra"
-        if wishes.password == "callback":
-            return "callback"
-        if wishes.password == "text" or (wishes.password_by and wishes.password is None):
-            if wishes.token:
-                self.warn_of_a_kept_token()
-            return "token" if wishes.token else "password"
-        if wishes.password == "empty" or self.own_passfile():
-            return "none"
-        return "entra"
 
-    def warn_of_a_kept_token(self) -> None:
-        """Warn of a token that is not fetched anew: it expires within the hour."""
-        source = self.wishes.password_by if self.wishes.password is None else None
+    def warn_of_stored_token(self) -> None:
+        """Warn of a token from a DSN or the environment: nobody renews it within the hour."""
+        source = self.summary.password_source if self.summary.password_kind is None else None
         if source is not None:
             where = "PGPASSWORD" if source == "environment" else f"password ({source})"
             self.warnings.append(
@@ -236,13 +259,13 @@ class _Judgement:
                 f"out, azpg fetches tokens itself"
             )
 
-    def own_passfile(self) -> bool:
-        return self.given("passfile") and self.by("passfile") != "environment"
+    def uses_passfile(self) -> bool:
+        return self.has("passfile") and self.source_of("passfile") != "environment"
 
-    # Where to
+    # Hosts
 
-    def wished_cloud(self) -> Cloud | None:
-        cloud = self.wishes.cloud
+    def requested_cloud(self) -> Cloud | None:
+        cloud = self.summary.cloud
         if not isinstance(cloud, str):
             return cloud
         found = cloud_named(cloud)
@@ -251,41 +274,41 @@ class _Judgement:
             self.problems.append(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")
         return found
 
-    def places(self, clouds: Sequence[Cloud]) -> tuple[list[str], tuple[str, ...]]:
-        """Settle host and hostaddr; return the names to verify and the hosts to look up."""
-        server = self.server_name(clouds)
+    def resolve_hosts(self, clouds: Sequence[Cloud]) -> tuple[list[str], tuple[str, ...]]:
+        """Set host and hostaddr; return the names to verify and the hosts to look up."""
+        server = self.server_host(clouds)
         hosts = _split(self.params.get("host", ""))
-        if server and self.by("host") == "environment":
+        if server and self.source_of("host") == "environment":
             hosts = []
         addresses = _split(self.params.get("hostaddr", ""))
-        if server and hosts and self.by("hostaddr") == "environment":
+        if server and hosts and self.source_of("hostaddr") == "environment":
             addresses = []
-        reach: tuple[str, ...] = ()
+        lookup_hosts: tuple[str, ...] = ()
         if server:
             if not addresses and any(host != server for host in hosts):
-                reach = tuple(hosts)
-            names = [server] * max(1, len(addresses or reach))
+                lookup_hosts = tuple(hosts)
+            names = [server] * max(1, len(addresses or lookup_hosts))
         else:
-            # Under a cloud's suffix the certificate's spelling, without the trailing dot
+            # Under a cloud's suffix as in the certificate: lower case, no trailing dot
             names = [(plain(host) or host) if cloud_of(host, clouds) else host for host in hosts]
-        self.check_places(names, addresses, reach)
-        # What was set aside is handed over empty: absent, libpq would find it where it was said.
-        for keyword, places in (("host", names), ("hostaddr", addresses)):
-            if places or keyword in self.params:
-                self.params[keyword] = ",".join(places)
-        self.check_redirection(names, clouds)
-        return names or [""] * len(addresses), reach
+        self.check_hosts(names, addresses, lookup_hosts)
+        # A host that does not count is given as empty: libpq would look it up if it were absent
+        for keyword, values in (("host", names), ("hostaddr", addresses)):
+            if values or keyword in self.params:
+                self.params[keyword] = ",".join(values)
+        self.warn_of_redirection(names, clouds)
+        return names or [""] * len(addresses), lookup_hosts
 
-    def server_name(self, clouds: Sequence[Cloud]) -> str | None:
-        server = self.wishes.server
+    def server_host(self, clouds: Sequence[Cloud]) -> str | None:
+        server = self.summary.server
         if server is None:
             return None
         if is_label(server) and "_" not in server:
             return server.lower() + clouds[0].suffixes[0]
         if cloud_of(server, clouds):
             return plain(server)
-        if misread := misread_host("server", server):
-            self.problems.append(f"server {misread}")
+        if problem := host_error("server", server):
+            self.problems.append(f"server {problem}")
             return None
         shown = quote(server, r"[\w.,-]{0,253}")
         self.problems.append(
@@ -294,19 +317,20 @@ class _Judgement:
         )
         return None
 
-    def check_places(
-        self, names: Sequence[str], addresses: Sequence[str], reach: Sequence[str]
+    def check_hosts(
+        self, names: Sequence[str], addresses: Sequence[str], lookup_hosts: Sequence[str]
     ) -> None:
         if names and addresses and len(names) != len(addresses):
             self.problems.append(
                 f"host names {len(names)} and hostaddr {len(addresses)}: give one address a host"
             )
-        if any(is_socket(host) or not host for host in reach):
+        if any(is_socket(host) or not host for host in lookup_hosts):
             self.problems.append(
-                f"server is reached over TCP, and host={','.join(reach)!r} beside it is no name "
-                f"or address"
+                f"server is reached over TCP, and host={','.join(lookup_hosts)!r} beside it is no "
+                f"name or address"
             )
-        if not (names or addresses or self.wishes.server is not None or self.wishes.unread):
+        summary = self.summary
+        if not (names or addresses or summary.server is not None or summary.hosts_unreadable):
             self.problems.append(
                 'no host is given: write server="myserver" (or host="…"), or set PGHOST'
             )
@@ -316,145 +340,156 @@ class _Judgement:
                 f"socket: write every host"
             )
 
-    def check_redirection(self, names: Sequence[str], clouds: Sequence[Cloud]) -> None:
-        """Warn of a test's exports that were left behind and lead elsewhere."""
-        left = [
+    def warn_of_redirection(self, names: Sequence[str], clouds: Sequence[Cloud]) -> None:
+        """Warn of variables that a test may have left, which lead an Azure host elsewhere."""
+        variables = [
             variable
             for keyword, variable in (("hostaddr", "PGHOSTADDR"), ("sslrootcert", "PGSSLROOTCERT"))
-            if self.given(keyword) and self.by(keyword) == "environment"
+            if self.has(keyword) and self.source_of(keyword) == "environment"
         ]
         redirected = next((name for name in names if cloud_of(name, clouds)), None)
-        if redirected and left:
+        if redirected and variables:
+            verb = "decide" if len(variables) > 1 else "decides"
             self.warnings.append(
-                f"{' and '.join(left)} in the environment {'decide' if left[1:] else 'decides'} "
-                f"how {redirected} is reached and verified: unset what a test left behind"
+                f"{' and '.join(variables)} in the environment {verb} how {redirected} is reached "
+                f"and verified: unset what a test left behind"
             )
 
-    # How it is verified
+    # TLS
 
-    def azure_tls(self, sign_in: SignIn, cloud: Cloud) -> frozenset[str] | None:
-        mode, by = self.params.get("sslmode"), self.by("sslmode")
+    def tls_for_azure(self, auth: Auth, cloud: Cloud) -> frozenset[str] | None:
+        mode, source = self.params.get("sslmode"), self.source_of("sslmode")
         if mode == "disable":
             self.problems.append(
-                f"sslmode=disable ({by}) would send everything in clear, and Azure refuses it: "
+                f"sslmode=disable ({source}) would send everything in clear, and Azure refuses it: "
                 f"leave it out"
             )
         if self.params.get("gssencmode") == "require":
             self.problems.append(
-                f"gssencmode=require ({self.by('gssencmode')}) takes the place of TLS, and Azure "
-                f"has no GSS encryption: leave it out"
+                f"gssencmode=require ({self.source_of('gssencmode')}) takes the place of TLS, and "
+                f"Azure has no GSS encryption: leave it out"
             )
         self.params.pop("gssencmode", None)
-        self.default("gssencmode", "disable")
-        if mode == "verify-ca" and by == "keyword" and sign_in not in ("entra", "token"):
-            self.token_problems.append(
-                "sslmode=verify-ca (keyword) does not verify the server's name, and a Microsoft "
-                "Entra token goes only to a verified server: leave out sslmode"
-            )
-            self.warnings.append(
-                "sslmode=verify-ca: any server with a certificate from Azure's authorities is "
-                "believed, whatever its name"
-            )
-            # At least the password itself does not reach a server that does not know it.
-            self.guard("require_auth", "scram-sha-256", "sslmode=verify-ca")
+        self.set_default("gssencmode", "disable")
+        if mode == "verify-ca" and source == "keyword" and auth not in ("entra", "token"):
+            self.allow_verify_ca()
         else:
             if mode not in (None, "verify-full"):
-                self.decisions.append(f"sslmode={mode} ({by}) raised to verify-full")
+                self.log_messages.append(f"sslmode={mode} ({source}) raised to verify-full")
             self.params["sslmode"] = "verify-full"
-        self.guard("ssl_min_protocol_version", "TLSv1.2", "a connection to Azure")
-        if not self.given("sslcert"):
-            self.default("sslcertmode", "disable")
-            if "sslcertmode" not in self.machine.keywords:
+        self.set_protection("ssl_min_protocol_version", "TLSv1.2", "a connection to Azure")
+        if not self.has("sslcert"):
+            self.set_default("sslcertmode", "disable")
+            if "sslcertmode" not in self.platform.keywords:
                 self.params["sslcert"] = _libpq.NONEXISTENT_FILE
-        if not self.given("sslrootcert"):
+        if not self.has("sslrootcert"):
             return cloud.roots
         self.check_root_file()
         return None
 
+    def allow_verify_ca(self) -> None:
+        self.token_problems.append(
+            "sslmode=verify-ca (keyword) does not verify the server's name, and a Microsoft "
+            "Entra token goes only to a verified server: leave out sslmode"
+        )
+        self.warnings.append(
+            "sslmode=verify-ca: any server with a certificate from Azure's authorities is "
+            "believed, whatever its name"
+        )
+        # With SCRAM the password itself does not reach a server that does not know it
+        self.set_protection("require_auth", "scram-sha-256", "sslmode=verify-ca")
+
     def check_root_file(self) -> None:
         """Refuse a root file that another user could exchange, or warn if only its owner can."""
-        file, source = self.params["sslrootcert"], self.by("sslrootcert")
-        if self.wishes.replaceable == "anyone":
+        file, source = self.params["sslrootcert"], self.source_of("sslrootcert")
+        other = self.summary.root_file_replaceable_by
+        if other == "anyone":
             self.problems.append(
                 f"sslrootcert={file} ({source}) belongs to another user, or lies in a folder of "
                 f"another user's, below a folder that everyone may write to: that user could "
                 f"exchange it and pass off a server as Azure's. Leave it out (unset PGSSLROOTCERT) "
                 f"for Azure's own roots, or copy it to a folder of yours"
             )
-        elif self.wishes.replaceable == "owner" and source in ("environment", "service file"):
+        elif other == "owner" and source in ("environment", "service file"):
             self.warnings.append(
                 f"sslrootcert={file} ({source}) belongs to another user, who decides which "
                 f"servers are trusted: unset PGSSLROOTCERT unless you trust that user"
             )
 
-    def other_tls(self, names: Sequence[str]) -> frozenset[str] | None:
+    def tls_for_other(self, names: Sequence[str]) -> frozenset[str] | None:
         if not (names and all(map(is_socket, names))):
-            self.default("sslmode", "verify-full")
-        # Beside a weaker sslmode a root file would turn libpq's "prefer" into plaintext.
-        own = self.given("sslrootcert") or self.machine.root_crt
-        return AZURE_ROOTS if self.params.get("sslmode") == "verify-full" and not own else None
+            self.set_default("sslmode", "verify-full")
+        # With a weaker sslmode a root file would turn libpq's "prefer" into plaintext
+        if self.params.get("sslmode") != "verify-full":
+            return None
+        has_root_file = self.has("sslrootcert") or self.platform.has_user_root_crt
+        return None if has_root_file else AZURE_ROOTS
 
     # Ports
 
-    def ports(self, hosts: int) -> bool:
+    def resolve_ports(self, host_count: int) -> bool:
+        """Set the port; return whether the connection goes to PgBouncer."""
         ports = [port or "5432" for port in self.params.get("port", "").split(",")]
+        source = self.source_of("port")
         for port in ports:
             if not _is_port(port.lstrip("0")):
-                self.problems.append(
-                    f"port={quote(port)} ({self.by('port')}) is no number of a port"
-                )
-        if len(ports) not in (1, hosts):
-            self.problems.append(f"port gives {len(ports)} for {hosts} hosts: one a host, or one")
-        wished = self.wishes.pgbouncer
-        if wished and not (self.given("port") and self.by("port") == "keyword"):
+                self.problems.append(f"port={quote(port)} ({source}) is no number of a port")
+        if len(ports) not in (1, host_count):
+            self.problems.append(
+                f"port gives {len(ports)} for {host_count} hosts: one a host, or one"
+            )
+        requested = self.summary.pgbouncer
+        if requested and not (self.has("port") and source == "keyword"):
             ports = [PGBOUNCER_PORTS.get(port, port) for port in ports]
-            if not all(map(_is_pgbouncer, ports)):
+            if not all(map(_is_pgbouncer_port, ports)):
                 shown = quote(self.params["port"], "[0-9,]+").strip("'")
                 self.problems.append(
-                    f"pgbouncer=True means port 6432, and {self.by('port')} says {shown}: write "
+                    f"pgbouncer=True means port 6432, and {source} says {shown}: write "
                     f"port= as a keyword, or leave it out there"
                 )
         self.params["port"] = ",".join(ports)
-        return any(map(_is_pgbouncer, ports)) if wished is None else wished
+        return any(map(_is_pgbouncer_port, ports)) if requested is None else requested
 
-    # What the caller left open
+    # Defaults
 
-    def fill_in(self, sign_in: SignIn) -> None:
-        keylog = self.by("sslkeylogfile")
-        if keylog is not None and keylog != "keyword":
-            # Empty, not absent: libpq may read a service file of PGSERVICE once more.
+    def apply_defaults(self, auth: Auth) -> None:
+        keylog_source = self.source_of("sslkeylogfile")
+        if keylog_source is not None and keylog_source != "keyword":
+            # Given as empty: if it were absent, libpq could read it from PGSERVICE's file again
             self.params["sslkeylogfile"] = ""
-            self.warnings.append(f"sslkeylogfile ({keylog}) counts only as a keyword in code")
-        if sign_in in ("entra", "token"):
+            self.warnings.append(
+                f"sslkeylogfile ({keylog_source}) counts only as a keyword in code"
+            )
+        if auth in ("entra", "token"):
             self.params["dbname"] = self.params.get("dbname") or "postgres"
-            if not self.given("user"):
+            if not self.has("user"):
                 self.params.pop("user", None)
-        if sign_in == "none" and not self.own_passfile():
+        if auth == "none" and not self.uses_passfile():
             self.params["passfile"] = _libpq.NONEXISTENT_FILE
-        for keyword, value in FILLED_IN.items():
-            self.default(keyword, value)
-        if self.machine.linux:
-            self.default("tcp_user_timeout", TCP_USER_TIMEOUT)
+        for keyword, value in DEFAULTS.items():
+            self.set_default(keyword, value)
+        if self.platform.is_linux:
+            self.set_default("tcp_user_timeout", TCP_USER_TIMEOUT_MS)
 
-    def unset(self) -> dict[str, str]:
-        """Return what libpq takes for the keywords that nothing was given for."""
+    def libpq_defaults(self) -> dict[str, str]:
+        """Return libpq's own defaults for the keywords that nothing was given for."""
         # An empty application_name would hide the fallback
         name = self.params.get("fallback_application_name", "")
-        defaults = {**self.machine.defaults, "application_name": name}
+        defaults = {**self.platform.defaults, "application_name": name}
         return {keyword: v for keyword, v in defaults.items() if keyword not in self.params}
 
-    def guard(self, keyword: str, value: str, purpose: str) -> None:
-        """Set a keyword that protects the connection; an older libpq would go without."""
-        if keyword in self.machine.keywords:
+    def set_protection(self, keyword: str, value: str, purpose: str) -> None:
+        """Set a keyword that protects the connection; an older libpq would go without it."""
+        if keyword in self.platform.keywords:
             self.params.setdefault(keyword, value)
         else:
             self.problems.append(
                 f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE[keyword]} and "
-                f"newer have, and this is libpq {self.machine.libpq}: {_libpq.INSTALL}"
+                f"newer have, and this is libpq {self.platform.libpq_version}: {_libpq.INSTALL}"
             )
 
-    def default(self, keyword: str, value: str) -> None:
-        if keyword in self.machine.keywords:
+    def set_default(self, keyword: str, value: str) -> None:
+        if keyword in self.platform.keywords:
             self.params.setdefault(keyword, value)
 
 
@@ -466,12 +501,10 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) < 65536
 
 
-def _is_pgbouncer(port: str) -> bool:
+def _is_pgbouncer_port(port: str) -> bool:
     return port in PGBOUNCER_PORTS.values()
 
 
-def _close(value: str, right: Collection[str]) -> str:
-    import difflib  # noqa: PLC0415  # late: only for what is misspelt
-
-    close = difflib.get_close_matches(value.lower(), right, n=1)
+def _did_you_mean(value: str, choices: Collection[str]) -> str:
+    close = difflib.get_close_matches(value.lower(), choices, n=1)
     return f": did you mean {close[0]!r}?" if close else ""

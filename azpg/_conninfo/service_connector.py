@@ -1,13 +1,11 @@
-"""Service Connector's AZURE_POSTGRESQL_* variables, which an app on Azure is given. Pure.
+"""The AZURE_POSTGRESQL_* variables that Service Connector sets for an app on Azure. Pure.
 
-Source: MicrosoftDocs/azure-docs, articles/service-connector/how-to-integrate-postgres.md
+Source: https://learn.microsoft.com/azure/service-connector/how-to-integrate-postgres
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from azpg._record import Record
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 PREFIX = "AZURE_POSTGRESQL_"
 CONNECTION_STRING = PREFIX + "CONNECTIONSTRING"
 
-# NAME and USER are for Django; _SSL=true says nothing that is not so anyway.
+# NAME and USER are for Django. There is an SSL too: it is always true, as azpg's own default.
 _KEYWORDS = {
     "HOST": "host",
     "PORT": "port",
@@ -30,34 +28,35 @@ _IDENTITY = {"client_id": "CLIENTID", "client_secret": "CLIENTSECRET", "tenant_i
 
 VARIABLES = (CONNECTION_STRING, *(PREFIX + name for name in (*_KEYWORDS, *_IDENTITY.values())))
 
-INCOMPLETE = (
+INCOMPLETE_PRINCIPAL = (
     f"{PREFIX}CLIENTSECRET is a service principal's, which needs {PREFIX}CLIENTID and "
     f"{PREFIX}TENANTID beside it: set them, or leave it out"
 )
 
 
-class Identity(Record):
-    """Whom a connector names: an identity, or a service principal; what it does not is empty."""
+class ServiceIdentity(NamedTuple):
+    """The identity that Service Connector's variables name; a field that is not set is empty."""
 
     client_id: str
     client_secret: str
     tenant_id: str
 
     def __repr__(self) -> str:
-        return f"<Identity {self.client_id!r}>"
+        return f"<ServiceIdentity {self.client_id!r}>"
 
 
-def keywords(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what the plain variables say, as libpq's keywords; nothing without a host."""
+def params_from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters of the separate variables; none if they name no host."""
     if not environ.get(PREFIX + "HOST"):
         return {}
-    said: dict[str, str] = {}
+    params: dict[str, str] = {}
     for variable, keyword in _KEYWORDS.items():
         if value := environ.get(PREFIX + variable):
-            said.setdefault(keyword, value)
-    return said
+            params.setdefault(keyword, value)
+    return params
 
 
-def identity(environ: Mapping[str, str]) -> Identity:
-    """Return whom the variables name."""
-    return Identity(**{field: environ.get(PREFIX + name, "") for field, name in _IDENTITY.items()})
+def identity_from_environ(environ: Mapping[str, str]) -> ServiceIdentity:
+    """Return the identity that the variables name."""
+    values = {field: environ.get(PREFIX + name, "") for field, name in _IDENTITY.items()}
+    return ServiceIdentity(**values)

@@ -1,6 +1,6 @@
-"""What each source says: keywords, conninfo, service file, environment, merged as libpq merges.
+"""The sources of parameters: keywords, conninfo, service file, environment, merged as libpq does.
 
-Below them all stand Service Connector's variables, where nothing else names a server.
+Service Connector's variables come last, and count only if nothing else names a host.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -17,242 +17,210 @@ from psycopg import pq
 from azpg import _passfile
 from azpg._clouds import is_socket
 from azpg._libpq import GUARDS, libpq_info, too_old_for
-from azpg._record import Record
 from azpg._redact import quote
 from azpg.errors import ConfigError
 
 from . import service_connector
 from .suggestions import (
-    ado_net,
-    further_parameters,
-    misread_host,
-    misread_uri,
-    mistaken_conninfo,
-    unknown_keyword,
-    unreadable_conninfo,
+    ado_net_error,
+    ambiguous_uri_error,
+    following_parameter,
+    host_error,
+    not_a_conninfo_error,
+    unknown_keyword_error,
+    unreadable_conninfo_error,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Literal
 
-    By = Literal[
+    from .options import ConnectOptions
+
+    Source = Literal[
         "keyword", "conninfo", "service file", "environment", "Service Connector", "azpg exec"
     ]
 
 
-class Said(Record):
-    """One value and the source it came from."""
+class Parameter(NamedTuple):
+    """The value of one of libpq's keywords, and where it came from."""
 
     value: str
-    by: By
+    source: Source
 
 
-Merged = dict[str, Said]
+Parameters = dict[str, Parameter]
 
-_PLACES = {"host", "hostaddr"}
-_NAMES = {*_PLACES, "dbname", "port", "sslmode", "user"}
-_ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.VARIABLE)
+_HOST_KEYWORDS = {"host", "hostaddr"}
+_NAME_KEYWORDS = {*_HOST_KEYWORDS, "dbname", "port", "sslmode", "user"}
+_EXTRA_VARIABLES = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.VARIABLE)
 
 
 @cache
 def _variables() -> frozenset[str]:
-    """Return every variable that says where a connection goes, and how."""
-    return frozenset(
-        {*libpq_info().variables.values(), *_ALSO_READ, *GUARDS, *service_connector.VARIABLES}
-        - {""}
-    )
+    """Return the names of all variables that a connection depends on."""
+    of_keywords = libpq_info().variables.values()
+    names = {*of_keywords, *_EXTRA_VARIABLES, *GUARDS, *service_connector.VARIABLES}
+    return frozenset(names - {""})
 
 
 def environment() -> dict[str, str]:
     """Return those of this process's variables that a connection depends on."""
-    held = os.environ
-    return {name: held[name] for name in _variables() if name in held}
+    names = _variables()
+    return {name: os.environ[name] for name in os.environ if name in names}
 
 
-def surroundings() -> tuple[object, ...]:
-    """Return what changes when one of those variables does."""
-    # os.environ encodes each name that it is asked for, in Python; the dict below it needs none of
-    # that, and this is asked before each connect.
-    held = getattr(os.environ, "_data", None)
-    if isinstance(held, dict) and os.name == "posix":
-        return () if _encoded().isdisjoint(held) else tuple(map(held.get, _encoded()))
-    return tuple(map(os.environ.get, _variables()))
+def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Parameters, list[str]]:
+    """Merge all sources; a source that comes earlier in the module's docstring wins.
 
-
-@cache
-def _encoded() -> frozenset[bytes]:
-    return frozenset(map(os.fsencode, _variables()))
-
-
-def merge(
-    conninfo: str,
-    keywords: Mapping[str, object],
-    environ: Mapping[str, str],
-    *,
-    server: str | None = None,
-) -> tuple[Merged, list[str]]:
-    """Return what was said, the strongest source winning, and the problems met while reading."""
-    known = libpq_info()
+    Returns:
+        The parameters, and the problems met while reading the sources.
+    """
+    known = libpq_info().variables
     problems = [
-        too_old_for(name) or unknown_keyword(name, known.variables)
-        for name in keywords
-        if name not in known.variables
+        too_old_for(name) or unknown_keyword_error(name, known)
+        for name in options.keywords
+        if name not in known
     ]
     problems += [
         f"{variable}: {too_old}"
         for variable, keyword in GUARDS.items()
         if environ.get(variable) and (too_old := too_old_for(keyword))
     ]
-    own = {name: str(value) for name, value in keywords.items() if value is not None}
-    dsn, misread = _read(conninfo)
-    problems += misread
-    said: Merged = {}
-    _add(said, own, "keyword")
-    _add(said, dsn, "conninfo")
+    params: Parameters = {}
+    given = {name: str(value) for name, value in options.keywords.items() if value is not None}
+    _add_missing(params, given, "keyword")
+    from_conninfo, conninfo_problems = _parse_conninfo(options.conninfo)
+    problems += conninfo_problems
+    _add_missing(params, from_conninfo, "conninfo")
 
-    if (service := _service(said, environ)) is not None:
-        found, problem = read_service(service, environ)
-        problems += problem
-        _add(said, found, "service file")
+    if (service := _pop_service(params, environ)) is not None:
+        from_service, service_problems = read_service(service, environ)
+        problems += service_problems
+        _add_missing(params, from_service, "service file")
 
-    variables = {k: environ[v] for k, v in known.variables.items() if v in environ}
-    variables.pop("service", None)
+    from_environ = {k: environ[v] for k, v in known.items() if v in environ}
+    from_environ.pop("service", None)
     if environ.get("PGREQUIRESSL", "").startswith("1"):
-        variables.setdefault("sslmode", "require")
-    _add(said, variables, "environment")
+        from_environ.setdefault("sslmode", "require")
+    _add_missing(params, from_environ, "environment")
 
-    if server is None and not any(name in said and said[name].value for name in _PLACES):
-        found, problem = _connected(environ)
-        problems += problem
-        for name in _PLACES & found.keys():
-            said.pop(name, None)  # an empty one
-        _add(said, found, "Service Connector")
+    has_host = any(params[name].value for name in _HOST_KEYWORDS & params.keys())
+    if options.server is None and not has_host:
+        from_connector, connector_problems = _from_service_connector(environ)
+        problems += connector_problems
+        for name in _HOST_KEYWORDS & from_connector.keys():
+            params.pop(name, None)  # an empty one
+        _add_missing(params, from_connector, "Service Connector")
     problems += [
-        f"{keyword} ({each.by}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be "
+        f"{keyword} ({each.source}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be "
         f"handed"
-        for keyword, each in said.items()
-        if not sendable(each.value)
+        for keyword, each in params.items()
+        if not is_encodable(each.value)
     ]
-    return said, problems
+    return params, problems
 
 
-def may_name_a_service(
-    conninfo: str, keywords: Mapping[str, object], environ: Mapping[str, str]
-) -> bool:
-    """Tell whether a service file may count, whose words can be others the next time."""
-    # A URI may spell it s%65rvice
-    named = "service" in conninfo or "%" in conninfo
-    return named or "service" in keywords or "PGSERVICE" in environ
-
-
-def _read(conninfo: str) -> tuple[dict[str, str], list[str]]:
+def _parse_conninfo(conninfo: str) -> tuple[dict[str, str], list[str]]:
     if not conninfo:
         return {}, []
-    mistaken = mistaken_conninfo(conninfo) or misread_uri(conninfo)
-    if mistaken:
-        return {}, [mistaken]
+    if problem := not_a_conninfo_error(conninfo) or ambiguous_uri_error(conninfo):
+        return {}, [problem]
     try:
-        # Copied out: libpq's own message would quote pieces of a misread password.
+        # Copied before anything is raised: libpq's own message could quote parts of a password
         values = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
     except (psycopg.OperationalError, UnicodeError) as error:
-        return {}, [unreadable_conninfo(conninfo, str(error), libpq_info().variables)]
+        problem = unreadable_conninfo_error(conninfo, str(error), libpq_info().variables)
+        return {}, [problem]
     return values, []
 
 
-def _connected(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return what Service Connector's variables say: nothing, where they name no host."""
-    if not (text := environ.get(service_connector.CONNECTION_STRING)):
-        return service_connector.keywords(environ), []
-    values, problems = _read(text)
-    values.pop("service", None)  # read once, above
+def _from_service_connector(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the parameters of Service Connector's variables; none if they name no host."""
+    if not (conninfo := environ.get(service_connector.CONNECTION_STRING)):
+        return service_connector.params_from_environ(environ), []
+    values, problems = _parse_conninfo(conninfo)
+    values.pop("service", None)  # service files have been read by now
     problems = [f"{service_connector.CONNECTION_STRING}: {problem}" for problem in problems]
     return values if values.get("host") else {}, problems
 
 
-def misread(said: Merged, conninfo: str) -> dict[str, str]:
-    """Return the problems with values that are nearly right, by keyword; none is quoted whole.
+def near_misses(params: Parameters, conninfo: str) -> dict[str, str]:
+    """Return the problems with values that are nearly right, by keyword; no value is quoted whole.
 
-    They are named for what they are before any other rule looks at them.
+    They are found before any other rule looks at the values, whose problem would mislead.
     """
-    found: dict[str, str] = {}
-    info = libpq_info()
-    for keyword, (value, source) in {k: (v.value, v.by) for k, v in said.items()}.items():
-        what = f"{keyword} ({source})"
-        if value.endswith(("\n", "\r")):
-            found[keyword] = f"{what} ends in a line break: strip it where the value is read"
-        elif keyword in info.secrets:
-            continue
-        elif (source != "keyword" or keyword in _NAMES) and (
-            separator := further_parameters(value, info.variables)
-        ):
-            found[keyword] = (
-                ado_net(conninfo)
-                if separator == ";" and source == "conninfo"
-                else f"{what} goes on with another parameter after {separator!r}: separate "
+    problems: dict[str, str] = {}
+    for keyword, parameter in params.items():
+        if problem := _near_miss(keyword, parameter, conninfo):
+            problems[keyword] = problem
+    with_commas = [
+        keyword
+        for keyword, parameter in params.items()
+        if parameter.source == "conninfo" and parameter.value.endswith(",")
+    ]
+    if len(with_commas) > 1:
+        problem = "the parameters are separated by commas: use spaces"
+        return dict.fromkeys(with_commas, problem)
+    return problems
+
+
+def _near_miss(keyword: str, parameter: Parameter, conninfo: str) -> str | None:
+    value, source = parameter
+    where = f"{keyword} ({source})"
+    if value.endswith(("\n", "\r")):
+        return f"{where} ends in a line break: strip it where the value is read"
+    if keyword in libpq_info().secrets:
+        return None
+    if source != "keyword" or keyword in _NAME_KEYWORDS:
+        separator = following_parameter(value, libpq_info().variables)
+        if separator == ";" and source == "conninfo":
+            return ado_net_error(conninfo)
+        if separator:
+            return (
+                f"{where} goes on with another parameter after {separator!r}: separate "
                 f"parameters by spaces (in a URI by '?' and '&')"
             )
-        elif keyword in _PLACES:
-            hosts = [host for host in value.split(",") if not is_socket(host)]
-            wrong = filter(None, (misread_host(keyword, host) for host in hosts))
-            if (first := next(wrong, None)) is not None:
-                found[keyword] = f"{what} {first}"
-    commas = [k for k, v in said.items() if v.by == "conninfo" and v.value.endswith(",")]
-    if len(commas) > 1:
-        found = dict.fromkeys(commas, "the parameters are separated by commas: use spaces")
-    return found
+    if keyword in _HOST_KEYWORDS:
+        for host in value.split(","):
+            if not is_socket(host) and (problem := host_error(keyword, host)):
+                return f"{where} {problem}"
+    return None
 
 
-def by(said: Merged, keyword: str) -> By | None:
-    """Return who said a keyword."""
-    return said[keyword].by if keyword in said else None
+def source_of(params: Parameters, keyword: str) -> Source | None:
+    """Return where the value of a keyword came from, or None if it has none."""
+    return params[keyword].source if keyword in params else None
 
 
-def sendable(value: str) -> bool:
-    """Tell whether libpq can be handed a value whole."""
+def is_encodable(value: str) -> bool:
+    """Return whether libpq can be given a value whole: it reads UTF-8 up to the first NUL."""
     try:
-        return b"\0" not in value.encode()  # libpq would read no further than there
+        return b"\0" not in value.encode()
     except UnicodeEncodeError:
         return False
 
 
 def parse(conninfo: str) -> Iterable[pq.ConninfoOption]:
-    """Return libpq's reading of a key/value string or URI."""
-    text = conninfo.encode()
-    if b"\0" in text:
+    """Parse a key/value string or URI as libpq does.
+
+    Raises:
+        psycopg.OperationalError: if libpq cannot parse it; its message may quote a secret.
+        UnicodeError: if it cannot be encoded.
+    """
+    encoded = conninfo.encode()
+    if b"\0" in encoded:
         raise UnicodeError("a NUL")
-    return pq.Conninfo.parse(text)
-
-
-def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the section of a service file, and the problems met, looking where libpq looks."""
-    named = environ.get("PGSERVICEFILE")
-    paths = [os.path.expanduser("~/.pg_service.conf") if named is None else named]
-    if folder := environ.get("PGSYSCONFDIR"):
-        paths.append(f"{folder}/pg_service.conf")
-    for path in paths:
-        try:
-            # Bytes: to libpq a lone carriage return ends no line.
-            lines = Path(path).read_bytes().decode().split("\n")
-        except (FileNotFoundError, NotADirectoryError):
-            if path == named:
-                return {}, [f"the service file {named!r} (PGSERVICEFILE) does not exist"]
-            continue
-        except (OSError, UnicodeError) as error:
-            return {}, [f"the service file {path!r} cannot be read: {error}"]
-        if (section := _section(name, lines)) is not None:
-            return _service_keywords(section, path)
-    places = " or ".join(map(repr, paths))
-    shown = quote(name, r"[\w. -]{1,60}")
-    return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]
+    return pq.Conninfo.parse(encoded)
 
 
 def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
-    """Return the passwords that `azpg exec` has handed to the command this process belongs to.
+    """Return the passwords that `azpg exec` gave to the command that this process belongs to.
 
-    Any other password file does not count: a forgotten line would replace Entra.
+    Any other password file does not count: a forgotten line in it would replace Entra.
 
-    Raise `ConfigError` if the file cannot be read.
+    Raises:
+        ConfigError: if the file cannot be read.
     """
     path = environ.get(_passfile.VARIABLE)
     if not path or path != environ.get("PGPASSFILE"):
@@ -267,21 +235,52 @@ def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
         ) from None
 
 
-def _section(name: str, lines: Iterable[str]) -> list[str] | None:
-    found: list[str] | None = None
+# Service files
+
+
+def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Read the section of a service file, from the files that libpq reads.
+
+    Returns:
+        The section's parameters, and the problems with the files.
+    """
+    named = environ.get("PGSERVICEFILE")
+    paths = [os.path.expanduser("~/.pg_service.conf") if named is None else named]
+    if folder := environ.get("PGSYSCONFDIR"):
+        paths.append(f"{folder}/pg_service.conf")
+    for path in paths:
+        try:
+            # As bytes: for libpq a lone carriage return does not end a line
+            lines = Path(path).read_bytes().decode().split("\n")
+        except (FileNotFoundError, NotADirectoryError):
+            if path == named:
+                return {}, [f"the service file {named!r} (PGSERVICEFILE) does not exist"]
+            continue
+        except (OSError, UnicodeError) as error:
+            return {}, [f"the service file {path!r} cannot be read: {error}"]
+        if (section := _service_section(name, lines)) is not None:
+            return _service_params(section, path)
+    places = " or ".join(map(repr, paths))
+    shown = quote(name, r"[\w. -]{1,60}")
+    return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]
+
+
+def _service_section(name: str, lines: Iterable[str]) -> list[str] | None:
+    """Return the lines of a service's section, or None if there is no such section."""
+    section: list[str] | None = None
     for line in (each.strip(" \t\r\v\f") for each in lines):
         if line.startswith("["):
-            if found is not None:
+            if section is not None:
                 break
-            # libpq compares the text behind the bracket and does not look further.
+            # libpq ignores what follows the closing bracket
             if line.startswith(f"[{name}]"):
-                found = []
-        elif found is not None and line and not line.startswith("#"):
-            found.append(line)
-    return found
+                section = []
+        elif section is not None and line and not line.startswith("#"):
+            section.append(line)
+    return section
 
 
-def _service_keywords(lines: Iterable[str], path: str) -> tuple[dict[str, str], list[str]]:
+def _service_params(lines: Iterable[str], path: str) -> tuple[dict[str, str], list[str]]:
     known = libpq_info().variables
     values: dict[str, str] = {}
     problems = []
@@ -292,28 +291,29 @@ def _service_keywords(lines: Iterable[str], path: str) -> tuple[dict[str, str], 
         elif problem := too_old_for(keyword):
             problems.append(f"the service file {path!r}: {problem}")
         else:
-            # The line itself is not shown: it may hold a password.
+            # The line itself is not shown: it may hold a password
+            is_word = re.fullmatch("[a-z_]{1,30}", keyword) is not None
             problems.append(
                 f"the service file {path!r} has a line that is not keyword=value with a "
-                f"keyword of libpq's" + (f" ({keyword!r})" if _is_word(keyword) and equals else "")
+                f"keyword of libpq's" + (f" ({keyword!r})" if is_word and equals else "")
             )
     return values, problems
 
 
-def _is_word(text: str) -> bool:
-    return re.fullmatch("[a-z_]{1,30}", text) is not None
+def _pop_service(params: Parameters, environ: Mapping[str, str]) -> str | None:
+    """Return the name of the service to read, and remove it from the parameters.
 
-
-def _add(said: Merged, values: Mapping[str, str], by: By) -> None:
-    for keyword, value in values.items():
-        said.setdefault(keyword, Said(value=value, by=by))
-
-
-def _service(said: Merged, environ: Mapping[str, str]) -> str | None:
+    It stays if PGSERVICE names another one: libpq must not read that.
+    """
     variable = environ.get("PGSERVICE")
-    if "service" not in said:
+    if "service" not in params:
         return variable
-    service = said["service"].value
+    service = params["service"].value
     if variable is None:
-        del said["service"]  # read here, once; otherwise it stays, to outdo PGSERVICE in libpq
+        del params["service"]
     return service
+
+
+def _add_missing(params: Parameters, values: Mapping[str, str], source: Source) -> None:
+    for keyword, value in values.items():
+        params.setdefault(keyword, Parameter(value, source))

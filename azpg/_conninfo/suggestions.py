@@ -1,18 +1,22 @@
-"""Spellings of a connection: ADO.NET, JDBC, misspelt keywords, the command line. Pure."""
+"""Near misses: other drivers' connection strings, misspelled keywords, hosts with a port. Pure.
+
+No message quotes a value that may hold part of a password.
+"""
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from .options import OPTION_NAMES
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
-_OPTIONS = ("client_id", "cloud", "credential", "pgbouncer", "retry_timeout", "server")
-
-# The words other drivers, ORMs and the portal use for libpq's keywords.
+# What other drivers, ORMs and the portal call libpq's keywords
 _ALIASES = {
     "data source": "host",
     "database": "dbname",
@@ -35,13 +39,13 @@ _ALIASES = {
 _PLACEHOLDER = r"(?i)[{<]\s*your[ _-][^{}<>]*[}>]"
 
 
-# A user and password, if any, and then no more "@": elsewhere it is left from a password. What
-# comes before the first "@" is theirs, as to libpq, a "?" in it too.
+# User and password, if there are any, end at the first "@", as for libpq. A further "@" is part of
+# a password.
 _URI = r"(?s)postgres(?:ql)?://([^/@]*@)?+[^@?]*(\?.*)?"
 
 
-def unknown_keyword(name: str, known: Collection[str]) -> str:
-    """Return the sentence for a keyword that neither libpq nor azpg knows."""
+def unknown_keyword_error(name: str, known: Collection[str]) -> str:
+    """Return the problem with a keyword that neither libpq nor azpg has."""
     suggestion = _suggestion(name, known)
     if not suggestion and not re.fullmatch("[a-z_]{1,30}", name):
         return (
@@ -52,19 +56,18 @@ def unknown_keyword(name: str, known: Collection[str]) -> str:
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    if name in _OPTIONS:
+    if name in OPTION_NAMES:
         return f": it is an option of azpg's, which stands beside the conninfo ({name}=…)"
-    right = _ALIASES.get(name.lower())
-    if right is None:
-        import difflib  # noqa: PLC0415  # late: only for what is misspelt
+    meant = _ALIASES.get(name.lower())
+    if meant is None:
+        choices = [*known, *OPTION_NAMES]
+        close = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.7)
+        meant = close[0] if close else None
+    return f": write {meant!r}" if meant else ""
 
-        close = difflib.get_close_matches(name.lower(), [*known, *_OPTIONS], n=1, cutoff=0.7)
-        right = close[0] if close else None
-    return f": write {right!r}" if right else ""
 
-
-def misread_uri(conninfo: str) -> str | None:
-    """Return the sentence for a URI of which libpq reads a piece of the password as the host."""
+def ambiguous_uri_error(conninfo: str) -> str | None:
+    """Return the problem with a URI of which libpq would take part of the password for the host."""
     if not re.match("postgres(?:ql)?://", conninfo) or re.fullmatch(_URI, conninfo):
         return None
     return (
@@ -77,8 +80,8 @@ _COMMAND = r"""\$?\s*(export\s|set\s|(\w+=\S*\s+)*(psql|pg_\w+|pgbench|vacuumdb)
 _SCHEME = r"([A-Za-z][A-Za-z0-9.-]{0,30}):/"
 
 
-def mistaken_conninfo(conninfo: str) -> str | None:
-    """Return what a text is that is no connection string, whatever libpq would read in it."""
+def not_a_conninfo_error(conninfo: str) -> str | None:
+    """Return the problem with a text that is no connection string, even if libpq could parse it."""
     text = conninfo.strip()
     if re.match(_COMMAND, text):
         return (
@@ -95,19 +98,25 @@ def mistaken_conninfo(conninfo: str) -> str | None:
     return "this is a URL of another kind: libpq's begins with 'postgresql://'"
 
 
-def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
-    """Return the sentence for a conninfo that libpq cannot read, with no value of it but names."""
+def unreadable_conninfo_error(conninfo: str, reason: str, known: Collection[str]) -> str:
+    """Return the problem with a conninfo that libpq cannot parse.
+
+    Args:
+        conninfo: the text; of its values only names are quoted.
+        reason: libpq's message.
+        known: the keywords that libpq has.
+    """
     text = conninfo.strip()
     if text.lower().startswith("jdbc:"):
         return f"this is a JDBC URL; libpq's form is: {_from_jdbc(text)}"
     if re.match(r"[\w ]+=[^;]*;", text):
-        return ado_net(text)
+        return ado_net_error(text)
     if scheme := re.match(r"(postgres(?:ql)?)\+\w+://", text):
         return (
             f"this is a SQLAlchemy URL; libpq's begins with '{scheme[1]}://', without the '+driver'"
         )
-    if named := re.match(r'invalid (?:connection option|URI query parameter):? "([^"]*)"', why):
-        return _named(named[1], conninfo, known)
+    if named := re.match(r'invalid (?:connection option|URI query parameter):? "([^"]*)"', reason):
+        return _unknown_in_conninfo_error(named[1], conninfo, known)
     return (
         "conninfo cannot be read: it is neither keyword=value pairs nor a postgresql:// URI; in "
         "pairs put single quotes round a value with spaces (password='a b'), and in a URI "
@@ -115,28 +124,28 @@ def unreadable_conninfo(conninfo: str, why: str, known: Collection[str]) -> str:
     )
 
 
-def _named(name: str, conninfo: str, known: Collection[str]) -> str:
-    # A piece of a password may be read as a keyword: name only what cannot be one.
-    secret = "pass" in conninfo.lower() or re.search("://.*@", conninfo, re.DOTALL)
-    if _suggestion(name, known) or not secret:
-        return unknown_keyword(name, known)
+def _unknown_in_conninfo_error(name: str, conninfo: str, known: Collection[str]) -> str:
+    # Part of a password may have been parsed as a keyword: it is named only if it cannot be that
+    has_secret = "pass" in conninfo.lower() or re.search("://.*@", conninfo, re.DOTALL)
+    if _suggestion(name, known) or not has_secret:
+        return unknown_keyword_error(name, known)
     return (
         "conninfo has a word before '=' or '&' that is no keyword of libpq's; if it is part of "
         "a password, put the password in single quotes (in a URI: percent-encode it)"
     )
 
 
-_FORM = "host=… port=… dbname=… user=…"
+_EXAMPLE = "host=… port=… dbname=… user=…"
 
 
-def ado_net(text: str) -> str:
-    """Return the sentence for an ADO.NET string, with libpq's form of it."""
+def ado_net_error(text: str) -> str:
+    """Return the problem with an ADO.NET string, and the same string in libpq's form."""
     return f"this is an ADO.NET string; libpq's form is: {_from_ado_net(text)}"
 
 
 def _from_ado_net(text: str) -> str:
     pairs = (part.partition("=") for part in text.split(";") if "=" in part)
-    return _pairs((name.strip().lower(), value.strip()) for name, _, value in pairs)
+    return _to_conninfo((name.strip().lower(), value.strip()) for name, _, value in pairs)
 
 
 def _from_jdbc(text: str) -> str:
@@ -144,12 +153,12 @@ def _from_jdbc(text: str) -> str:
         url = urlsplit(text[len("jdbc:") :])
         port = str(url.port or "")
     except ValueError:
-        return _FORM
-    # JDBC has no user and password in the URL's own places: there they may lie anywhere.
-    beyond = [part for part in url.query.split("&") if not part.lower().startswith("user=")]
-    if "@" in "".join([url.netloc, url.path, *beyond, url.fragment]):
-        return _FORM
-    return _pairs(
+        return _EXAMPLE
+    # A JDBC URL has no place for user and password before the host: they could be anywhere
+    others = [part for part in url.query.split("&") if not part.lower().startswith("user=")]
+    if "@" in "".join([url.netloc, url.path, *others, url.fragment]):
+        return _EXAMPLE
+    return _to_conninfo(
         [
             ("host", url.hostname or ""),
             ("port", port),
@@ -159,41 +168,47 @@ def _from_jdbc(text: str) -> str:
     )
 
 
-def _pairs(said: Iterable[tuple[str, str]]) -> str:
+def _to_conninfo(parameters: Iterable[tuple[str, str]]) -> str:
     shown = {"host", "port", "dbname", "user", "password", "sslmode"}
-    values = {_ALIASES.get(name, name): value for name, value in said if value}
+    values = {_ALIASES.get(name, name): value for name, value in parameters if value}
     values |= {"sslmode": "verify-full"} if "sslmode" in values else {}
     return " ".join(
-        f"{n}={'…' if n == 'password' else _known(v)}" for n, v in values.items() if n in shown
+        f"{name}={'…' if name == 'password' else _mask_value(value)}"
+        for name, value in values.items()
+        if name in shown
     )
 
 
-def _known(value: str) -> str:
-    # What is no plain word may be cut out of a password that was not what it looked like.
+def _mask_value(value: str) -> str:
+    # Other values may be part of a password that was parsed wrong
     return value if re.fullmatch(r"[\w.,:@#-]+", value) else "…"
 
 
 def placeholder(value: str) -> str | None:
-    """Return the portal's placeholder that was left in a value: `{your_password}`, `<your-db>`."""
+    """Return the placeholder of the portal in a value, such as `{your_password}`, or None."""
     found = "your" in value.lower() and re.search(_PLACEHOLDER, value)
     return found[0] if found else None
 
 
-# Values that are nearly right
+def placeholder_errors(secrets: Mapping[str, str]) -> list[str]:
+    """Return the problems with secrets that are still a placeholder of the portal."""
+    return [
+        f"{name} still holds the portal's placeholder {found}: write your own, or leave it out to "
+        f"sign in with Microsoft Entra"
+        for name, value in secrets.items()
+        if (found := placeholder(value))
+    ]
 
 
-def further_parameters(value: str, known: Collection[str]) -> str | None:
-    """Return the separator after which a value goes on with another parameter, or None."""
+def following_parameter(value: str, known: Collection[str]) -> str | None:
+    """Return the separator after which a value continues with another parameter, or None."""
     names = "|".join(map(re.escape, sorted({*known, *_ALIASES}, key=len, reverse=True)))
     found = re.search(rf"([;,&])\s*({names})\s*=", value, re.IGNORECASE)
     return found[1] if found else None
 
 
-def misread_host(keyword: str, host: str) -> str | None:
-    """Return what is wrong with one host of a list, quoted only as far as it is a host's name.
-
-    A Unix socket is none.
-    """
+def host_error(keyword: str, host: str) -> str | None:
+    """Return the problem with one host of a list, or None; do not pass Unix sockets."""
     if "://" in host:
         return f"holds a URL: pass it as the connection string, and leave out {keyword}="
     if re.search(r"\s", host):
@@ -226,8 +241,8 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-def on_command_line(text: str) -> str:
-    """Return a sentence with Python's keywords (`server="a"`) as they are typed there."""
+def to_cli_options(text: str) -> str:
+    """Return a message with Python's keywords (`server="a"`) as the command's options."""
     text = text.replace("pgbouncer=True", "--pgbouncer").replace(
         "pgbouncer=False", "--no-pgbouncer"
     )

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import azpg
 from azpg import _jwt
 from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
-from azpg._connect import Call
+from azpg._connect import ConnectRequest
+from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg._conninfo.sources import merge
-from azpg._conninfo.suggestions import on_command_line
+from azpg._conninfo.suggestions import to_cli_options
 from azpg._diagnosis.classify import diagnose
 from azpg._diagnosis.hints import Context
 from azpg._libpq import libpq_info
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from azpg._clouds import Cloud
-    from azpg._conninfo.resolve import Plan
-    from azpg._conninfo.sources import Merged
+    from azpg._conninfo.resolve import ResolvedConfig
+    from azpg._conninfo.sources import Parameters
 
     from .network import Place
     from .result import Fact, Status
@@ -74,7 +75,7 @@ class _Examination:
             "PgBouncer": self.pgbouncer,
             "speed": self.speed,
         }
-        self._plan: Plan | None = None
+        self._plan: ResolvedConfig | None = None
         self._entra: azpg.EntraPassword | None = None
         self._root_file = ""
         self._secrets: list[str] = []
@@ -100,7 +101,7 @@ class _Examination:
         except Exception as error:  # noqa: BLE001  # a doctor goes on
             found = Finding({}, "failed", self.shown(error) or type(error).__name__)
         facts = {name: self._clean(fact) for name, fact in found.facts.items()}
-        hint = redact(on_command_line(found.hint))
+        hint = redact(to_cli_options(found.hint))
         return replace(found, facts=facts, problem=self.shown(found.problem), hint=hint)
 
     def refused(
@@ -130,7 +131,7 @@ class _Examination:
             host=place.name or place.address,
             port=str(place.port),
             user=plan.params.get("user", ""),
-            entra=plan.sign_in == "entra",
+            entra=plan.auth == "entra",
             scope=plan.cloud.scope,
             root_file=plan.params.get("sslrootcert", ""),
         )
@@ -138,29 +139,27 @@ class _Examination:
         return Finding(facts, "failed", self.shown(said), hint)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> ResolvedConfig:
         if self._plan is None:
             raise _Skipped("the configuration is to be mended first")
         return self._plan
 
     def configuration(self) -> Finding:
-        conninfo, own, keywords = _parted(self.options)
-        said, _ = merge(conninfo, keywords, os.environ, server=own["server"])
+        options = ConnectOptions.from_mapping(self.options)
+        said, _ = merge(options, os.environ)
         hidden = libpq_info().secrets & said.keys()
         self._secrets = [said[name].value for name in hidden]
         facts: dict[str, Fact] = {name: Setting("…", _source(name, said)) for name in hidden}
-        call = Call(conninfo, keywords, **own, is_async=False)
-        if call.error is not None and not isinstance(call.error, azpg.ConfigError):
-            raise call.error
-        if call.error is not None:
+        try:
+            request = ConnectRequest(options, is_async=False)
+        except azpg.ConfigError as error:
             self._blocked = "the configuration is to be mended first"
-            problem = on_command_line(str(call.error))
-            return Finding(facts, "failed", self.shown(problem))
-        self._plan = plan = call.plan
-        self._entra = call.entra
+            return Finding(facts, "failed", self.shown(to_cli_options(str(error))))
+        self._plan = plan = request.config
+        self._entra = request.entra
         params = dict(plan.params)
-        if plan.roots is not None:
-            params["sslrootcert"] = root_file(plan.roots)
+        if plan.pinned_roots is not None:
+            params["sslrootcert"] = root_file(plan.pinned_roots)
         # Where nobody named one, libpq's own
         self._root_file = params.get("sslrootcert") or user_root_crt()
         for name in sorted(params):
@@ -170,7 +169,7 @@ class _Examination:
             elif name in said and said[name].value != params[name]:
                 source = f"azpg; {source} said {said[name].value}"
             facts[name] = Setting(params[name], source)
-        facts |= {"sign_in": _SIGN_INS[plan.sign_in], "cloud": plan.cloud.name}
+        facts |= {"sign_in": _SIGN_INS[plan.auth], "cloud": plan.cloud.name}
         facts["pgbouncer"] = plan.pgbouncer
         return Finding(facts, "warning" if plan.warnings else "ok", "\n".join(plan.warnings))
 
@@ -178,7 +177,7 @@ class _Examination:
         addresses: list[str] = []
         names: list[str] = []
         failed: list[str] = []
-        for goal in network.goals(self.plan.params, self.plan.reach):
+        for goal in network.goals(self.plan.params, self.plan.lookup_hosts):
             try:
                 real, found = network.look_up(goal.found_at)
             except OSError as error:
@@ -195,7 +194,7 @@ class _Examination:
             raise _Skipped("a Unix socket has none")
         if failed and not self._places:
             self._blocked = "no address to go to"
-            goal = next(network.goals(self.plan.params, self.plan.reach))
+            goal = next(network.goals(self.plan.params, self.plan.lookup_hosts))
             return self.diagnosed("\n".join(failed), network.Place(*goal), facts)
         return Finding(facts, "warning" if failed else "ok", "\n".join(failed))
 
@@ -264,8 +263,8 @@ class _Examination:
         return facts
 
     def identity(self) -> Finding:
-        if self._plan is not None and self._plan.sign_in != "entra":
-            raise _Skipped(f"{_SIGN_INS[self._plan.sign_in]}: no token is asked for")
+        if self._plan is not None and self._plan.auth != "entra":
+            raise _Skipped(f"{_SIGN_INS[self._plan.auth]}: no token is asked for")
         cloud = self._plan.cloud if self._plan else _wished_cloud(self.options)
         client_id = self.options.get("client_id")
         password = self._entra or azpg.EntraPassword(cloud=cloud, client_id=client_id)
@@ -359,18 +358,10 @@ _SIGN_INS = {
 }
 
 
-def _parted(options: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the conninfo, azpg's own options, and libpq's keywords."""
-    names = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
-    own = {name: options.get(name) for name in names}
-    rest = {name: value for name, value in options.items() if name not in (*names, "conninfo")}
-    return options.get("conninfo", ""), own, rest
-
-
-def _source(name: str, said: Merged) -> str:
+def _source(name: str, said: Parameters) -> str:
     if name not in said:
         return "azpg"
-    by = said[name].by
+    by = said[name].source
     if by == "environment":
         return libpq_info().variables[name]
     return f"--{name}" if by == "keyword" else by

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
 
-    from azpg._conninfo.service_connector import Identity
-
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
     Credential: TypeAlias = AnyCredential | Callable[[], AnyCredential]
     SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
@@ -50,8 +48,10 @@ class ServicePrincipal:
 
     makes = "ClientSecretCredential"
 
-    def __init__(self, authority: str, named: Identity) -> None:
-        self._named = named
+    def __init__(self, authority: str, tenant_id: str, client_id: str, client_secret: str) -> None:
+        self._tenant_id = tenant_id
+        self._client_id = client_id
+        self._client_secret = client_secret
         self._options = _at(authority)
 
     def __call__(self) -> object:
@@ -59,18 +59,20 @@ class ServicePrincipal:
         from azure.identity import ClientSecretCredential  # noqa: PLC0415
 
         return ClientSecretCredential(
-            tenant_id=self._named.tenant_id,
-            client_id=self._named.client_id,
-            client_secret=self._named.client_secret,
+            tenant_id=self._tenant_id,
+            client_id=self._client_id,
+            client_secret=self._client_secret,
             **self._options,
             **_unknown(self._options),
         )
 
 
 @lru_cache(maxsize=16)
-def service_principal(authority: str, named: Identity) -> ServicePrincipal:
+def service_principal(
+    authority: str, tenant_id: str, client_id: str, client_secret: str
+) -> ServicePrincipal:
     """Return the one of a service principal: all that name it share its token."""
-    return ServicePrincipal(authority, named)
+    return ServicePrincipal(authority, tenant_id, client_id, client_secret)
 
 
 def _at(authority: str) -> dict[str, Any]:

@@ -16,20 +16,18 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base, client, creation
 
 from azpg._child_env import psql
-from azpg._connect import Call
-from azpg._conninfo.options import hide_secret, hide_secrets
+from azpg._connect import ConnectRequest
+from azpg._conninfo.options import PSYCOPG_OPTIONS, ConnectOptions, hide_secret, hide_secrets
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg.connection import Connection
-from azpg.errors import ConfigError
+from azpg.errors import ConfigError, clean
 from azpg.pool import ConnectionPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from azpg._conninfo.resolve import Plan
+    from azpg._conninfo.resolve import ResolvedConfig
 
-_OWN = ("server", "credential", "client_id", "password", "pgbouncer", "cloud", "retry_timeout")
-_PSYCOPG = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
 _KEYWORDS = {
     "NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"
 }  # fmt: skip
@@ -173,15 +171,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
             del params["dbname"]
         return hide_secrets(params)
 
-    def _plan(self, params: dict[str, Any]) -> Plan:
-        keywords = _options(params)
-        own = {name: keywords.pop(name, None) for name in _OWN}
-        call = Call(keywords.pop("conninfo", ""), keywords, **own, is_async=False)
-        if isinstance(call.error, ConfigError):
-            raise self._improper(call.error)
-        if call.error is not None:
-            raise call.error
-        return call.plan
+    def _plan(self, params: dict[str, Any]) -> ResolvedConfig:
+        try:
+            options = ConnectOptions.from_mapping(_options(params))
+            return ConnectRequest(options, is_async=False).config
+        except ConfigError as error:
+            raise self._improper(clean(error)) from None
 
     def _improper(self, error: ConfigError) -> ImproperlyConfigured:
         return ImproperlyConfigured(
@@ -193,4 +188,4 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 def _options(params: dict[str, Any]) -> dict[str, Any]:
     """Return what says where to, as whom and how, without what psycopg makes of a connection."""
-    return {name: value for name, value in params.items() if name not in _PSYCOPG}
+    return {name: value for name, value in params.items() if name not in PSYCOPG_OPTIONS}

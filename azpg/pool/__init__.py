@@ -10,8 +10,9 @@ import psycopg_pool
 from psycopg.rows import Row
 
 from azpg._conninfo.options import hide_secrets
-from azpg.connection import UNSET, AsyncConnection, Connection
-from azpg.errors import ConfigError
+from azpg.abc import UNSET
+from azpg.connection import AsyncConnection, Connection
+from azpg.errors import ConfigError, clean
 
 from ._options import judged
 from ._pools import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     )
 
     from azpg._clouds import Cloud
-    from azpg._connect import AsyncPassword, Password
-    from azpg._tokens.credentials import Credential, SyncCredential
-    from azpg.connection import Threshold
+    from azpg.abc import AsyncPassword, Credential, Password, PrepareThreshold, SyncCredential
 
 __all__ = [
     "AsyncConnectionPool",
@@ -51,7 +50,7 @@ def create_pool(
     pgbouncer: bool | None = None,
     cloud: Cloud | str | None = None,
     autocommit: bool = False,
-    prepare_threshold: Threshold = UNSET,
+    prepare_threshold: PrepareThreshold = UNSET,
     context: AdaptContext | None = None,
     row_factory: RowFactory[Row] | None = None,
     cursor_factory: type[psycopg.Cursor[Row]] | None = None,
@@ -115,7 +114,7 @@ def create_pool_async(
     pgbouncer: bool | None = None,
     cloud: Cloud | str | None = None,
     autocommit: bool = False,
-    prepare_threshold: Threshold = UNSET,
+    prepare_threshold: PrepareThreshold = UNSET,
     context: AdaptContext | None = None,
     row_factory: AsyncRowFactory[Row] | None = None,
     cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
@@ -172,7 +171,11 @@ def _options(given: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
     keywords: dict[str, object] = given.pop("kwargs")
     del given["pool_class"]
     connection = {name: value for name, value in given.items() if name not in _POOL_OPTIONS}
-    error = judged(given["conninfo"], connection | keywords, is_async=is_async).error
+    error: psycopg.Error | None = None
+    try:
+        judged(given["conninfo"], connection | keywords, is_async=is_async)
+    except psycopg.Error as ex:
+        error = clean(ex)
     if "retry_timeout" in keywords:
         error = ConfigError(
             "retry_timeout is for connect(): a pool tries again by itself, for reconnect_timeout "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import psycopg
 
-from azpg._connect import Call
-from azpg._conninfo.options import hide_secrets
+from azpg._connect import ConnectRequest
+from azpg._conninfo.options import PSYCOPG_OPTIONS, ConnectOptions, hide_secrets
 from azpg._conninfo.sources import parse
 from azpg._libpq import libpq_info
 from azpg.connection import AsyncConnection, Connection
@@ -23,15 +22,11 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 
-_OPTIONS = frozenset(inspect.signature(Connection.connect).parameters)
-_JUDGED = ("server", "credential", "client_id", "password", "pgbouncer", "cloud")
-
-
-def judged(conninfo: str, options: Mapping[str, Any], *, is_async: bool) -> Call:
+def judged(conninfo: str, options: Mapping[str, Any], *, is_async: bool) -> ConnectRequest:
     """Judge what every connect() of a pool will be called with."""
-    keywords = {name: value for name, value in options.items() if name not in _OPTIONS}
-    return Call(
-        conninfo, keywords, **{name: options.get(name) for name in _JUDGED}, is_async=is_async
+    given = {name: value for name, value in options.items() if name not in PSYCOPG_OPTIONS}
+    return ConnectRequest(
+        ConnectOptions.from_mapping({**given, "conninfo": conninfo}), is_async=is_async
     )
 
 
@@ -74,12 +69,10 @@ def entra_password(conninfo: object, kwargs: object, *, is_async: bool) -> Entra
     conninfo, kwargs = (v() if isinstance(v, Hidden) else v for v in (conninfo, kwargs))
     if not isinstance(conninfo, str) or not isinstance(kwargs, dict | None):
         return None
-    call = judged(conninfo, kwargs or {}, is_async=is_async)
-    if isinstance(call.error, ConfigError):
+    try:
+        return judged(conninfo, kwargs or {}, is_async=is_async).entra
+    except ConfigError:
         return None
-    if call.error is not None:
-        raise call.error
-    return call.entra
 
 
 def check_connection_class(given: object, *, is_async: bool) -> None:

@@ -12,7 +12,8 @@ from psycopg_pool import PoolTimeout
 from psycopg_pool.pool import AddConnection
 from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 
-from azpg._conninfo.options import hide_secret, hide_secrets, loop_misfit
+from azpg._connect import event_loop_error
+from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 
@@ -266,8 +267,9 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         return self
 
     def _open(self) -> None:
-        if sys.platform == "win32" and (wrong := loop_misfit(type(asyncio.get_running_loop()))):
-            raise ConfigError(wrong)
+        loop_class = type(asyncio.get_running_loop())
+        if sys.platform == "win32" and (problem := event_loop_error(loop_class)):
+            raise ConfigError(problem)
         super()._open()
 
     async def wait(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # the parent's name

@@ -189,13 +189,13 @@ def test_ctrl_c_while_a_client_waits(program: Program, azure: Emulator, kind: st
 
 def test_the_loop_that_psycopg_cannot_use_is_named() -> None:
     """Windows' default loop is told with what to type; others are fit."""
-    from azpg._conninfo.options import loop_misfit
+    from azpg._connect import event_loop_error
 
     windows: Any = type("ProactorEventLoop", (), {})
-    said = loop_misfit(type("Own", (windows,), {}))
+    said = event_loop_error(type("Own", (windows,), {}))
     assert said is not None
     assert "loop_factory=asyncio.SelectorEventLoop" in said
-    assert loop_misfit(asyncio.SelectorEventLoop) is None
+    assert event_loop_error(asyncio.SelectorEventLoop) is None
 
 
 def test_a_pool_on_such_a_loop_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
