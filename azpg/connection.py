@@ -121,7 +121,7 @@ class Connection(psycopg.Connection[Row]):
                 try:
                     if call.pause:
                         time.sleep(call.pause)
-                    return _fork.opened(
+                    return _fork.track_connection(
                         super().connect(
                             autocommit=autocommit,
                             prepare_threshold=call.prepare_threshold
@@ -226,7 +226,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                 try:
                     if call.pause:
                         await asyncio.sleep(call.pause)
-                    return _fork.opened(
+                    return _fork.track_connection(
                         await super().connect(
                             autocommit=autocommit,
                             prepare_threshold=call.prepare_threshold

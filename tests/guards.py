@@ -233,10 +233,10 @@ GUARDS = (
     # Whom it believes
     Guard(
         "a pool's connections are azpg's",
-        "pool/_options",
-        "    if isinstance(found, type) and issubclass(found, right):\n        return\n",
+        "pool/_arguments",
+        "    if isinstance(cls, type) and issubclass(cls, required):\n        return\n",
         "    return\n",
-        ("pool/test_classes::test_a_connection_class_that_is_not_azpgs_is_refused",),
+        ("pool/test_classes::test_a_connection_class_that_is_not_azpgs_is_rejected",),
     ),
     Guard(
         "an engine's connections are azpg's",
@@ -411,16 +411,16 @@ GUARDS = (
     Guard(
         "a child has no session of its parent's",
         "_fork",
-        "_SESSIONS[session.pgconn.socket] = ref(session)",
+        "_CONNECTIONS[conn.pgconn.socket] = ref(conn)",
         "pass",
-        ("pool/test_fork::test_a_connection_is_its_process_own",),
+        ("pool/test_fork::test_a_forked_child_cannot_use_a_connection",),
     ),
     Guard(
         "a child has no pool of its parent's",
         "_fork",
-        "pool.end_in_child()",
+        "pool.close_after_fork()",
         "pass",
-        ("pool/test_fork::test_a_pool_says_that_it_is_the_parents",),
+        ("pool/test_fork::test_a_forked_child_cannot_use_a_pool",),
     ),
     # No secret in any reachable object
     Guard(
