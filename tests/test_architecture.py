@@ -210,7 +210,7 @@ def test_importing_azpg_loads_what_programs_name_at_once() -> None:
     """Its errors and clouds; what connects is loaded by the first name of it."""
     code = "import sys, azpg; print(sorted(n for n in sys.modules if n.startswith('azpg.')))"
     loaded = ast.literal_eval(python(code))
-    assert loaded == ["azpg._clouds", "azpg._record", "azpg.errors"]
+    assert loaded == ["azpg._clouds", "azpg.errors"]
 
 
 def test_a_password_sign_in_loads_nothing_of_entra_or_of_failures() -> None:

@@ -15,12 +15,12 @@ from azpg._clouds import (
     AZURE_ROOTS,
     CLOUDS,
     Cloud,
-    cloud_named,
-    cloud_of,
-    is_label,
+    cloud_by_name,
+    cloud_for_host,
+    is_dns_label,
     is_socket,
-    no_token_for,
-    plain,
+    normalize_hostname,
+    token_host_error,
 )
 from azpg._record import Record
 from azpg._redact import quote
@@ -145,12 +145,12 @@ class _Judgement:
         wished = self.wished_cloud()
         clouds = CLOUDS if wished is None else (wished, *CLOUDS)
         names, reach = self.places(clouds)
-        azure = [cloud for name in names if (cloud := cloud_of(name, clouds))]
+        azure = [cloud for name in names if (cloud := cloud_for_host(name, clouds))]
         cloud = wished or (azure[0] if azure else AZURE_PUBLIC)
         # Of two clouds that share a suffix the first is meant, unless the caller named one.
-        apart = () if wished else [name for name in names if cloud_of(name) is not cloud]
+        apart = () if wished else [name for name in names if cloud_for_host(name) is not cloud]
         outside = [name for name in names if name in apart or not cloud.covers(name)]
-        self.token_problems += [no_token_for(name, cloud) for name in dict.fromkeys(outside)]
+        self.token_problems += [token_host_error(name, cloud) for name in dict.fromkeys(outside)]
         if sign_in in ("entra", "token"):
             self.problems += self.token_problems
         if azure or sign_in in ("entra", "token"):
@@ -245,7 +245,7 @@ class _Judgement:
         cloud = self.wishes.cloud
         if not isinstance(cloud, str):
             return cloud
-        found = cloud_named(cloud)
+        found = cloud_by_name(cloud)
         if found is None:
             names = ", ".join(repr(known.name) for known in CLOUDS)
             self.problems.append(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")
@@ -267,7 +267,10 @@ class _Judgement:
             names = [server] * max(1, len(addresses or reach))
         else:
             # Under a cloud's suffix the certificate's spelling, without the trailing dot
-            names = [(plain(host) or host) if cloud_of(host, clouds) else host for host in hosts]
+            names = [
+                (normalize_hostname(host) or host) if cloud_for_host(host, clouds) else host
+                for host in hosts
+            ]
         self.check_places(names, addresses, reach)
         # What was set aside is handed over empty: absent, libpq would find it where it was said.
         for keyword, places in (("host", names), ("hostaddr", addresses)):
@@ -280,10 +283,10 @@ class _Judgement:
         server = self.wishes.server
         if server is None:
             return None
-        if is_label(server) and "_" not in server:
+        if is_dns_label(server) and "_" not in server:
             return server.lower() + clouds[0].suffixes[0]
-        if cloud_of(server, clouds):
-            return plain(server)
+        if cloud_for_host(server, clouds):
+            return normalize_hostname(server)
         if misread := misread_host("server", server):
             self.problems.append(f"server {misread}")
             return None
@@ -323,7 +326,7 @@ class _Judgement:
             for keyword, variable in (("hostaddr", "PGHOSTADDR"), ("sslrootcert", "PGSSLROOTCERT"))
             if self.given(keyword) and self.by(keyword) == "environment"
         ]
-        redirected = next((name for name in names if cloud_of(name, clouds)), None)
+        redirected = next((name for name in names if cloud_for_host(name, clouds)), None)
         if redirected and left:
             self.warnings.append(
                 f"{' and '.join(left)} in the environment {'decide' if left[1:] else 'decides'} "

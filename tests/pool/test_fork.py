@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_a_forked_child_cannot_use_a_connection(
     program: Program, azure: Emulator, action: str
 ) -> None:
-    """In the child the parent's connection fails; in the parent it works, whatever the child does."""
+    """A connection of the parent fails in the child, and still works in the parent."""
 
     def main(*, action: str) -> None:
         import gc
