@@ -226,8 +226,8 @@ GUARDS = (
     Guard(
         "asyncpg verifies the name too",
         "_tls/ssl_context",
-        'made.check_hostname = params["sslmode"] == "verify-full"',
-        "made.check_hostname = False",
+        'context.check_hostname = params["sslmode"] == "verify-full"',
+        "context.check_hostname = False",
         ("test_asyncpg_errors::test_a_server_that_only_looks_right_gets_no_token",),
     ),
     # Whom it believes
@@ -241,7 +241,7 @@ GUARDS = (
     Guard(
         "an engine's connections are azpg's",
         "sqlalchemy",
-        "            _require_azpg(conn)\n",
+        "            _require_azpg_connection(conn)\n",
         "",
         ("test_sqlalchemy::test_a_connection_that_azpg_has_not_made_is_refused",),
     ),
