@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 from . import _passfile
 from ._connect import Call
 from ._libpq import libpq_info, os_user_name, with_native_paths
+from ._memfd import create_sealed_file
 from ._psql import is_conninfo, read_arguments
 from ._tls.roots import shared_path
 from .errors import ConfigError, ConnectError
@@ -38,15 +39,9 @@ KEPT = ("PGDATESTYLE", "PGGEQO", "PGTZ", "PG_COLOR", "PG_COLORS")
 
 _DSN = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "dbname": "PGDATABASE", "user": "PGUSER"}
 
-_MFD_NOEXEC_SEAL = 0x8
-"""Linux 6.3 can be configured to refuse a file in memory without it; older kernels refuse it."""
-
 _FILE = "pgpass"
 
 _WATCH_SECONDS = 0.5
-
-_DESCRIPTORS_OF_SCRIPTS = 100
-"""A shell script opens the descriptors 3 to 9 itself, and would replace the password file."""
 
 
 class ChildEnvironment:
@@ -210,7 +205,8 @@ def psql(
 @contextmanager
 def _password_file(content: bytes, *, in_place: bool) -> Iterator[str]:
     """Yield the path of a password file that only this user can read, deleted after the block."""
-    descriptor = _in_memory(content)
+    # libpq ignores a password file that others may read
+    descriptor = create_sealed_file("azpg-passfile", content, mode=0o600)
     if descriptor is not None:
         try:
             os.set_inheritable(descriptor, in_place)
@@ -222,36 +218,6 @@ def _password_file(content: bytes, *, in_place: bool) -> Iterator[str]:
         return
     with _on_disk(content, in_place=in_place) as folder:
         yield os.path.join(folder, _FILE)
-
-
-def _in_memory(content: bytes) -> int | None:
-    """Return the descriptor of a sealed file in memory, or None if the system has none."""
-    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
-        return None
-    import fcntl  # noqa: PLC0415  # not on Windows
-
-    for flag in (_MFD_NOEXEC_SEAL, 0):
-        with suppress(OSError):
-            made = os.memfd_create("azpg-passfile", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flag)
-            break
-    else:
-        return None
-    descriptor = made
-    with suppress(OSError):  # the process may have fewer descriptors
-        descriptor = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTORS_OF_SCRIPTS)
-        os.close(made)
-    try:
-        os.fchmod(descriptor, 0o600)  # libpq ignores a file that others may read
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        if Path(f"/proc/self/fd/{descriptor}").read_bytes() == content:
-            return descriptor
-    except OSError:
-        pass  # no /proc, as in a chroot
-    os.close(descriptor)
-    return None
 
 
 def _on_disk(content: bytes, *, in_place: bool) -> tempfile.TemporaryDirectory[str]:

@@ -257,7 +257,7 @@ GUARDS = (
     ),
     Guard(
         "other roots are sealed",
-        "_tls/roots",
+        "_memfd",
         "fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)",
         "pass",
         ("test_roots_file::test_other_roots_cannot_be_changed",),
@@ -542,7 +542,7 @@ GUARDS = (
     # Nothing is written
     Guard(
         "a command's password file is in memory",
-        "_child_env",
+        "_memfd",
         'if sys.platform != "linux" or not hasattr(os, "memfd_create"):',
         "if True:",
         (

@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from azpg._clouds import AZURE_ROOTS
+from azpg._memfd import create_sealed_file
 from azpg.errors import ConfigError, TLSError
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +32,6 @@ PEM_FILE = Path(__file__).with_name("roots.pem")
 """Every root certificate of Azure's list, also those that certifi has dropped."""
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-_MFD_NOEXEC_SEAL = 0x8
-"""Linux 6.3; `vm.memfd_noexec` may require it, and an older kernel rejects it."""
 
 
 # The file
@@ -83,8 +79,9 @@ class RootFile:
 
     def _make(self) -> str:
         content = pem(self.fingerprints)
-        if (path := _write_memfd(content)) is not None:
-            return path
+        descriptor = create_sealed_file("azpg-roots.pem", content, mode=0o644)
+        if descriptor is not None:
+            return f"/proc/self/fd/{descriptor}"
         try:
             return _write_private_file(content)
         except OSError as error:
@@ -103,37 +100,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _write_memfd(content: bytes) -> str | None:
-    """Return the path of a sealed file in memory, or None if this system has none."""
-    if sys.platform != "linux":
-        return None
-    descriptor = _create_memfd()
-    if descriptor is None:
-        return None
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        path = f"/proc/self/fd/{descriptor}"
-        if Path(path).read_bytes() == content:  # not in a chroot without /proc
-            return path
-    except OSError:
-        pass
-    os.close(descriptor)
-    return None
-
-
-def _create_memfd() -> int | None:
-    if sys.platform == "linux":
-        for flag in (_MFD_NOEXEC_SEAL, 0):
-            with suppress(OSError):
-                return os.memfd_create(
-                    "azpg-roots.pem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flag
-                )
-    return None
 
 
 def _write_private_file(content: bytes) -> str:
