@@ -193,7 +193,7 @@ def _command_password(
     plan, problems = judge(dict(said), wishes.replace(password_by="azpg exec"), _machine())
     if problems:
         return None
-    found = {known.get(place) for place in _passfile.places(plan.params)}
+    found = {known.get(place) for place in _passfile.password_keys(plan.params)}
     return found.pop() if len(found) == 1 else None
 
 

@@ -128,8 +128,8 @@ GUARDS = (
     Guard(
         "a command's own password comes before the lines of the user's file",
         "_passfile",
-        'return "".join(lines).encode() + (_COPY + own if own else b"")',
-        'return own + "".join(lines).encode()',
+        'return "".join(lines).encode() + (_USER_LINES_HEADER + user_lines if user_lines else b"")',
+        'return user_lines + "".join(lines).encode()',
         ("test_passfile::test_libpq_finds_the_password_and_no_other_place_does",),
     ),
     Guard(
@@ -532,8 +532,8 @@ GUARDS = (
     Guard(
         "a command has the token in no variable",
         "_child_env",
-        'left_out = {"service", "servicefile", *libpq_info().secrets}',
-        'left_out = {"service", "servicefile"}',
+        'omitted = {"service", "servicefile", *libpq_info().secrets}',
+        'omitted = {"service", "servicefile"}',
         (
             "test_passfile_commands::test_the_token_is_in_no_variable_no_argument_and_no_file",
             "test_django_project::test_dbshells_token_is_in_no_variable_and_no_argument",

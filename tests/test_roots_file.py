@@ -121,13 +121,13 @@ def test_a_missing_file_says_to_collect_it(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(roots, "PEM_FILE", tmp_path / "roots.pem")
     monkeypatch.setattr(roots, "_own_pem", (tmp_path / "roots.pem").read_bytes)
     monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "cacert.pem"))
-    roots._has_own_file.cache_clear()
+    roots._has_pem_file.cache_clear()
     try:
         with pytest.raises(azpg.TLSError, match="collect azpg's data files") as caught:
             azpg.conninfo(server="myserver", password="secret")
     finally:
         monkeypatch.undo()
-        roots._has_own_file.cache_clear()
+        roots._has_pem_file.cache_clear()
     assert caught.value.kind == "root-file"
 
 

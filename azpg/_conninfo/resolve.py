@@ -452,8 +452,9 @@ class _Judgement:
             self.params.setdefault(keyword, value)
         else:
             self.problems.append(
-                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE[keyword]} and "
-                f"newer have, and this is libpq {self.machine.libpq}: {_libpq.INSTALL}"
+                f"{purpose} is protected by {keyword}, which libpq "
+                f"{_libpq.SINCE_VERSION[keyword]} and newer have, and this is libpq "
+                f"{self.machine.libpq}: {_libpq.INSTALL}"
             )
 
     def default(self, keyword: str, value: str) -> None:

@@ -16,7 +16,7 @@ from psycopg import pq
 
 from azpg import _passfile
 from azpg._clouds import is_socket
-from azpg._libpq import GUARDS, libpq_info, too_old_for
+from azpg._libpq import RESTRICTING_VARIABLES, libpq_info, too_old_for
 from azpg._record import Record
 from azpg._redact import quote
 from azpg.errors import ConfigError
@@ -59,7 +59,12 @@ _ALSO_READ = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.VARIABL
 def _variables() -> frozenset[str]:
     """Return every variable that says where a connection goes, and how."""
     return frozenset(
-        {*libpq_info().variables.values(), *_ALSO_READ, *GUARDS, *service_connector.VARIABLES}
+        {
+            *libpq_info().variables.values(),
+            *_ALSO_READ,
+            *RESTRICTING_VARIABLES,
+            *service_connector.VARIABLES,
+        }
         - {""}
     )
 
@@ -101,7 +106,7 @@ def merge(
     ]
     problems += [
         f"{variable}: {too_old}"
-        for variable, keyword in GUARDS.items()
+        for variable, keyword in RESTRICTING_VARIABLES.items()
         if environ.get(variable) and (too_old := too_old_for(keyword))
     ]
     own = {name: str(value) for name, value in keywords.items() if value is not None}
@@ -247,7 +252,7 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
     return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]
 
 
-def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
+def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.PasswordKey, str]:
     """Return the passwords that `azpg exec` has handed to the command this process belongs to.
 
     Any other password file does not count: a forgotten line would replace Entra.
@@ -258,7 +263,7 @@ def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
     if not path or path != environ.get("PGPASSFILE"):
         return {}
     try:
-        return _passfile.passwords(Path(path).read_bytes())
+        return _passfile.parse_passfile(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(
             f"the password file of this command (PGPASSFILE={path}) cannot be read: "

@@ -15,7 +15,7 @@ from django.core.management.base import CommandError
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base, client, creation
 
-from azpg._child_env import psql
+from azpg._child_env import psql_command
 from azpg._connect import Call
 from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
@@ -68,7 +68,7 @@ class DatabaseClient(client.DatabaseClient):
         options = _connect_arguments(self.connection.get_connection_params())
         with self.connection.wrap_database_errors:
             try:
-                command, child = psql(self.executable_name, [*parameters], options)
+                command, child = psql_command(self.executable_name, [*parameters], options)
             except ConfigError as error:
                 raise CommandError(str(error)) from None
         # psql handles Ctrl-C: it cancels its query
