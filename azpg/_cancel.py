@@ -1,4 +1,4 @@
-"""Send the cancel request of `Connection.cancel()` encrypted, as the connection is."""
+"""Send the cancel request of `Connection.cancel()` over TLS if the connection uses it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("azpg")
 
-CANCEL_SECONDS: Final = 5.0
-"""How long a cancel request may take: as long as psycopg's own on Ctrl-C."""
+CANCEL_TIMEOUT_SECONDS: Final = 5.0
+"""The timeout of a cancel request, the same as psycopg's for Ctrl-C."""
 
 
 def cancel(pgconn: PGconn, unencrypted: Callable[[], None]) -> None:
-    """Ask the server to cancel what a connection is doing, and wait until the request was sent.
+    """Send a cancel request for the query of a connection, and wait until it is sent.
 
-    `unencrypted` sends the request where libpq cannot encrypt it, which is before libpq 17.
+    Args:
+        pgconn: The connection.
+        unencrypted: Called to send the request with libpq before version 17, which has no
+            encrypted cancel requests.
 
-    Raises `psycopg.errors.CancellationTimeout` after `CANCEL_SECONDS`.
+    Raises:
+        psycopg.errors.CancellationTimeout: It took more than `CANCEL_TIMEOUT_SECONDS`.
     """
     if psycopg.capabilities.has_cancel_safe():
         request = pgconn.cancel_conn()
@@ -42,8 +46,8 @@ def cancel(pgconn: PGconn, unencrypted: Callable[[], None]) -> None:
 
 
 def _send(request: PGcancelConn) -> None:
-    # Not PGcancelConn.blocking(): it keeps Python's lock, so that all threads wait with it.
-    deadline = time.monotonic() + CANCEL_SECONDS
+    # PGcancelConn.blocking() does not release the GIL, so it would block all threads
+    deadline = time.monotonic() + CANCEL_TIMEOUT_SECONDS
     request.start()
     while (state := request.poll()) != PollingStatus.OK:
         if state == PollingStatus.FAILED:

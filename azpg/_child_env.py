@@ -1,4 +1,4 @@
-"""What one command gets from azpg: PG* variables, a password file, and psql's arguments."""
+"""The environment of one command: PG* variables, a password file, and psql's arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from . import _passfile
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions
 from ._libpq import libpq_info, os_user_name, with_native_paths
-from ._psql import is_conninfo, read_arguments
+from ._memfd import create_sealed_file
+from ._psql import is_conninfo, parse_psql_args
 from ._tls.roots import shared_path
 from ._tracebacks import redact_exception
 from .errors import ConfigError, ConnectError
@@ -34,20 +35,19 @@ if TYPE_CHECKING:
     from ._clouds import Cloud
     from .abc import Password, SyncCredential
 
-KEPT = ("PGDATESTYLE", "PGGEQO", "PGTZ", "PG_COLOR", "PG_COLORS")
-"""Variables that say neither where to, nor who, nor how."""
+PASSED_THROUGH = ("PGDATESTYLE", "PGGEQO", "PGTZ", "PG_COLOR", "PG_COLORS")
+"""The user's PG* variables that a command keeps: they do not affect the connection."""
 
-_DSN = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "dbname": "PGDATABASE", "user": "PGUSER"}
+_CONNINFO_VARIABLES = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "dbname": "PGDATABASE",
+    "user": "PGUSER",
+}
 
-_MFD_NOEXEC_SEAL = 0x8
-"""Linux 6.3 can be configured to refuse a file in memory without it; older kernels refuse it."""
+_FILE_NAME = "pgpass"
 
-_FILE = "pgpass"
-
-_WATCH_SECONDS = 0.5
-
-_DESCRIPTORS_OF_SCRIPTS = 100
-"""A shell script opens the descriptors 3 to 9 itself, and would replace the password file."""
+_EXIT_POLL_SECONDS = 0.5
 
 
 class ChildEnvironment:
@@ -63,21 +63,25 @@ class ChildEnvironment:
         self._passfile = passfile
         self._is_entra = is_entra
 
-    def take_dsn(self) -> str:
-        """Move host, database and user from the variables to a connection string; return it.
+    def pop_conninfo(self) -> str:
+        """Remove host, database and user from the variables; return them as a connection string.
 
-        psql looks up the password by the host's name, and fills in from the variables what its
-        command to reconnect leaves out: with `PGHOST` any address would have the server's name.
+        psql's command to reconnect takes what it omits from the variables, and psql looks up the
+        password by host name: with `PGHOST` set, the server's password would go to any address.
         """
-        params = {k: self.variables.pop(v) for k, v in _DSN.items() if v in self.variables}
-        # The port stays a variable too: without one Debian's psql looks for a local server
+        params = {
+            k: self.variables.pop(v) for k, v in _CONNINFO_VARIABLES.items() if v in self.variables
+        }
+        # Keep PGPORT: without it Debian's psql looks for a local server
         return make_conninfo("", port=self.variables["PGPORT"], **params)
 
     @contextmanager
     def exported(self, *, in_place: bool = False) -> Iterator[dict[str, str]]:
         """Yield the variables, with a password file that exists while the block runs.
 
-        With `in_place` the command replaces this process, and the file lasts as long as it.
+        Args:
+            in_place: Whether the command replaces this process. Then the password file exists
+                until the command ends.
         """
         environ = self.variables.copy()
         if "PGSSLROOTCERT" in environ:
@@ -91,7 +95,7 @@ class ChildEnvironment:
             yield environ | {"PGPASSFILE": path} | marked
 
 
-def environment(
+def child_environment(
     conninfo: str = "",
     *,
     server: str | None = None,
@@ -103,15 +107,17 @@ def environment(
     retry_timeout: float | None = None,
     **kwargs: ConnParam,
 ) -> ChildEnvironment:
-    """Return this process's environment, changed so that a command signs in as `connect` would.
+    """Return an environment in which a command connects as `azpg.connect` would.
 
-    The arguments are those of `azpg.connect`. No `PG*` variable is left of those that were there.
-    The password file holds a fresh token, or the password, for the hosts, ports and user of this
-    call alone; the lines of the user's own password file follow.
+    The arguments are those of `azpg.connect`. The variables are those of this process, but the
+    `PG*` variables are replaced. The password file contains a fresh token, or the password, only
+    for the hosts, ports and user of these arguments; the user's own password file follows.
 
-    Raise `ConfigError` for invalid arguments, `ConnectError` if no token can be acquired.
+    Raises:
+        ConfigError: The arguments are invalid.
+        ConnectError: A token could not be acquired.
 
-    >>> environment(server="myserver", pgbouncer=True).variables["PGPORT"]
+    >>> child_environment(server="myserver", pgbouncer=True).variables["PGPORT"]
     '6432'
     """
     handled = sys.exception()
@@ -136,7 +142,7 @@ def environment(
         _check_dbname(request.config.params.get("dbname", ""))
         while True:
             try:
-                return _child_environment(request)
+                return _create(request)
             except psycopg.Error as error:
                 delay = request.handle_failure(error)
                 if delay is None:
@@ -157,41 +163,44 @@ def _check_dbname(dbname: str) -> None:
         )
 
 
-def _child_environment(request: ConnectRequest) -> ChildEnvironment:
+def _create(request: ConnectRequest) -> ChildEnvironment:
     params = request.params(request.login(), request.resolve_hosts())
     passfile = None
     if (secret := params.get("password")) is not None:
-        # So that the command's libpq looks up the user that the password file has
-        default = os.getlogin() if sys.platform == "win32" else os_user_name()
-        params["user"] = params.get("user") or default or ""
-        own = _own_passfile(params.pop("passfile", ""))
-        passfile = _passfile.content(_passfile.places(params), secret, own)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in KEPT or not (name.startswith("PG") or name == _passfile.VARIABLE)
-    }
-    found = variables(with_native_paths(params))
-    return ChildEnvironment(kept | found, passfile, is_entra=request.entra is not None)
+        # libpq looks up the password by user, so the command must have the same default user
+        default_user = os.getlogin() if sys.platform == "win32" else os_user_name()
+        params["user"] = params.get("user") or default_user or ""
+        user_lines = _read_user_passfile(params.pop("passfile", ""))
+        passfile = _passfile.format_passfile(_passfile.password_keys(params), secret, user_lines)
+    variables = _without_pg_variables(os.environ) | to_pg_variables(with_native_paths(params))
+    return ChildEnvironment(variables, passfile, is_entra=request.entra is not None)
 
 
-def variables(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the `PG*` variables that say what these parameters of libpq's say, without secrets.
-
-    What has no variable, such as `keepalives_idle`, is left out.
-    """
-    known = libpq_info().variables
-    # A service is read already, and libpq would let it outdo the variables
-    left_out = {"service", "servicefile", *libpq_info().secrets}
+def _without_pg_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {
-        known[keyword]: value
-        for keyword, value in params.items()
-        if known.get(keyword) and keyword not in left_out
+        name: value
+        for name, value in environ.items()
+        if name in PASSED_THROUGH or not (name.startswith("PG") or name == _passfile.VARIABLE)
     }
 
 
-def _own_passfile(path: str) -> bytes:
-    """Return the user's own password file, if libpq would read it."""
+def to_pg_variables(params: Mapping[str, str]) -> dict[str, str]:
+    """Return the `PG*` variables for parameters of libpq, except for secrets.
+
+    A parameter without a variable, such as `keepalives_idle`, is omitted.
+    """
+    variables = libpq_info().variables
+    # The parameters include the service's already, and in libpq a service wins over variables
+    omitted = {"service", "servicefile", *libpq_info().secrets}
+    return {
+        variables[keyword]: value
+        for keyword, value in params.items()
+        if variables.get(keyword) and keyword not in omitted
+    }
+
+
+def _read_user_passfile(path: str) -> bytes:
+    """Return the content of the user's own password file, or nothing if libpq would not read it."""
     if not path and sys.platform == "win32":
         path = os.path.join(os.environ.get("APPDATA", ""), "postgresql", "pgpass.conf")
     path = path or os.path.expanduser("~/.pgpass")
@@ -202,16 +211,23 @@ def _own_passfile(path: str) -> bytes:
     return b""
 
 
-def psql(
+def psql_command(
     program: str, arguments: Sequence[str], options: Mapping[str, Any]
 ) -> tuple[list[str], ChildEnvironment]:
-    """Return psql as a command for the arguments of `azpg.connect` and for psql's own.
+    """Return a command that runs psql, and its environment.
 
-    Raise `ConfigError` for arguments that lead psql to another server, and as `environment` does.
+    Args:
+        program: Path or name of psql.
+        arguments: Arguments of psql.
+        options: Arguments of `azpg.connect`.
+
+    Raises:
+        ConfigError: The arguments are invalid, or would connect psql to another server.
+        ConnectError: A token could not be acquired.
     """
-    defaults, named, rest = read_arguments(arguments)
-    child = environment(**{**defaults, **options, **named})
-    return [program, "-d", child.take_dsn(), *rest], child
+    defaults, named, rest = parse_psql_args(arguments)
+    child = child_environment(**{**defaults, **options, **named})
+    return [program, "-d", child.pop_conninfo(), *rest], child
 
 
 # The password file
@@ -220,56 +236,27 @@ def psql(
 @contextmanager
 def _password_file(content: bytes, *, in_place: bool) -> Iterator[str]:
     """Yield the path of a password file that only this user can read, deleted after the block."""
-    descriptor = _in_memory(content)
+    # libpq ignores a password file that others may read
+    descriptor = create_sealed_file("azpg-passfile", content, mode=0o600)
     if descriptor is not None:
         try:
             os.set_inheritable(descriptor, in_place)
-            # The command keeps this process's number. For its children, which may not inherit the
-            # descriptor, /proc/self would be another process.
+            # Not /proc/self: the command's children may not inherit the descriptor. The command
+            # itself has the ID of this process.
             yield f"/proc/{os.getpid()}/fd/{descriptor}"
         finally:
             os.close(descriptor)
         return
     with _on_disk(content, in_place=in_place) as folder:
-        yield os.path.join(folder, _FILE)
-
-
-def _in_memory(content: bytes) -> int | None:
-    """Return the descriptor of a sealed file in memory, or None if the system has none."""
-    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
-        return None
-    import fcntl  # noqa: PLC0415  # not on Windows
-
-    for flag in (_MFD_NOEXEC_SEAL, 0):
-        with suppress(OSError):
-            made = os.memfd_create("azpg-passfile", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flag)
-            break
-    else:
-        return None
-    descriptor = made
-    with suppress(OSError):  # the process may have fewer descriptors
-        descriptor = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTORS_OF_SCRIPTS)
-        os.close(made)
-    try:
-        os.fchmod(descriptor, 0o600)  # libpq ignores a file that others may read
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        if Path(f"/proc/self/fd/{descriptor}").read_bytes() == content:
-            return descriptor
-    except OSError:
-        pass  # no /proc, as in a chroot
-    os.close(descriptor)
-    return None
+        yield os.path.join(folder, _FILE_NAME)
 
 
 def _on_disk(content: bytes, *, in_place: bool) -> tempfile.TemporaryDirectory[str]:
-    """Return a private folder with the file in it."""
+    """Return a private folder that contains the password file."""
     try:
         with ExitStack() as stack:
             folder = tempfile.TemporaryDirectory(prefix="azpg-", ignore_cleanup_errors=True)
-            path = os.path.join(stack.enter_context(folder), _FILE)
+            path = os.path.join(stack.enter_context(folder), _FILE_NAME)
             with open(path, "wb", opener=_open_private) as file:
                 file.write(content)
             if in_place:
@@ -289,32 +276,32 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _delete_at_exit(folder: str) -> None:
-    """Start a process that deletes a folder when this one, and so the command, has ended."""
+    """Start a process that deletes a folder when this process, and so the command, has ended."""
     pid = os.getpid()
-    if forked := os.fork():
-        os.waitpid(forked, 0)
+    if child := os.fork():
+        os.waitpid(child, 0)
         return
     try:
-        # Forked twice: the command would wait for a child that it did not start
+        # Fork again, so that the process is not a child of the command, which may wait for it
         os.setsid()
         if os.fork() == 0:
             for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            os.closerange(0, 1 << 16)  # a reader of the command's output must not wait for this
-            while _runs(pid):
-                time.sleep(_WATCH_SECONDS)
+            os.closerange(0, 1 << 16)  # otherwise the command's output never ends
+            while _is_running(pid):
+                time.sleep(_EXIT_POLL_SECONDS)
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os._exit(0)
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's by now, as sudo is
+        pass  # the command runs as another user, as sudo does
     return True
 
 

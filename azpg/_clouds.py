@@ -1,16 +1,17 @@
-"""The table of Azure's clouds: which hosts are Azure's, and which token opens them. Pure."""
+"""Azure's clouds: their host names, token scopes and root certificates. Pure."""
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
-from typing import TYPE_CHECKING
-
-from ._record import Record
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Microsoft's complete list of Azure's roots, by the SHA-256 of the certificate. Source:
+# SHA-256 fingerprints of all root certificates of Azure. Source:
 # MicrosoftDocs/azure-docs, articles/security/fundamentals/azure-certificate-authority-details.md
 AZURE_ROOTS = frozenset(
     {
@@ -31,40 +32,42 @@ AZURE_ROOTS = frozenset(
     }
 )
 
-_HEX = "0123456789abcdef"
-_LABEL = "abcdefghijklmnopqrstuvwxyz0123456789_-"
+_DNS_LABEL = re.compile(r"[A-Za-z0-9_-]+")
+_HOSTNAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_SUFFIX = re.compile(r"(\.[a-z0-9_-]+)+\.[a-z][a-z0-9-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def is_label(text: str) -> bool:
-    """Tell whether it is one label of a DNS name.
+def is_dns_label(text: str) -> bool:
+    """Return whether a text is one label of a DNS name.
 
-    In ASCII only: what is judged here is what libpq will resolve and verify. It keeps out Unix
-    sockets (/, @), lists, IDNA look-alikes and anything else libpq reads in a way of its own.
+    ASCII only: libpq resolves and verifies the same text. So Unix sockets (/, @), lists and
+    characters that only look like ASCII letters are not labels.
     """
-    return text.isascii() and text != "" and not text.lower().strip(_LABEL)
+    return _DNS_LABEL.fullmatch(text) is not None
 
 
-def plain(host: str) -> str | None:
-    """Return a DNS name without its trailing dot and in lower case; None if it is no DNS name."""
+def normalize_hostname(host: str) -> str | None:
+    """Return a DNS name in lower case without its trailing dot, or None if it is not a DNS name."""
     name = host.removesuffix(".")
-    return name.lower() if all(map(is_label, name.split("."))) else None
+    return name.lower() if _HOSTNAME.fullmatch(name) else None
 
 
-def _is_suffix(text: str) -> bool:
-    nothing, *labels = text.split(".")
-    whole = not nothing and len(labels) > 1 and all(map(is_label, labels))
-    return whole and text == text.lower() and labels[-1][0].isalpha() and "_" not in labels[-1]
+@dataclass(frozen=True)
+class Cloud:
+    """One Azure cloud: its host names, the scope of its tokens, and its root certificates.
 
+    Args:
+        name: Name of the cloud, which `cloud=` takes too.
+        suffixes: What its host names end in, each with a leading dot. `server="myserver"` is
+            completed with the first one.
+        scope: Scope of its tokens, such as "https://ossrdbms-aad.database.windows.net/.default".
+        authority: Host name of the cloud's Microsoft Entra ID.
+        roots: SHA-256 fingerprints, in lower-case hex digits, of the root certificates that its
+            servers are verified with. Default: the roots that Azure documents.
 
-class Cloud(Record):
-    """Describe one Azure cloud: its hosts, the token they take, and the roots they chain to.
-
-    `suffixes` are what its hosts end in, each with its leading dot; `server="name"` is completed
-    with the first. `scope` is what a token is asked for, `authority` the host of the cloud's
-    Microsoft Entra, `roots` the SHA-256 fingerprints (hex, lower case) of the trusted roots.
-    `replace(roots=...)` returns a copy in which one of them, or several, are others.
-
-    Raise ValueError when a suffix or a fingerprint is not of that form.
+    Raises:
+        ValueError: A suffix or a fingerprint has another form, or there is none.
 
     >>> Cloud("stack", (".postgres.example.net",), "https://db.example.net/.default", "login.example.net")
     Cloud(name='stack', suffixes=('.postgres.example.net',), ...)
@@ -74,23 +77,14 @@ class Cloud(Record):
     suffixes: tuple[str, ...]
     scope: str
     authority: str
-    roots: frozenset[str]
+    roots: frozenset[str] = field(default=AZURE_ROOTS, repr=False)
 
-    def __init__(
-        self,
-        name: str,
-        suffixes: tuple[str, ...],
-        scope: str,
-        authority: str,
-        roots: frozenset[str] = AZURE_ROOTS,
-    ) -> None:
-        # Out of JSON or YAML they come as lists
-        suffixes, roots = tuple(suffixes), frozenset(roots)
-        super().__init__(
-            name=name, suffixes=suffixes, scope=scope, authority=authority, roots=roots
-        )
+    def __post_init__(self) -> None:
+        # JSON and YAML have lists only
+        object.__setattr__(self, "suffixes", tuple(self.suffixes))
+        object.__setattr__(self, "roots", frozenset(self.roots))
         for suffix in self.suffixes:
-            if not _is_suffix(suffix):
+            if not _SUFFIX.fullmatch(suffix):
                 raise ValueError(
                     f"a Cloud's suffix is a dot and a lower-case domain of two labels or "
                     f"more, such as '.postgres.example.net', not {suffix!r}"
@@ -100,18 +94,30 @@ class Cloud(Record):
         if not self.roots:
             raise ValueError("a Cloud needs at least one root")
         for root in self.roots:
-            if len(root) != 64 or root.strip(_HEX):
+            if not _SHA256.fullmatch(root):
                 raise ValueError(f"a root is pinned by 64 lower-case hex digits, not {root!r}")
 
-    def __repr__(self) -> str:
-        return (
-            f"Cloud(name={self.name!r}, suffixes={self.suffixes!r}, scope={self.scope!r}, "
-            f"authority={self.authority!r})"
-        )
+    def replace(self, **changes: Any) -> Cloud:
+        """Return a copy with the given fields changed.
+
+        Args:
+            **changes: The new values by field name.
+
+        >>> azpg.AZURE_PUBLIC.replace(name="mine").name
+        'mine'
+        """
+        return dataclasses.replace(self, **changes)
 
     def covers(self, host: str) -> bool:
-        """Tell whether a host's name lies under one of this cloud's suffixes."""
-        name = plain(host)
+        """Return whether a host name is below one of the suffixes.
+
+        Args:
+            host: Full host name, in upper or lower case, with or without a trailing dot.
+
+        >>> azpg.AZURE_PUBLIC.covers("myserver.postgres.database.azure.com")
+        True
+        """
+        name = normalize_hostname(host)
         return name is not None and any(
             name.endswith(suffix) and len(name) > len(suffix) for suffix in self.suffixes
         )
@@ -136,8 +142,8 @@ AZURE_CHINA = Cloud(
     "https://ossrdbms-aad.database.chinacloudapi.cn/.default",
     "login.chinacloudapi.cn",
 )
-# Clusters made before 2023-06-06 are c.<cluster>.postgres.database.azure.com: that suffix alone
-# means the public cloud, so those take cloud="cosmos".
+# Clusters created before 2023-06-06 are c.<cluster>.postgres.database.azure.com. That suffix means
+# the public cloud, so for these clusters users pass cloud="cosmos".
 COSMOS_POSTGRES = Cloud(
     "cosmos",
     (".postgres.cosmos.azure.com", ".postgres.database.azure.com"),
@@ -148,57 +154,57 @@ COSMOS_POSTGRES = Cloud(
 CLOUDS = (AZURE_PUBLIC, AZURE_US_GOV, AZURE_CHINA, COSMOS_POSTGRES)
 
 
-def cloud_of(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:
-    """Return the first cloud that covers a host."""
+def cloud_for_host(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:
+    """Return the first cloud that covers a host, or None."""
     return next((cloud for cloud in clouds if cloud.covers(host)), None)
 
 
-def cloud_named(name: str) -> Cloud | None:
-    """Return the known cloud of that name."""
+def cloud_by_name(name: str) -> Cloud | None:
+    """Return the built-in cloud with this name, or None."""
     return next((cloud for cloud in CLOUDS if cloud.name == name), None)
 
 
-def is_socket(name: str) -> bool:
-    """Tell whether libpq takes a host for a Unix socket: a path, also with a drive, or an `@`."""
-    drive = name[:1].isascii() and name[:1].isalpha() and name[1:3] in {":\\", ":/"}
-    return drive or name.startswith(("/", "@"))
+def is_socket(host: str) -> bool:
+    """Return whether libpq takes a host for a Unix socket: an absolute path, or `@` and a name."""
+    drive = host[:1].isascii() and host[:1].isalpha() and host[1:3] in {":\\", ":/"}
+    return drive or host.startswith(("/", "@"))
 
 
-def no_token_for(name: str, cloud: Cloud) -> str:
-    """Return the sentence for a host that gets no token of a cloud."""
-    without = " To sign in without Microsoft Entra, give password=."
-    if not name:
+def token_host_error(host: str, cloud: Cloud) -> str:
+    """Return the problem with a host that must not receive a token of a cloud."""
+    password_hint = " To sign in without Microsoft Entra, give password=."
+    if not host:
         return (
             "Microsoft Entra needs the server's name to verify it, and hostaddr gives only an "
-            'address: add server="myserver".' + without
+            'address: add server="myserver".' + password_hint
         )
-    if is_socket(name):
+    if is_socket(host):
         return (
-            f"a token never goes through a Unix socket (host={name!r}), where libpq has no TLS: "
-            f'write server="myserver".' + without
+            f"a token never goes through a Unix socket (host={host!r}), where libpq has no TLS: "
+            f'write server="myserver".' + password_hint
         )
-    if _is_local(name):
+    if _is_local(host):
         return (
-            f"Microsoft Entra needs the server's name to verify it, and {name!r} is none: for a "
-            f'tunnel write server="myserver", host={name!r}.' + without + " "
+            f"Microsoft Entra needs the server's name to verify it, and {host!r} is none: for a "
+            f'tunnel write server="myserver", host={host!r}.' + password_hint + " "
             '(password="" where the server asks for none)'
         )
-    if other := cloud_of(name):
+    if other := cloud_for_host(host):
         return (
-            f"host {name!r} belongs to the cloud {other.name!r} and the sign-in to {cloud.name!r}: "
+            f"host {host!r} belongs to the cloud {other.name!r} and the sign-in to {cloud.name!r}: "
             f"a token goes to hosts of one cloud only"
         )
     suffixes = " or ".join(cloud.suffixes)
     return (
-        f"a token never goes to {name!r}, which is not under {suffixes}: write the server's Azure "
-        f"name as server= (with host={name!r} beside it if that is the way there), or pass "
-        f"cloud=azpg.Cloud(...) with its suffix." + without
+        f"a token never goes to {host!r}, which is not under {suffixes}: write the server's Azure "
+        f"name as server= (with host={host!r} beside it if that is the way there), or pass "
+        f"cloud=azpg.Cloud(...) with its suffix." + password_hint
     )
 
 
-def _is_local(name: str) -> bool:
+def _is_local(host: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(host)
     except ValueError:
-        return name == "localhost"
+        return host == "localhost"
     return True

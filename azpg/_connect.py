@@ -404,7 +404,7 @@ def _command_password(
     config, problems = resolve(dict(params), summary, _platform())
     if problems:
         return None
-    found = {passwords.get(place) for place in _passfile.places(config.params)}
+    found = {passwords.get(place) for place in _passfile.password_keys(config.params)}
     return found.pop() if len(found) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Establish a connection step by step, so that no step outlasts `connect_timeout`."""
+"""Connect with libpq in steps that never block, so that `connect_timeout` always applies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 
 def connect(conninfo: str) -> PQGenConn[abc.PGconn]:
-    """Do what psycopg's `generators.connect` does, on a libpq connection that never blocks.
+    """Connect as psycopg's `generators.connect` does, with a connection that never blocks.
 
-    psycopg looks at `connect_timeout` between the steps, but makes the connection nonblocking only
-    at the end. Until then libpq waits inside a step if the server does not read: a server that asks
-    for the password again and again blocks the thread, and with it the event loop. A nonblocking
-    libpq ends the attempt instead.
+    psycopg checks `connect_timeout` between the steps, but makes the connection nonblocking only
+    after the last one. Until then libpq blocks in a step if the server does not read: a server
+    that requests the password endlessly would block the thread or the event loop. With a
+    nonblocking connection libpq fails instead.
 
-    Raises `psycopg.OperationalError` if the attempt fails.
+    Raises:
+        psycopg.OperationalError: The attempt failed.
     """
     pgconn = PGconn.connect_start(conninfo.encode())
     if pgconn.status == ConnStatus.BAD:
         raise _error("connection is bad", pgconn.get_error_message(), pgconn)
-    # The setting clears what libpq begins each message with: the server's address.
-    place = pgconn.error_message.decode(errors="replace")
+    # Setting `nonblocking` clears the address, with which libpq begins each message
+    address = pgconn.error_message.decode(errors="replace")
     pgconn.nonblocking = 1
     while pgconn.status != ConnStatus.BAD:
         state = pgconn.connect_poll()
@@ -38,9 +39,9 @@ def connect(conninfo: str) -> PQGenConn[abc.PGconn]:
         wait = Wait.R if state == PollingStatus.READING else Wait.W
         while not (yield pgconn.socket, wait):
             pass
-    reason = place + pgconn.error_message.decode(errors="replace")
+    reason = address + pgconn.error_message.decode(errors="replace")
     raise _error("connection failed", reason.rstrip(), pgconn)
 
 
-def _error(what: str, reason: str, pgconn: abc.PGconn) -> errors.OperationalError:
-    return errors.OperationalError(f"{what}: {reason}", pgconn=errors.finish_pgconn(pgconn))
+def _error(summary: str, reason: str, pgconn: abc.PGconn) -> errors.OperationalError:
+    return errors.OperationalError(f"{summary}: {reason}", pgconn=errors.finish_pgconn(pgconn))

@@ -1,4 +1,4 @@
-"""What a forked child must not touch: the sessions and the pools of its parent."""
+"""Protect the connections and pools of a process from its forked children."""
 
 from __future__ import annotations
 
@@ -14,40 +14,44 @@ if TYPE_CHECKING:
     from psycopg._connection_base import BaseConnection
 
     class Pool(Protocol):
-        """A pool that is open, and knows what to do when it finds itself in a child."""
+        """A pool that can be closed in a forked child."""
 
-        def end_in_child(self) -> None:
-            """Be closed, without a word to a thread or a server."""
-
-
-S = TypeVar("S", bound="BaseConnection[Any]")
-
-POOLS: WeakSet[Pool] = WeakSet()
-_SESSIONS: dict[int, ref[BaseConnection[Any]]] = {}
-"""by the number of the socket: as numbers are used again, no more than were open at once"""
+        def close_after_fork(self) -> None:
+            """Close the pool without waiting for its threads or writing to a server."""
 
 
-def opened(session: S) -> S:
-    """Return a session that is to stay its process's own."""
-    _SESSIONS[session.pgconn.socket] = ref(session)
-    return session
+C = TypeVar("C", bound="BaseConnection[Any]")
+
+OPEN_POOLS: WeakSet[Pool] = WeakSet()
+"""The pools of this process; a pool adds itself when it opens."""
+
+_CONNECTIONS: dict[int, ref[BaseConnection[Any]]] = {}
+"""Each connection by its socket's number. The system reuses numbers, so the dict is as long as the
+most connections that were open at a time."""
+
+
+def track_connection(conn: C) -> C:
+    """Return a connection, and invalidate its copy in each child that this process forks."""
+    _CONNECTIONS[conn.pgconn.socket] = ref(conn)
+    return conn
 
 
 def _after_fork_in_child() -> None:
-    """Put a dead socket in the place of each of the parent's.
+    """Replace the socket of each inherited connection, and close the inherited pools.
 
-    The child's copies are all that is lost. They are not closed by libpq, which would say goodbye
-    on them to the parent's servers, and in which another thread may have been at the fork.
+    libpq cannot close the child's copies: it would send a Terminate message over the parent's
+    socket, and another thread may have held one of the copies during the fork.
     """
-    if sessions := [session for known in _SESSIONS.values() if (session := known()) is not None]:
-        dead, peer = socket.socketpair()
+    inherited = [conn for known in _CONNECTIONS.values() if (conn := known()) is not None]
+    if inherited:
+        closed_socket, peer = socket.socketpair()
         peer.close()
-        with dead:
-            for session in sessions:
-                with suppress(psycopg.Error):  # closed
-                    os.dup2(dead.fileno(), session.pgconn.socket, inheritable=False)
-    for pool in POOLS:
-        pool.end_in_child()
+        with closed_socket:
+            for conn in inherited:
+                with suppress(psycopg.Error):  # the connection is closed
+                    os.dup2(closed_socket.fileno(), conn.pgconn.socket, inheritable=False)
+    for pool in OPEN_POOLS:
+        pool.close_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

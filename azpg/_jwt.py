@@ -1,4 +1,4 @@
-"""What a JSON web token says of itself, unverified, and whether Microsoft Entra issued it. Pure."""
+"""The unverified claims of a JSON web token, and whether Microsoft Entra ID issued it. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 Claims: TypeAlias = dict[str, object]
 
 APPLICATION_ID = "123cd850-d9df-40bd-94d5-c9f07b7fa203"
-"""The application "Azure OSSRDBMS Database", which a token may name instead of its resource."""
+"""The application "Azure OSSRDBMS Database": a token's audience may be its ID."""
 
-# Microsoft Entra's own, and each national cloud's: what the documentation of each shows
+# Issuers in the public cloud and in each national cloud, from the documentation of each
 _ISSUERS = frozenset(
     {
         "sts.windows.net",
@@ -35,7 +35,7 @@ _OTHER_SERVICES = ("management.", "graph.", "vault.", "storage.", "kusto.")
 
 
 def claims(text: str) -> Claims:
-    """Return the claims of a JWT, unverified; none where it cannot be read."""
+    """Return the unverified claims of a JWT, or an empty dict if it is invalid."""
     try:
         body = text.split(".")[1]
         read = json.loads(a2b_base64(body.translate(_URL_SAFE) + "=" * (-len(body) % 4)))
@@ -48,10 +48,14 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def entra_claims(text: str, resources: Collection[str]) -> Claims | None:
-    """Return the claims of a Microsoft Entra token, or None for any other text.
+    """Return the claims of a Microsoft Entra access token, or None for any other text.
 
-    It is one if it is for a known database resource, or if Microsoft Entra issued it: a token for
-    another resource, such as Azure's management, is worth even more to a thief.
+    A token counts if its audience is one of `resources`, or if Microsoft Entra issued it for
+    another one: a token for Azure's management must not leak either.
+
+    Args:
+        text: The text, which may begin with "Bearer " or be quoted.
+        resources: The resources of databases, without "/.default".
     """
     text = text.strip().removeprefix("Bearer ").strip(" \t\r\n\"'")
     if not text.startswith("eyJ") or text.count(".") != 2:
@@ -63,14 +67,14 @@ def entra_claims(text: str, resources: Collection[str]) -> Claims | None:
 
 
 def other_service(found: Claims) -> str | None:
-    """Return the audience of a token that is for another service of Azure's, or None."""
+    """Return the host in the audience if a token is for another Azure service, or None."""
     audience = _text(found.get("aud"))
     host = _host(audience)
     return host if host.startswith(_OTHER_SERVICES) or ".vault." in host else None
 
 
 def _host(url: str) -> str:
-    """Return the host of a URL in lower case, or nothing if it has none."""
+    """Return the host of a URL in lower case, or an empty text."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NONEXISTENT_FILE = "/dev/null/none"
-"""A path that cannot exist. libpq reads ~/.pgpass if it has no passfile, or an empty one."""
+"""A path that cannot exist. Without a passfile, or with an empty one, libpq reads ~/.pgpass."""
 
-SINCE = {
+SINCE_VERSION = {
     "gssencmode": 12,
     "tcp_user_timeout": 12,
     "channel_binding": 13,
@@ -49,19 +49,19 @@ SINCE = {
 """keyword -> the first version of libpq that has it, for those that are not in every version
 (https://www.postgresql.org/docs/release/)"""
 
-GUARDS = {
+RESTRICTING_VARIABLES = {
     "PGCHANNELBINDING": "channel_binding",
     "PGREQUIREAUTH": "require_auth",
     "PGSSLCERTMODE": "sslcertmode",
     "PGSSLCRLDIR": "sslcrldir",
     "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
 }
-"""Variables that restrict a connection: an older libpq would ignore them without a word."""
+"""Variables that restrict a connection, and that an older libpq silently ignores."""
 
 _FILES = ("passfile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile", "sslrootcert")
 
-# What libpq does if nothing is given, for the keywords without a compiled default. An empty value
-# is not "nothing" for all of them: libpq rejects it, or (passfile) reads another file.
+# Defaults of the keywords for which libpq has no compiled default. An empty value is not the
+# default of all of them: libpq rejects it, or (passfile) reads another file.
 _DEFAULTS = {
     "client_encoding": "",
     "dbname": "",
@@ -91,17 +91,16 @@ _DEFAULTS = {
     "tcp_user_timeout": "0",
 }
 
-NOT_FILLED_IN = frozenset({"scram_client_key", "scram_server_key", "service", "servicefile"})
-"""Keywords that have no value which means "nothing given". The SCRAM keys have no variable, and
-only take the place of a password's hash."""
+WITHOUT_DEFAULT = frozenset({"scram_client_key", "scram_server_key", "service", "servicefile"})
+"""Keywords for which no value means that they are not set. The SCRAM keys have no variable."""
 
 INSTALL = 'install the libpq that psycopg brings (pip install "psycopg[binary]")'
 
 _KEEPALIVES = frozenset(
     {"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"}
 )
-_NOWHERE = "255.255.255.255"
-"""A TCP connection to the broadcast address fails at once, and sends nothing."""
+_BROADCAST_ADDRESS = "255.255.255.255"
+"""A TCP connection to it fails at once, and sends nothing."""
 
 
 class LibpqInfo:
@@ -119,7 +118,7 @@ class LibpqInfo:
             # libpq marks passwords with a star; its SCRAM keys it only hides as debug options.
             if o.dispchar == b"*" or o.keyword.startswith(b"scram_")
         )
-        """keywords whose values are never shown"""
+        """keywords whose values are secret"""
         compiled = {
             o.keyword.decode(): o.compiled.decode() for o in options if o.compiled is not None
         }
@@ -128,7 +127,7 @@ class LibpqInfo:
             for keyword, value in {**_DEFAULTS, **compiled}.items()
             if keyword in self.variables
         }
-        """keyword -> the value that changes nothing, and keeps the environment out"""
+        """keyword -> its default value; given explicitly, libpq ignores the environment variable"""
         if "oauth_issuer" in self.variables:
             self.defaults["require_auth"] += ",oauth"
 
@@ -140,18 +139,18 @@ def libpq_info() -> LibpqInfo:
 
 
 def too_old_for(keyword: str) -> str | None:
-    """Return the problem with a keyword that only a newer libpq has, or None."""
+    """Return the problem with a keyword if only a newer libpq supports it, or None."""
     info = libpq_info()
-    if keyword in info.variables or keyword not in SINCE:
+    if keyword in info.variables or keyword not in SINCE_VERSION:
         return None
     return (
-        f"{keyword} needs libpq {SINCE[keyword]} or newer, and this is libpq {info.version}: leave "
-        f"it out, or {INSTALL}"
+        f"{keyword} needs libpq {SINCE_VERSION[keyword]} or newer, and this is libpq "
+        f"{info.version}: leave it out, or {INSTALL}"
     )
 
 
 def os_user_name() -> str | None:
-    """Return the user name that libpq takes if none is given."""
+    """Return the operating system's name of the user, which is libpq's default for `user`."""
     if sys.platform == "win32":
         return None
     try:
@@ -161,10 +160,13 @@ def os_user_name() -> str | None:
 
 
 def with_native_paths(params: dict[str, str]) -> dict[str, str]:
-    """Return the parameters with the files as libpq can open them.
+    """Replace paths that libpq cannot open, in `params` itself, and return it.
 
-    On Windows libpq opens files in the ANSI code page, so other characters need the short (8.3)
-    path. Raise `ConfigError` if the volume has no short paths.
+    On Windows libpq opens files in the ANSI code page, so a path with other characters is replaced
+    by its short (8.3) path.
+
+    Raises:
+        ConfigError: The volume has no short paths.
     """
     if sys.platform != "win32" and os.name != "nt":
         return params
@@ -187,9 +189,9 @@ def with_native_paths(params: dict[str, str]) -> dict[str, str]:
 
 
 def short_path(path: str) -> str | None:
-    """Return a path of Windows as 8.3 names, or None if it has none.
+    """Return a Windows path in 8.3 names, or None if it has none.
 
-    A file that does not exist yet keeps its own name below the short path of its folder.
+    A file that does not exist yet keeps its name, in the short path of its folder.
     """
     folder, name = os.path.split(path)
     for existing, rest in ((path, ""), (folder, name)):
@@ -199,18 +201,18 @@ def short_path(path: str) -> str | None:
 
 
 def _short_name(path: str) -> str:
-    import ctypes  # noqa: PLC0415  # only Windows needs it, and only for such paths
+    import ctypes  # noqa: PLC0415  # only such paths on Windows need it
 
     buffer = ctypes.create_unicode_buffer(32768)
-    windll = getattr(ctypes, "windll")  # noqa: B009  # on other systems there is none
+    windll = getattr(ctypes, "windll")  # noqa: B009  # Windows only
     windll.kernel32.GetShortPathNameW(path, buffer, len(buffer))
     return buffer.value
 
 
 def validation_error(params: Mapping[str, str]) -> str | None:
-    """Return libpq's own message if it rejects the parameters, without connecting to anything.
+    """Return libpq's message if it rejects the parameters; nothing is connected.
 
-    libpq validates them before it opens a socket, all but addresses and keepalives.
+    libpq validates them before it opens a socket, except for addresses and keepalives.
     """
     for address in filter(None, params.get("hostaddr", "").split(",")):
         try:
@@ -225,14 +227,14 @@ def validation_error(params: Mapping[str, str]) -> str | None:
     if message and NONEXISTENT_FILE not in message:
         return _without_values(message)
     if any(libpq_info().defaults.get(name) != params[name] for name in _KEEPALIVES & params.keys()):
-        message = _connect_error({**local, "host": "none", "hostaddr": _NOWHERE})
+        message = _connect_error({**local, "host": "none", "hostaddr": _BROADCAST_ADDRESS})
         if found := re.search(r'[^:]*"\w+"$', message):
             return _without_values(found[0].strip())
     return None
 
 
 def _without_values(message: str) -> str:
-    """Mask what may be more than one value: a misread string holds others, and a password."""
+    """Mask quoted values that may contain several values of a misread string, or a password."""
     return re.sub(
         '"([^"]*)"', lambda v: v[0] if re.fullmatch(r"[\w.:+-]{1,40}", v[1]) else '"…"', message
     )

@@ -1,4 +1,4 @@
-"""The password file of one command, in libpq's format: written here, and read again by azpg. Pure.
+"""The password file of one command, in libpq's format: format and parse it. Pure.
 
 https://www.postgresql.org/docs/current/libpq-pgpass.html
 """
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 VARIABLE = "AZPG_PASSFILE"
-"""Set to the file's path for a command whose password is text, so that azpg in it finds it."""
+"""Set for a command whose password is text, so that azpg in the command finds the file."""
 
-_COPY = b"# Below is a copy of your own password file.\n"
+_USER_LINES_HEADER = b"# Below is a copy of your own password file.\n"
 
 _DEFAULT_SOCKET_FOLDERS = ("/tmp", "/run/postgresql", "/var/run/postgresql")  # noqa: S108  # only compared
 
-_LINE = ":".join([r"((?:[^:\\]|\\.)*)"] * 5)
+_LINE_PATTERN = ":".join([r"((?:[^:\\]|\\.)*)"] * 5)
 
 
-class Place(NamedTuple):
-    """What libpq finds a password by."""
+class PasswordKey(NamedTuple):
+    """What libpq looks up a password by."""
 
     host: str
     port: str
     user: str
 
 
-def places(params: Mapping[str, str]) -> list[Place]:
-    """Return what libpq looks up for these parameters: one place for each host of a list."""
+def password_keys(params: Mapping[str, str]) -> list[PasswordKey]:
+    """Return the keys that libpq looks up for these parameters, one for each host of a list."""
     hosts = params.get("host", "").split(",")
     addresses = params.get("hostaddr", "").split(",")
     names = [host or address for host, address in zip_longest(hosts, addresses, fillvalue="")]
@@ -41,61 +41,67 @@ def places(params: Mapping[str, str]) -> list[Place]:
     if len(ports) == 1:
         ports *= len(names)
     user = params.get("user", "")
-    found = []
+    keys = []
     for name, port in zip(names, ports, strict=True):
-        found.append(Place(name, port, user))
+        keys.append(PasswordKey(name, port, user))
         if name in _DEFAULT_SOCKET_FOLDERS:
-            # Each build of libpq has one of them as its default, and looks up localhost for it
-            found.append(Place("localhost", port, user))
-    return list(dict.fromkeys(found))
+            # libpq looks up localhost for its default folder, which is one of them in each build
+            keys.append(PasswordKey("localhost", port, user))
+    return list(dict.fromkeys(keys))
 
 
-def content(found: Iterable[Place], password: str, own: bytes) -> bytes:
-    """Return a password file for these places, followed by the lines of the user's own file.
+def format_passfile(keys: Iterable[PasswordKey], password: str, user_lines: bytes) -> bytes:
+    """Return the content of a password file with one password for all keys.
 
-    Raise `ConfigError` for a value that a line cannot hold.
+    Args:
+        keys: The keys to which the password applies.
+        password: The password.
+        user_lines: The content of the user's own password file, which follows.
+
+    Raises:
+        ConfigError: A value contains a line break.
     """
     lines = []
-    broken = set()
-    for place in found:
-        broken |= {name for name, value in place._asdict().items() if _breaks(value)}
-        host, port, user = map(_escaped, place)
-        lines.append(f"{host}:{port}:*:{user}:{_backslashed(password)}\n")
-    problems = [f"{name} contains a line break, and {_WHY}" for name in sorted(broken)]
-    if _breaks(password):
+    invalid = set()
+    for key in keys:
+        invalid |= {name for name, value in key._asdict().items() if _has_line_break(value)}
+        host, port, user = map(_escape_field, key)
+        lines.append(f"{host}:{port}:*:{user}:{_escape(password)}\n")
+    problems = [f"{name} contains a line break, and {_REASON}" for name in sorted(invalid)]
+    if _has_line_break(password):
         problems.append(
-            f"password contains a line break, and {_WHY}: remove the line break, or set another "
+            f"password contains a line break, and {_REASON}: remove the line break, or set another "
             f"password (ALTER ROLE … PASSWORD '…')"
         )
     if problems:
         raise ConfigError(problems)
-    return "".join(lines).encode() + (_COPY + own if own else b"")
+    return "".join(lines).encode() + (_USER_LINES_HEADER + user_lines if user_lines else b"")
 
 
-_WHY = "a command gets its password from a password file, which has one entry on each line"
+_REASON = "a command gets its password from a password file, which has one entry on each line"
 
 
-def passwords(data: bytes) -> dict[Place, str]:
-    """Return the passwords of a file made by `content`, without those of the user's own file."""
-    found = {}
-    for line in data.partition(_COPY)[0].decode(errors="replace").split("\n"):
-        if fields := re.fullmatch(_LINE, line):
+def parse_passfile(data: bytes) -> dict[PasswordKey, str]:
+    """Return the passwords in a file of `format_passfile`, without those of the user's lines."""
+    passwords = {}
+    for line in data.partition(_USER_LINES_HEADER)[0].decode(errors="replace").split("\n"):
+        if fields := re.fullmatch(_LINE_PATTERN, line):
             host, port, _, user, password = (
                 re.sub(r"\\(.)", r"\1", each) for each in fields.groups()
             )
-            found[Place(host, port, user)] = password
-    return found
+            passwords[PasswordKey(host, port, user)] = password
+    return passwords
 
 
-def _breaks(value: str) -> bool:
+def _has_line_break(value: str) -> bool:
     return not {"\n", "\r", "\0"}.isdisjoint(value)
 
 
-def _escaped(value: str) -> str:
-    # A lone asterisk would match everything, and a line that begins with # is a comment
-    escaped = _backslashed(value)
+def _escape_field(value: str) -> str:
+    # A field * matches anything, and a line that begins with # is a comment
+    escaped = _escape(value)
     return f"\\{escaped}" if value == "*" or value.startswith("#") else escaped
 
 
-def _backslashed(value: str) -> str:
+def _escape(value: str) -> str:
     return re.sub(r"([\\:])", r"\\\1", value)

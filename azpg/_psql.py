@@ -1,4 +1,4 @@
-"""psql's arguments: which database and user they name, and which lead elsewhere. Pure."""
+"""Parse psql's arguments, and reject those that connect it to another server. Pure."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_SHORT = "cdFfhLoPpRTUv"
-_LONG = (
+_SHORT_WITH_VALUE = "cdFfhLoPpRTUv"
+_LONG_WITH_VALUE = (
     *("cluster", "command", "dbname", "field-separator", "file", "host", "log-file", "output"),
     *("port", "pset", "record-separator", "set", "table-attr", "username", "variable"),
 )
-"""psql's options that take a value; `cluster` is of Debian's wrapper."""
+"""psql's options that take a value; Debian's wrapper has `--cluster`."""
 
-_LEADING = {"-h", "-p", "--host", "--port", "--cluster"}
+_HOST_OPTIONS = {"-h", "-p", "--host", "--port", "--cluster"}
 
 
 def is_conninfo(text: str) -> bool:
-    """Tell whether libpq's programs take the name of a database for a connection string."""
+    """Return whether libpq's programs take a database name for a connection string."""
     return "=" in text or text.startswith(("postgresql://", "postgres://"))
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return what psql's arguments default to, the database and user they name, and the others.
+def parse_psql_args(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Separate the database and user in psql's arguments from the others.
 
-    azpg hands psql the database and the user in one connection string with the host, so the
-    others do not contain them.
+    azpg passes the database and the user to psql in one connection string with the host.
 
-    Raise `ConfigError` for arguments that lead psql to another server, with all of them.
+    Returns:
+        The defaults that the arguments imply, the database and user that they name, both by
+        keyword of libpq, and the other arguments.
 
-    >>> read_arguments(["-X", "mydb"])
+    Raises:
+        ConfigError: Arguments would connect psql to another server; it lists all of them.
+
+    >>> parse_psql_args(["-X", "mydb"])
     ({}, {'dbname': 'mydb'}, ['-X'])
-    >>> read_arguments(["-h", "elsewhere.example"])
+    >>> parse_psql_args(["-h", "elsewhere.example"])
     Traceback (most recent call last):
     azpg.ConfigError: -h leads psql to another server: ...
     """
@@ -43,17 +47,17 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, 
     named: dict[str, str] = {}
     positional: list[str] = []
     rest: list[str] = []
-    for option, value, words in _read(arguments):
-        if any(_means(option, each) for each in _LEADING):
+    for option, value, words in _split_options(arguments):
+        if any(_is_option(option, each) for each in _HOST_OPTIONS):
             problems.append(
                 f"{option} leads psql to another server: name the server to azpg, before psql's "
                 f"own arguments (azpg psql --server myserver …)"
             )
-        elif option not in {"", "-d"} and not _means(option, "--dbname"):
-            if option == "-U" or _means(option, "--username"):
+        elif option not in {"", "-d"} and not _is_option(option, "--dbname"):
+            if option == "-U" or _is_option(option, "--username"):
                 named["user"] = value
                 continue
-            if option == "-l" or _means(option, "--list"):
+            if option == "-l" or _is_option(option, "--list"):
                 defaults["dbname"] = "postgres"
             rest += words
         elif is_conninfo(value):
@@ -77,34 +81,34 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, 
     return defaults, named, rest
 
 
-def _means(option: str, name: str) -> bool:
-    """Tell whether psql takes an option for this one: any beginning of a long name will do."""
+def _is_option(option: str, name: str) -> bool:
+    """Return whether psql takes an option for this one; a long name may be abbreviated."""
     return option == name or (option.startswith("--") and name.startswith(option))
 
 
-def _read(arguments: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield psql's options with their values and as words of their own; with no option the rest."""
+def _split_options(arguments: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each option, its value, and both as arguments; other arguments have the option ""."""
     words = iter(arguments)
     for word in words:
         if word == "--":
             yield from (("", each, [each]) for each in words)
         elif word.startswith("--"):
             option, equals, value = word.partition("=")
-            takes = any(_means(option, f"--{each}") for each in _LONG)
-            after = [*_next(words)] if takes and not equals else []
+            takes = any(_is_option(option, f"--{each}") for each in _LONG_WITH_VALUE)
+            after = [*_next_word(words)] if takes and not equals else []
             yield option, "".join(after) or value, [word, *after]
         elif word.startswith("-") and word != "-":
             letters = iter(word[1:])
             for letter in letters:
-                takes = letter in _SHORT
+                takes = letter in _SHORT_WITH_VALUE
                 attached = "".join(letters) if takes else ""
-                after = [attached] if attached else [*_next(words)] if takes else []
+                after = [attached] if attached else [*_next_word(words)] if takes else []
                 yield f"-{letter}", "".join(after), [f"-{letter}", *after]
         else:
             yield "", word, [word]
 
 
-def _next(words: Iterator[str]) -> Iterator[str]:
-    """Yield the next word, if there is one."""
+def _next_word(words: Iterator[str]) -> Iterator[str]:
+    """Yield the next argument, if there is one."""
     if (word := next(words, None)) is not None:
         yield word

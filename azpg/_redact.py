@@ -1,26 +1,26 @@
-"""Keep secrets out of what is printed, logged or raised: redacted messages and `Secret`."""
+"""Mask secrets in messages, and in reprs of variables by the type `Secret`."""
 
 from __future__ import annotations
 
 import re
 from typing import SupportsIndex
 
-CLAIM_CHARACTERS = 400
-"""Characters of a claim that are shown; the id of a resource in Azure has up to 350."""
+MAX_CLAIM_CHARACTERS = 400
+"""A claim is cut after so many characters. The ID of an Azure resource has up to 350."""
 
-# How every JWT begins: an endpoint's answer may be quoted that was cut in the middle of a token.
+# The beginning of any JWT: a quoted response may be cut in the middle of a token
 _TOKEN = r"eyJ[\w.-]{16,}"
 
 MIN_SECRET_LENGTH = 6
-"""Characters. A shorter secret is masked only as a whole word: inside of words it would garble the
-message, and the gaps would tell what it is."""
+"""A secret with fewer characters is masked only as a whole word: masked inside of other words it
+would make the message unreadable, and the gaps would reveal the secret."""
 
 
 class Secret(str):
-    """Text that no repr shows: error reports and debuggers print the variables of frames.
+    """A text whose repr is masked, because error reports print the variables of frames.
 
     A slice is masked too, because rich and structlog cut a long text before they print its repr.
-    Formatting, `str()`, `encode()`, JSON and pickling still give the text: drivers need it.
+    `str()`, formatting, `encode()`, JSON and pickle give the text, because drivers need it.
     """
 
     __slots__ = ()
@@ -33,26 +33,28 @@ class Secret(str):
 
 
 def redact(message: str, *secrets: str | None) -> str:
-    """Return a message without secrets in it and without control characters.
+    """Return a message with secrets and tokens masked, and control characters replaced.
 
-    A secret of fewer than `MIN_SECRET_LENGTH` characters is masked only as a whole word: where no
-    letter, digit or underscore is next to it.
+    Args:
+        message: The message.
+        *secrets: Secrets to mask. One with fewer than `MIN_SECRET_LENGTH` characters is masked
+            only if no letter, digit or underscore is next to it.
     """
-    shown = _printable(message)
-    # The longest first, so that nothing is left of a secret that begins as another one does. No
-    # regular expression holds a secret: Python keeps those it has compiled.
-    hidden = sorted({_printable(secret) for secret in secrets if secret}, key=len, reverse=True)
-    for secret in hidden:
+    redacted = _printable(message)
+    # The longest first: one secret may contain another one. No regular expressions: Python caches
+    # them, and the cache would keep the secrets.
+    printable = sorted({_printable(secret) for secret in secrets if secret}, key=len, reverse=True)
+    for secret in printable:
         if len(secret) >= MIN_SECRET_LENGTH:
-            shown = shown.replace(secret, "…")
-    shown = re.sub(_TOKEN, "…", shown, flags=re.ASCII)
-    short = [each for each in hidden if len(each) < MIN_SECRET_LENGTH and not each.isspace()]
+            redacted = redacted.replace(secret, "…")
+    redacted = re.sub(_TOKEN, "…", redacted, flags=re.ASCII)
+    short = [each for each in printable if len(each) < MIN_SECRET_LENGTH and not each.isspace()]
     before = None
-    while shown != before:  # a mask makes a whole word of what is next to it
-        before = shown
+    while redacted != before:  # the text next to a mask may become a whole word
+        before = redacted
         for secret in short:
-            shown = _mask_word(shown, secret)
-    return shown.strip()
+            redacted = _mask_word(redacted, secret)
+    return redacted.strip()
 
 
 def _printable(text: str) -> str:
@@ -61,28 +63,28 @@ def _printable(text: str) -> str:
 
 def _mask_word(text: str, word: str) -> str:
     start = 0
-    while (at := text.find(word, start)) >= 0:
-        start, end = at + 1, at + len(word)
-        neighbors = text[at - 1 : at] + text[end : end + 1]
+    while (found := text.find(word, start)) >= 0:
+        start, end = found + 1, found + len(word)
+        neighbors = text[found - 1 : found] + text[end : end + 1]
         if not any(c.isalnum() or c == "_" for c in neighbors):
-            text = f"{text[:at]}…{text[end:]}"
+            text = f"{text[:found]}…{text[end:]}"
     return text
 
 
 def sanitized(claim: object) -> str:
-    """Return a value of a token's claims as one short line of printable text.
+    """Return a claim of a token as one short line of printable text, without secrets.
 
-    Nobody has verified the claims: they may hold line breaks, terminal escapes, or anything of
-    any length. Of a list or an object only its type is shown.
+    The claims are not verified: they may contain line breaks and terminal escapes. A list or an
+    object is shown by its type only.
     """
     text = str(claim) if isinstance(claim, str | int | float) else type(claim).__name__
     line = redact(text).replace("\n", " ")
-    return line if len(line) <= CLAIM_CHARACTERS else f"{line[:CLAIM_CHARACTERS]}…"
+    return line if len(line) <= MAX_CLAIM_CHARACTERS else f"{line[:MAX_CLAIM_CHARACTERS]}…"
 
 
 def quote(value: str, pattern: str = r"[\w.+-]{0,30}") -> str:
-    """Return a value for a message, or "…" if it may be more than it should be.
+    """Return the repr of a value for a message, or "…" if the value does not match a pattern.
 
-    A misread string holds several values, and a password may be one of them.
+    A value of a misread string may contain other values, and a password.
     """
     return repr(value) if re.fullmatch(pattern, value) else "…"

@@ -1,4 +1,4 @@
-"""connect() for asyncpg: its own connection, made by azpg's rules."""
+"""connect() for asyncpg: an asyncpg connection with azpg's authentication and TLS."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from asyncpg.exceptions import (
     InternalClientError,
 )
 
-from azpg._redact import quote
-
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions, hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
-from ._redact import redact
-from ._tls import ssl_context
+from ._redact import quote, redact
+from ._tls.ssl_context import create_ssl_context
 from ._tracebacks import redact_exception
 from .abc import UNSET, Unset
 from .errors import ConfigError
@@ -55,24 +53,51 @@ async def connect(
     database: str | None = None,
     ssl: bool | str | tls.SSLContext | None = None,
     direct_tls: bool | None = None,
-    timeout: float | Unset | None = UNSET,  # noqa: ASYNC109  # asyncpg's own
+    timeout: float | Unset | None = UNSET,  # noqa: ASYNC109  # asyncpg's name
     statement_cache_size: int | Unset = UNSET,
     server_settings: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> asyncpg.Connection[Any]:
-    """Connect to Azure Database for PostgreSQL and return asyncpg's new connection.
+    """Connect to Azure Database for PostgreSQL and return an asyncpg connection.
 
-    It is what `asyncpg.create_pool(connect=azpg.asyncpg.connect, …)` and SQLAlchemy's
-    `async_creator_fn` take. `server` to `retry_timeout` are the options of `azpg.connect_async`;
-    the rest are asyncpg's, and libpq's keywords, such as `hostaddr` and `sslrootcert`. `dsn` is
-    read as libpq reads it: a setting of the server goes into `server_settings`.
+    Pass this function to `asyncpg.create_pool(connect=azpg.asyncpg.connect, …)`, or to SQLAlchemy
+    as `async_creator_fn`.
 
-    `ssl` is an sslmode, or a context of your own, which has to verify the server. `timeout` is
-    how many seconds one try may take, by default 15. `statement_cache_size` is 0
-    under PgBouncer, unless you give it.
+    Args:
+        dsn: Connection string of libpq, as key/value pairs or as a URI. Settings of the server go
+            into `server_settings`.
+        server: Name of the server, for example "myserver" or its full host name.
+        credential: An azure-identity credential, sync or async, or a function that returns one.
+            Default: one `DefaultAzureCredential` per process.
+        client_id: Client ID of the managed or workload identity that the default credential uses.
+        password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a sync or
+            async function that is called for each new connection.
+        pgbouncer: True connects to PgBouncer (port 6432). Default: the port decides.
+        cloud: An `azpg.Cloud` or its name. Default: the cloud of the host.
+        retry_timeout: Seconds within which transient failures are retried; 0 for a single attempt.
+            Default: 30, or `timeout` if you pass a smaller one.
+        host: Host to connect to, or several, for example the local end of a tunnel. The
+            certificate is still verified against `server`.
+        port: Port, or one for each host. Default: 5432, or 6432 with `pgbouncer=True`.
+        user: Name of the PostgreSQL role. Default: the role that the token names.
+        database: Name of the database.
+        ssl: True, False, an sslmode such as "verify-full", or your own `ssl.SSLContext`, which
+            must verify the server.
+        direct_tls: Whether to begin with the TLS handshake instead of an SSLRequest.
+        timeout: Seconds that one attempt may take; None for unlimited. Default: 15.
+        statement_cache_size: Size of asyncpg's cache of prepared statements. Default: asyncpg's,
+            or 0 with PgBouncer.
+        server_settings: Run-time parameters of the session, by name.
+        **kwargs: Further keywords of libpq, such as `sslrootcert`, and arguments of
+            `asyncpg.connect`, such as `connection_class`.
 
-    Raise `ConfigError` for a call that cannot be meant, with all its problems; `ConnectError`
-    or one of its kinds when no connection could be made.
+    Returns:
+        The connection.
+
+    Raises:
+        ConfigError: The arguments are invalid, contradict each other, or ask for what asyncpg does
+            not support; it lists every problem.
+        ConnectError: The connection failed, as one of its subclasses, such as `LoginError`.
 
     >>> conn = await azpg.asyncpg.connect(server="myserver", database="mydb")
     >>> await conn.fetchval("select 1")
@@ -83,7 +108,7 @@ async def connect(
     request: ConnectRequest | None = None
     try:
         libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in libpq_info().variables}
-        libpq |= {"host": _joined(host), "port": _joined(port), "user": user}
+        libpq |= {"host": _join_list(host), "port": _join_list(port), "user": user}
         kwargs = hide_secrets(kwargs)  # error reports show the variables of this frame
         if database is not None:
             libpq["dbname"] = database
@@ -118,7 +143,7 @@ async def connect(
             kwargs["statement_cache_size"] = size
         while True:
             try:
-                conn = await _connected(
+                conn = await _connect(
                     request,
                     own_context,
                     server_settings or {},
@@ -129,7 +154,7 @@ async def connect(
                 if delay is None:
                     raise
             else:
-                _keep_alive(conn, config.params)
+                _set_keepalives(conn, config.params)
                 return conn
             await asyncio.sleep(delay)
     except BaseException as error:
@@ -138,7 +163,7 @@ async def connect(
         raise
 
 
-async def _connected(
+async def _connect(
     request: ConnectRequest,
     own_context: tls.SSLContext | None,
     server_settings: Mapping[str, str],
@@ -146,27 +171,28 @@ async def _connected(
 ) -> asyncpg.Connection[Any]:
     """Connect once; raise what fails as an error of psycopg's with libpq's message."""
     params = request.params(await request.login_async(), await request.resolve_hosts_async())
-    arguments = _arguments(params, own_context, server_settings)
+    arguments = _to_asyncpg_arguments(params, own_context, server_settings)
     try:
         conn: asyncpg.Connection[Any] = await asyncpg.connect(**arguments, **kwargs)
     except ClientConfigurationError as error:
         raise ConfigError(redact(str(error))) from None
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError) as error:
-        message = _in_libpqs_words(error, request.config.params)
+        message = _to_libpq_message(error, request.config.params)
         raise psycopg.OperationalError(message) from error
     except (AttributeError, LookupError, UnicodeDecodeError) as error:
         # Raised by asyncpg's own code for messages that no PostgreSQL server sends
         what = f"asyncpg cannot read the server's answer ({type(error).__name__}: {error})"
-        message = _in_libpqs_words(InternalClientError(what), request.config.params)
+        message = _to_libpq_message(InternalClientError(what), request.config.params)
         raise psycopg.OperationalError(message) from error
     return conn
 
 
-def _joined(given: object) -> object:
-    return ",".join(map(str, given)) if isinstance(given, list | tuple) else given
+def _join_list(value: object) -> object:
+    """Return a sequence as libpq's comma-separated list, and any other value as it is."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-# What libpq would be handed, as asyncpg takes it
+# libpq's parameters as asyncpg's arguments
 
 _KEEPALIVES = {
     "keepalives_idle": "TCP_KEEPIDLE",
@@ -175,14 +201,14 @@ _KEEPALIVES = {
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
 
-_HANDED_ON = _KEEPALIVES.keys() | {
+_SUPPORTED = _KEEPALIVES.keys() | {
     "application_name", "connect_timeout", "dbname", "fallback_application_name", "gsslib", "host",
     "hostaddr", "keepalives", "krbsrvname", "options", "passfile", "port", "service", "sslcert",
     "sslcrl", "sslkey", "sslkeylogfile", "sslmode", "sslnegotiation", "sslrootcert",
     "ssl_max_protocol_version", "ssl_min_protocol_version", "target_session_attrs", "user",
 }  # fmt: skip
 
-_DONE_ANYWAY = {
+_IMPLIED = {
     "channel_binding": ("disable", "prefer"),
     "client_encoding": ("auto", "utf8", "utf-8"),
     "gssencmode": ("disable", "prefer"),
@@ -191,55 +217,59 @@ _DONE_ANYWAY = {
     "sslcompression": ("0",),
     "sslsni": ("1",),
 }
+"""Keyword that asyncpg does not support -> values that describe what asyncpg does anyway."""
 
 
 def _check_support(config: ResolvedConfig, own_context: tls.SSLContext | None) -> None:
     """Raise `ConfigError` for what libpq would do and asyncpg cannot."""
-    if problems := [*_problems(config, own_context)]:
+    if problems := [*_find_problems(config, own_context)]:
         raise ConfigError(problems)
 
 
-def _problems(plan: ResolvedConfig, own: tls.SSLContext | None) -> Iterator[str]:
-    params = plan.params
+def _find_problems(config: ResolvedConfig, own_context: tls.SSLContext | None) -> Iterator[str]:
+    params = config.params
     for name, value in params.items():
-        if value and name not in _HANDED_ON and value.lower() not in _DONE_ANYWAY.get(name, ()):
+        if value and name not in _SUPPORTED and value.lower() not in _IMPLIED.get(name, ()):
             yield (
                 f"asyncpg has no {name} (here {quote(value)}): leave it out, or use connect_async()"
             )
     for name in _KEEPALIVES:
         if not params.get(name, "0").isdecimal():
             yield f"{name}={quote(params[name])} is no whole number"
-    places = set(zip(_split(params, "hostaddr"), _split(params, "host"), strict=False))
-    if len({address for address, _ in places}) < len(places):
+    targets = set(zip(_split_list(params, "hostaddr"), _split_list(params, "host"), strict=False))
+    if len({address for address, _ in targets}) < len(targets):
         yield "hostaddr leads to one address for hosts of several names: connect to one of them"
-    if own is not None and params.get("sslmode") == "verify-full":
-        if unfit := ssl_context.unfit(own):
-            yield f"the ssl context is none for this sign-in, as {unfit}: leave out ssl="
-        if plan.lookup_hosts or params.get("hostaddr"):
+    if own_context is not None and params.get("sslmode") == "verify-full":
+        if reason := insecure_reason(own_context):
+            yield f"the ssl context is none for this sign-in, as {reason}: leave out ssl="
+        if config.lookup_hosts or params.get("hostaddr"):
             yield (
                 "an ssl context of your own verifies the address that is reached, not the name: "
                 "leave out ssl=, and write your roots' file as sslrootcert="
             )
 
 
-def _split(params: Mapping[str, str], name: str) -> list[str]:
+def _split_list(params: Mapping[str, str], name: str) -> list[str]:
     return params[name].split(",") if params.get(name) else []
 
 
-def _arguments(
+def _to_asyncpg_arguments(
     params: Mapping[str, str],
-    own: tls.SSLContext | None,
+    own_context: tls.SSLContext | None,
     server_settings: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return also what asyncpg would otherwise look up in the environment."""
-    hosts = _split(params, "host")
-    addresses = _split(params, "hostaddr") or hosts
+    """Return asyncpg's arguments for libpq's parameters.
+
+    They include whatever asyncpg would otherwise look up in the environment.
+    """
+    hosts = _split_list(params, "host")
+    addresses = _split_list(params, "hostaddr") or hosts
     mode = params.get("sslmode", "disable")
     context: tls.SSLContext | str | bool = mode
-    if own is not None:
-        context = own
+    if own_context is not None:
+        context = own_context
     elif mode in {"require", "verify-ca", "verify-full"}:
-        context = ssl_context.context(params, dict(zip(addresses, hosts, strict=False)))
+        context = create_ssl_context(params, dict(zip(addresses, hosts, strict=False)))
     settings = {
         "application_name": params.get("application_name") or params["fallback_application_name"],
         "options": params.get("options"),
@@ -248,9 +278,10 @@ def _arguments(
     seconds = float(params["connect_timeout"])
     return {
         "host": addresses,
-        "port": [int(port) for port in _split(params, "port")],
+        "port": [int(port) for port in _split_list(params, "port")],
         "user": params.get("user"),
-        # No text: asyncpg shows that to its query loggers. Its SCRAM takes no subclass of str.
+        # A function, because asyncpg passes a text to its query loggers. It returns a plain str,
+        # because asyncpg's SCRAM takes no subclass of it.
         "password": None if secret is None else lambda: str(secret),
         "passfile": params.get("passfile"),
         "database": params.get("dbname"),
@@ -262,45 +293,44 @@ def _arguments(
     } | {name: params[name] for name in ("gsslib", "krbsrvname") if params.get(name)}
 
 
-def _keep_alive(conn: asyncpg.Connection[Any], params: Mapping[str, str]) -> None:
-    """Do to the socket what libpq does: Azure's load balancer drops idle connections in silence."""
+def _set_keepalives(conn: asyncpg.Connection[Any], params: Mapping[str, str]) -> None:
+    """Set TCP keepalives as libpq does: Azure's load balancer silently drops idle connections."""
     sock = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
     if sock.family in {socket.AF_INET, socket.AF_INET6} and params.get("keepalives") != "0":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for keyword, option in _KEEPALIVES.items():
             if params.get(keyword) and hasattr(socket, option):
-                number = getattr(socket, option)
-                sock.setsockopt(socket.IPPROTO_TCP, number, int(params[keyword]))
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(params[keyword]))
 
 
-# What went wrong
+# Failures as libpq reports them
 
-_OTHER_NAME = {62, 64}
+_NAME_MISMATCH_CODES = {62, 64}
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 
-def _in_libpqs_words(error: BaseException, params: Mapping[str, str]) -> str:
-    """Return the text of a failure of asyncpg's or Python's, which failures are told by."""
+def _to_libpq_message(error: BaseException, params: Mapping[str, str]) -> str:
+    """Return the message that libpq has for a failure, because failures are classified by it."""
     host = params.get("host") or params["hostaddr"]
     if isinstance(error, socket.gaierror):
         return f"failed to resolve host {host!r}: {error}"
-    text = str(error)
+    message = str(error)
     if isinstance(error, tls.SSLCertVerificationError):
-        text = f"certificate verify failed: {error.verify_message}"
-        if error.verify_code in _OTHER_NAME:
-            text = f"the certificate does not match host name: {error.verify_message}"
+        message = f"certificate verify failed: {error.verify_message}"
+        if error.verify_code in _NAME_MISMATCH_CODES:
+            message = f"the certificate does not match host name: {error.verify_message}"
     elif isinstance(error, tls.SSLEOFError | ConnectionDoesNotExistError):
-        text = f"server closed the connection unexpectedly ({text})"
+        message = f"server closed the connection unexpectedly ({message})"
     elif isinstance(error, tls.SSLError):
-        text = f"SSL error: {text}"
-    elif isinstance(error, TimeoutError) and not text:
-        text = "timeout expired"
-    elif "connection_lost" in text or "closed during TLS" in text:
-        text = "server closed the connection unexpectedly"
-    elif "rejected SSL upgrade" in text:
-        text = "server does not support SSL, but SSL was required"
+        message = f"SSL error: {message}"
+    elif isinstance(error, TimeoutError) and not message:
+        message = "timeout expired"
+    elif "connection_lost" in message or "closed during TLS" in message:
+        message = "server closed the connection unexpectedly"
+    elif "rejected SSL upgrade" in message:
+        message = "server does not support SSL, but SSL was required"
     elif isinstance(error, OSError):
-        # asyncio has the numbers only
-        reasons = {os.strerror(int(number)) for number in re.findall(r"\[Errno (\d+)\]", text)}
-        text = f"{', '.join(sorted(reasons))}: {text}" if reasons else text
-    return f'connection to server at "{host}", port {params["port"]} failed: {text}'
+        # asyncio's message for several addresses has only the error numbers
+        reasons = {os.strerror(int(number)) for number in re.findall(r"\[Errno (\d+)\]", message)}
+        message = f"{', '.join(sorted(reasons))}: {message}" if reasons else message
+    return f'connection to server at "{host}", port {params["port"]} failed: {message}'

@@ -144,7 +144,7 @@ class Connection(psycopg.Connection[Row]):
                     if delay is None:
                         raise
                 else:
-                    return _fork.opened(conn)
+                    return _fork.track_connection(conn)
                 time.sleep(delay)
         except BaseException as error:
             conninfo, password, kwargs, request = "", None, {}, None
@@ -275,7 +275,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                     if delay is None:
                         raise
                 else:
-                    return _fork.opened(conn)
+                    return _fork.track_connection(conn)
                 await asyncio.sleep(delay)
         except BaseException as error:
             conninfo, password, kwargs, request = "", None, {}, None

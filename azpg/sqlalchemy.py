@@ -1,4 +1,4 @@
-"""SQLAlchemy's dialect `postgresql+azpg://`, sync and async: its psycopg dialect on azpg."""
+"""SQLAlchemy's dialects for `postgresql+azpg://`, sync and async: its psycopg dialects on azpg."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.engine import URL
 
-from azpg._redact import quote
-
 from ._conninfo.options import hide_secrets
-from ._redact import Secret
+from ._redact import Secret, quote
 from .connection import AsyncConnection, Connection
 from .errors import ConfigError, ConnectError
 
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncDialect", "Dialect"]
 
 
-class _OnAzpg(PGDialect_psycopg):
-    """What both dialects are: a URL read as azpg's options, and azpg's errors told apart."""
+class _AzpgDialectMixin(PGDialect_psycopg):
+    """What both dialects share: they convert a URL to azpg's options and handle azpg's errors."""
 
     supports_statement_cache = True
 
@@ -38,61 +36,66 @@ class _OnAzpg(PGDialect_psycopg):
     def create_connect_args(self, url: URL) -> ConnectArgsType:
         _, options = super().create_connect_args(url)  # type: ignore[no-untyped-call]
         try:
-            return [], hide_secrets(_read(options, url.query))
+            return [], hide_secrets(_convert_options(options, url.query))
         except ConfigError as error:
-            if url.password is None and not _secrets(url):
+            if url.password is None and not _secret_parameters(url):
                 raise
             problems = error.problems
 
-        def refuse(*_: object) -> NoReturn:
+        def raise_config_error(*_: object) -> NoReturn:
             raise ConfigError(problems)
 
-        # Raised here, the error would show create_engine's frame, which has the whole URL
-        event.listen(self, "do_connect", refuse)
+        # Raised here, the traceback would show create_engine()'s frame with the password
+        event.listen(self, "do_connect", raise_config_error)
         return [], {}
 
     @classmethod
     def engine_created(cls, engine: Engine) -> None:
-        """Hide the secrets of the URL's query where the engine is shown."""
-        engine.url = _URL(*engine.url)
+        """Mask the secrets of the URL's query in the engine's repr."""
+        engine.url = _RedactedURL(*engine.url)
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
-        # A connect that may yet succeed is told by `error.connection_invalidated`.
-        passes = isinstance(e, ConnectError) and e.transient
-        return passes or super().is_disconnect(e, connection, cursor)  # type: ignore[no-untyped-call]
+        # Applications retry if `connection_invalidated` is set: set it for transient failures
+        transient = isinstance(e, ConnectError) and e.transient
+        return transient or super().is_disconnect(e, connection, cursor)  # type: ignore[no-untyped-call]
 
     def on_connect(self) -> Callable[[Any], None]:
-        """Return what is called with each new connection of an engine."""
+        """Return a function that the engine calls with each new connection."""
         configure = super().on_connect()  # type: ignore[no-untyped-call]
 
         def check_and_configure(conn: Any) -> None:
-            _require_azpg(conn)
+            _require_azpg_connection(conn)
             configure(conn)
 
         return check_and_configure
 
 
-def _require_azpg(conn: Any) -> None:
-    """Refuse a connection that `creator=`, or an event, has made without azpg."""
-    made = getattr(conn, "driver_connection", conn)
-    if isinstance(made, Connection | AsyncConnection):
+def _require_azpg_connection(conn: Any) -> None:
+    """Raise `ConfigError` if `creator=` or an event listener made a connection without azpg."""
+    driver_conn = getattr(conn, "driver_connection", conn)
+    if isinstance(driver_conn, Connection | AsyncConnection):
         return
     conn.close()
-    kind = "AsyncConnection" if isinstance(made, psycopg.AsyncConnection) else "Connection"
+    kind = "AsyncConnection" if isinstance(driver_conn, psycopg.AsyncConnection) else "Connection"
+    class_name = type(driver_conn).__name__
     raise ConfigError(
-        f"azpg did not make the engine's connection (its class is {type(made).__name__}), so its "
-        f"server is not verified: leave out creator= (async: async_creator=), or have it call "
+        f"azpg did not make the engine's connection (its class is {class_name}), so "
+        f"its server is not verified: leave out creator= (async: async_creator=), or have it call "
         f"azpg.{kind}.connect; for psycopg's own connections use postgresql+psycopg://"
     )
 
 
-class Dialect(_OnAzpg):
-    """Connect SQLAlchemy's engines as `azpg.connect` connects.
+class Dialect(_AzpgDialectMixin):
+    """The dialect of `postgresql+azpg://`: its engines connect with `azpg.connect`.
 
-    The URL names what its options take as text; an object, such as `credential`, goes into
-    `connect_args`, which win. A URL needs no host where `server`, or PGHOST, says where to.
+    The URL's query takes the options of `azpg.connect` that are text, numbers or booleans, and
+    libpq's keywords. Pass objects, such as `credential`, in `connect_args`, which win over the
+    URL. A URL needs no host if its query has `server`, or if PGHOST is set.
 
-    Raise `ConfigError`, from `create_engine`, where the URL cannot be meant.
+    Raises:
+        ConfigError: (`create_engine`) The URL is invalid; it lists every problem. If the URL
+            contains a password, the first connection raises it instead, because the frame of
+            `create_engine` would show the URL in a traceback.
 
     >>> engine = create_engine("postgresql+azpg:///mydb?server=myserver")
     >>> with engine.connect() as conn:
@@ -102,12 +105,14 @@ class Dialect(_OnAzpg):
 
     supports_statement_cache = True
 
-    # The classmethod itself, so that no frame of ours holds a password when it raises
+    # Not a method: its frame would show the password in a traceback
     connect = staticmethod(Connection.connect)  # type: ignore[assignment]
 
 
-class AsyncDialect(PGDialectAsync_psycopg, _OnAzpg):
-    """Connect SQLAlchemy's async engines as `azpg.connect_async` connects.
+class AsyncDialect(PGDialectAsync_psycopg, _AzpgDialectMixin):
+    """The async dialect of `postgresql+azpg://`: its engines connect with `azpg.connect_async`.
+
+    URL, `connect_args` and errors are those of `Dialect`.
 
     >>> engine = create_async_engine("postgresql+azpg:///mydb?server=myserver")
     >>> async with engine.connect() as conn:
@@ -118,25 +123,25 @@ class AsyncDialect(PGDialectAsync_psycopg, _OnAzpg):
     supports_statement_cache = True
 
     def create_connect_args(self, url: URL) -> ConnectArgsType:
-        """Return what `azpg.connect_async` takes, read from a URL."""
+        """Return the arguments of `azpg.connect_async` for a URL."""
         args, options = super().create_connect_args(url)
-        # Called by SQLAlchemy's adapter in place of psycopg's own
+        # SQLAlchemy's adapter calls it instead of psycopg's AsyncConnection.connect()
         return args, {"async_creator_fn": AsyncConnection.connect, **options}
 
 
-# What a URL says
+# URLs
 
 
-class _URL(URL):
-    """A URL that shows no secret of its query, as SQLAlchemy's shows no password."""
+class _RedactedURL(URL):
+    """A URL that masks the secrets of its query too, not only the password."""
 
     def render_as_string(self, hide_password: bool = True) -> str:
-        masked = dict.fromkeys(_secrets(self), "***") if hide_password else {}
+        masked = dict.fromkeys(_secret_parameters(self), "***") if hide_password else {}
         return URL(*self).update_query_dict(masked).render_as_string(hide_password)
 
 
-def _secrets(url: URL) -> list[str]:
-    """Return which parameters of a URL's query may hold a secret."""
+def _secret_parameters(url: URL) -> list[str]:
+    """Return the names of the parameters of a URL's query that may contain a secret."""
     return [
         name
         for name, value in hide_secrets(url.query).items()
@@ -144,23 +149,23 @@ def _secrets(url: URL) -> list[str]:
     ]
 
 
-def _read(options: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with the types that azpg takes; a URL has text only."""
-    read = dict(options)
+def _convert_options(options: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert options that a URL has as text to the types that `azpg.connect` takes."""
+    converted = dict(options)
     problems = []
     for name, value in query.items():
-        if name in _OBJECTS:
+        if name in _OBJECT_OPTIONS:
             problems.append(f"{name} in a URL is text: pass connect_args={{{name!r}: …}}")
-        elif not isinstance(value, str) and read[name] == value:
+        elif not isinstance(value, str) and converted[name] == value:
             problems.append(f"{name} stands {len(value)} times in the URL: write it once")
-        elif name in _READERS:
+        elif name in _CONVERTERS:
             try:
-                read[name] = _READERS[name](value)
+                converted[name] = _CONVERTERS[name](value)
             except ValueError as error:
                 problems.append(f"{name}={quote(value)} in the URL is no {error}")
     if problems:
         raise ConfigError(problems)
-    return read
+    return converted
 
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True} | {
@@ -168,14 +173,14 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True} | {
 }  # fmt: skip
 
 
-def _boolean(text: str) -> bool:
+def _parse_bool(text: str) -> bool:
     try:
         return _BOOLEANS[text.lower()]
     except KeyError:
         raise ValueError("true or false") from None
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
@@ -185,7 +190,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _count(text: str) -> int | None:
+def _parse_count(text: str) -> int | None:
     if text.lower() == "none":
         return None
     if not text.isdecimal():
@@ -193,11 +198,11 @@ def _count(text: str) -> int | None:
     return int(text)
 
 
-_READERS: Mapping[str, Callable[[str], object]] = {
-    "autocommit": _boolean,
-    "pgbouncer": _boolean,
-    "prepare_threshold": _count,
-    "retry_timeout": _seconds,
+_CONVERTERS: Mapping[str, Callable[[str], object]] = {
+    "autocommit": _parse_bool,
+    "pgbouncer": _parse_bool,
+    "prepare_threshold": _parse_count,
+    "retry_timeout": _parse_seconds,
 }
 
-_OBJECTS = frozenset({"context", "credential", "cursor_factory", "row_factory"})
+_OBJECT_OPTIONS = frozenset({"context", "credential", "cursor_factory", "row_factory"})

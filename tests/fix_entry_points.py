@@ -194,7 +194,7 @@ def conninfo(using: Integrations, options: Options) -> None:
 
 def environment(using: Integrations, options: Options) -> None:
     """Ask for the environment of `azpg exec`."""
-    _child_env.environment(**options)
+    _child_env.child_environment(**options)
 
 
 BOTH: dict[str, EntryPoint] = {

@@ -1,4 +1,4 @@
-"""What programs that fork are made of; each function stands alone, with the imports it needs."""
+"""Functions for programs that fork; each one imports what it needs, to be copied as source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Fork, do the work in the child, and return the child's id."""
+    """Fork, do the work in the child, and return the child's process ID."""
     import os
     import traceback
 
@@ -19,14 +19,14 @@ def forked(work: Callable[[], object]) -> int:
     try:
         work()
         status = 0
-    except BaseException:  # noqa: BLE001  # whatever it is, the parent is told
+    except BaseException:  # noqa: BLE001  # any error must set the exit status
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
 def ended_well(pid: int) -> None:
-    """Wait for a child, which must end without an error."""
+    """Wait for a child, which must exit with status 0."""
     import os
 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -1,4 +1,4 @@
-"""Pools in tests: made from the classes, watched, and waited for."""
+"""Pools in tests: construct them, inspect them, wait for a condition."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def _mortal() -> Iterator[Emulator]:
 
 @pytest.fixture
 def mortal(_mortal: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Lead to an emulator whose tokens and server may die without a loss to other tests."""
+    """Set the environment of an emulator that the test may break: other tests use another one."""
     for name, value in _mortal.env.items():
         monkeypatch.setenv(name, value)
     return _mortal
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition that others bring about."""
+    """Wait until a condition is true, for 30 s at most."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
 
 
 def idle(pool: Any) -> int:
-    """Return how many connections wait in a pool."""
+    """Return the number of idle connections in a pool."""
     available: int = pool.get_stats()["pool_available"]
     return available
 
 
 def make(api: Api, *args: Any, pool_class: Any = None, **options: Any) -> Any:
-    """Construct the API's pool class itself, not open; the async one on the API's loop."""
+    """Construct a pool class without opening the pool; an async one on the API's event loop."""
     made = pool_class or api.pool_class
 
     async def construct() -> Any:
@@ -53,12 +53,12 @@ def make(api: Api, *args: Any, pool_class: Any = None, **options: Any) -> Any:
 
 
 def backends(pool: Any) -> set[int]:
-    """Return the server's process of each connection that waits in a pool."""
+    """Return the server process ID of each idle connection in a pool."""
     return {conn.info.backend_pid for conn in pool._pool}
 
 
 def terminate(api: Api, pids: set[int]) -> None:
-    """Have the server end some of its processes, as an administrator does."""
+    """Terminate server processes, as an administrator does."""
     with api.connect(autocommit=True) as conn:
         for pid in pids:
             assert api.row(conn, "select pg_terminate_backend(%s, 5000)", pid) == (True,)

@@ -23,7 +23,17 @@ SOURCE = ROOT / "azpg"
 LAYERS = (
     (
         "base",
-        {"errors", "_jwt", "_redact", "_retry", "_fork", "_cancel", "_connect_steps", "_record"},
+        {
+            "errors",
+            "_jwt",
+            "_redact",
+            "_retry",
+            "_fork",
+            "_cancel",
+            "_connect_steps",
+            "_memfd",
+            "_record",
+        },
     ),
     ("base", {"_clouds", "_libpq", "_passfile", "_psql", "abc"}),
     ("base", {"_tracebacks"}),

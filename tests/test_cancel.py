@@ -239,7 +239,7 @@ def test_a_cancel_request_goes_only_to_the_verified_server(
         peer.say(b"Z", b"I")
         peer.read_all()
 
-    monkeypatch.setattr("azpg._cancel.CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr("azpg._cancel.CANCEL_TIMEOUT_SECONDS", 0.3)
     server = hostile(talk)
     options: dict[str, Any] = {
         "user": "me",

@@ -43,7 +43,7 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("PGDATA", "PGLOCALEDIR", "PGREQUIRESSL", "PGSYSCONFDIR", "PGNEWER", "PGTZ"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PGSSLMODE", "require")
-    made = _child_env.environment(server="myserver", user="app", password="secret")
+    made = _child_env.child_environment(server="myserver", user="app", password="secret")
     assert made.variables["PATH"] == os.environ["PATH"]
     found = variables(made.variables)
     assert found.pop("PGSSLROOTCERT").endswith(".pem")
@@ -80,7 +80,7 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_is_said_has_its_variable(said: dict[str, Any], expected: dict[str, str]) -> None:
     """A keyword of connect() reaches the command as the variable that means the same."""
-    made = _child_env.environment(server="myserver", user="app", password="secret", **said)
+    made = _child_env.child_environment(server="myserver", user="app", password="secret", **said)
     assert expected.items() <= made.variables.items()
     if "host" in said:  # a tunnel's name is looked up, and the server's stays to be verified
         assert set(made.variables["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
@@ -96,9 +96,9 @@ def test_libpq_reads_what_connect_hands_to_it(
     with said.exported(), pytest.MonkeyPatch.context() as patch:
         try:
             handed = conninfo_to_dict(azpg.conninfo(said.conninfo, password="secret"))
-            made = _child_env.environment(said.conninfo, password="secret")
+            made = _child_env.child_environment(said.conninfo, password="secret")
             with made.exported() as exported:
-                passwords = _passfile.passwords(Path(exported["PGPASSFILE"]).read_bytes())
+                passwords = _passfile.parse_passfile(Path(exported["PGPASSFILE"]).read_bytes())
         except azpg.ConfigError:
             return
         for name in variables(dict(os.environ)):
@@ -115,14 +115,14 @@ def test_libpq_reads_what_connect_hands_to_it(
         k: v for k, v in expected.items() if k in known
     }
     assert "password" not in read
-    assert passwords == dict.fromkeys(_passfile.places(read), "secret")
+    assert passwords == dict.fromkeys(_passfile.password_keys(read), "secret")
 
 
 @pytest.mark.parametrize("dbname", ["host=evil.example", "postgresql://evil.example/x"])
 def test_a_dbname_that_leads_elsewhere_is_refused(dbname: str, leaks: Leaks) -> None:
     """It is refused: pgbench and vacuumdb would expand it and go to the host that it names."""
     with pytest.raises(azpg.ConfigError, match="dbname looks like a conninfo") as caught:
-        _child_env.environment(server="myserver", dbname=dbname, user="u", password="secret")
+        _child_env.child_environment(server="myserver", dbname=dbname, user="u", password="secret")
     leaks.none_held(caught.value, "secret")
 
 
@@ -131,7 +131,7 @@ import subprocess, azpg
 from azpg import _child_env
 
 cloud = azpg.AZURE_PUBLIC.replace(roots=frozenset(sorted(azpg.AZURE_PUBLIC.roots)[:2]))
-child = _child_env.environment(server="myserver", user="app", password="secret", cloud=cloud)
+child = _child_env.child_environment(server="myserver", user="app", password="secret", cloud=cloud)
 command = ["sh", "-c", 'cat "$PGSSLROOTCERT"; true']
 """
 IN_PLACE = "_child_env.run_in_place(command, child)"
@@ -160,7 +160,7 @@ def test_on_windows_a_command_gets_short_paths(
     monkeypatch.setattr(_libpq, "os", SimpleNamespace(**vars(os) | {"name": "nt"}))
     monkeypatch.setattr(_libpq, "_short_name", lambda path: path.replace("José", "JOS~1"))
     root = str(folder / "root.pem")
-    made = _child_env.environment(
+    made = _child_env.child_environment(
         server="myserver", user="app", password="secret", sslrootcert=root
     )
     with made.exported() as environ:
@@ -171,7 +171,9 @@ def test_on_windows_a_command_gets_short_paths(
 def test_a_failure_holds_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks) -> None:
     """A name that leads nowhere is an azpg error without the token that was ready."""
     with pytest.raises(azpg.UnreachableError) as caught:
-        _child_env.environment(server="myserver", host="no.invalid", credential=tokens.credential)
+        _child_env.child_environment(
+            server="myserver", host="no.invalid", credential=tokens.credential
+        )
     leaks.none_held(caught.value, tokens.given[0], tokens)
 
 

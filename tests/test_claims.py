@@ -27,7 +27,7 @@ from azpg._doctor.checks import examine
 from azpg._doctor.report import Report
 from azpg._doctor.result import Step
 from azpg._doctor.token import judged
-from azpg._redact import CLAIM_CHARACTERS, sanitized
+from azpg._redact import MAX_CLAIM_CHARACTERS, sanitized
 from azpg._tokens.token import lifetime, nameless
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_no_entry_point_hands_it_over(
         lambda: api.open(**options),
         lambda: api.open_pool(**options, min_size=1),
         lambda: run(azpg.asyncpg.connect(**options)),
-        lambda: _child_env.environment(**options),
+        lambda: _child_env.child_environment(**options),
         lambda: engines.open(engines.make("postgresql+azpg://", connect_args=options)),
         lambda: databases(OPTIONS=options).ensure_connection(),
     ]
@@ -121,7 +121,7 @@ def test_a_claim_is_shown_as_one_short_printable_line() -> None:
     assert sanitized(["\x1b"]) == "list"
     assert sanitized(None) == "NoneType"
     assert sanitized(7) == "7"
-    assert sanitized("x" * MANY) == "x" * CLAIM_CHARACTERS + "…"
+    assert sanitized("x" * MANY) == "x" * MAX_CLAIM_CHARACTERS + "…"
     resource = f"/subscriptions/{'0' * 36}/resourcegroups/{'r' * 90}/providers/Microsoft."
     resource += f"ManagedIdentity/userAssignedIdentities/{'i' * 128}"
     assert sanitized(resource) == resource
@@ -141,7 +141,7 @@ def test_numbers_beyond_any_clock_are_borne() -> None:
     assert azpg.EntraPassword(Claiming({"upn": "alice", "iat": -far, "exp": far})).user() == "alice"
     found = judged({"nbf": far}, AZURE_PUBLIC, 0.0)
     assert found.status == "warning"
-    assert len(found.problem) < 2 * CLAIM_CHARACTERS
+    assert len(found.problem) < 2 * MAX_CLAIM_CHARACTERS
 
 
 def test_the_demo_prints_no_claim_as_it_is(
@@ -217,7 +217,7 @@ def check(claims: object, logged: list[str]) -> None:
     logged.clear()
     for text in printed:
         assert printable(text)
-        assert len(text) < 20 * CLAIM_CHARACTERS
+        assert len(text) < 20 * MAX_CLAIM_CHARACTERS
 
 
 @settings(max_examples=30)  # each looks at every place that prints a claim
@@ -248,5 +248,5 @@ def test_a_long_name_is_not_shown_whole() -> None:
     error = psycopg.OperationalError('password authentication failed for user "xx"')
     with pytest.raises(azpg.LoginError) as caught:
         request.handle_failure(error)
-    assert "x" * CLAIM_CHARACTERS in caught.value.hint
-    assert len(caught.value.hint) < 10 * CLAIM_CHARACTERS
+    assert "x" * MAX_CLAIM_CHARACTERS in caught.value.hint
+    assert len(caught.value.hint) < 10 * MAX_CLAIM_CHARACTERS

@@ -1,8 +1,11 @@
-"""The table of clouds, held against Azure's own documents."""
+"""The clouds: what Azure documents of them, and which host names they cover."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 import re
 from typing import Any
 
@@ -18,7 +21,7 @@ ROOT = "ab" * 32
 
 LABELS = st.text("aZ09_-", max_size=3)
 TEXTS = st.text() | st.lists(LABELS, max_size=4).map(".".join)
-"""Any, and such as come close to the name of a host."""
+"""Any text, and texts that are almost host names."""
 
 
 @pytest.mark.parametrize(
@@ -50,37 +53,37 @@ TEXTS = st.text() | st.lists(LABELS, max_size=4).map(".".join)
         ),
     ],
 )
-def test_a_cloud_is_what_azure_documents(
+def test_clouds_match_azures_documentation(
     cloud: azpg.Cloud, suffix: str, scope: str, authority: str
 ) -> None:
-    """Suffix, scope and authority of each cloud."""
+    """Each cloud has the suffix, scope and authority that Azure documents."""
     assert (cloud.suffixes[0], cloud.scope, cloud.authority) == (suffix, scope, authority)
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_every_cloud_pins_all_of_azures_roots(cloud: azpg.Cloud) -> None:
-    """The same seven everywhere."""
+def test_every_cloud_trusts_all_roots_of_azure(cloud: azpg.Cloud) -> None:
+    """Each cloud trusts the same seven root certificates."""
     assert len(cloud.roots) == 7
     assert cloud.roots == _clouds.AZURE_ROOTS
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_a_host_is_its_suffixs_cloud(cloud: azpg.Cloud) -> None:
-    """Found by suffix, and by name."""
-    assert _clouds.cloud_of("a.b" + cloud.suffixes[0]) is cloud
-    assert _clouds.cloud_named(cloud.name) is cloud
+def test_the_cloud_of_a_host(cloud: azpg.Cloud) -> None:
+    """A cloud is found by the suffix of a host, and by its name."""
+    assert _clouds.cloud_for_host("a.b" + cloud.suffixes[0]) is cloud
+    assert _clouds.cloud_by_name(cloud.name) is cloud
 
 
-def test_the_shared_suffix_means_the_public_cloud() -> None:
-    """Old Cosmos clusters share it, and are named by the caller."""
-    assert _clouds.cloud_of("c.x.postgres.database.azure.com") is azpg.AZURE_PUBLIC
+def test_a_shared_suffix_means_the_public_cloud() -> None:
+    """Old Cosmos clusters have the public cloud's suffix, and need cloud="cosmos"."""
+    assert _clouds.cloud_for_host("c.x.postgres.database.azure.com") is azpg.AZURE_PUBLIC
     assert azpg.COSMOS_POSTGRES.covers("c.x.postgres.database.azure.com")
 
 
 @pytest.mark.parametrize("name", ["Public", "azure", ""])
-def test_an_unknown_name_is_no_cloud(name: str) -> None:
-    """Names are exact."""
-    assert _clouds.cloud_named(name) is None
+def test_names_of_clouds_are_exact(name: str) -> None:
+    """A name in other letter case, or an empty one, finds no cloud."""
+    assert _clouds.cloud_by_name(name) is None
 
 
 @pytest.mark.parametrize(
@@ -106,17 +109,17 @@ def test_an_unknown_name_is_no_cloud(name: str) -> None:
         ("a\0b", None),
     ],
 )
-def test_a_plain_name_is_ascii_labels(host: str, name: str | None) -> None:
-    """Nothing that libpq, or the resolver, might read in another way is a name."""
-    assert _clouds.plain(host) == name
+def test_a_hostname_is_ascii_labels(host: str, name: str | None) -> None:
+    """What libpq or the resolver could read in another way is not a host name."""
+    assert _clouds.normalize_hostname(host) == name
 
 
 @given(TEXTS)
 @example("\u212aelvin.b\n")
-def test_a_name_is_what_the_grammar_says(text: str) -> None:
-    """Whatever is said is a name exactly where it is ASCII labels with dots between, to its end."""
+def test_a_hostname_matches_its_grammar(text: str) -> None:
+    """Exactly the texts that consist of ASCII labels, separated by dots, are host names."""
     grammar = re.fullmatch(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.?", text)
-    assert _clouds.plain(text) == (grammar and grammar[1].lower())
+    assert _clouds.normalize_hostname(text) == (grammar and grammar[1].lower())
 
 
 @settings(max_examples=400)
@@ -126,8 +129,8 @@ def test_a_name_is_what_the_grammar_says(text: str) -> None:
 @example(".example.0")
 @example(".a_b.net")
 @example(".example.a_b")
-def test_a_suffix_is_what_the_grammar_says(text: str) -> None:
-    """A dot, and a domain in lower case of two labels or more, the last of which is no number."""
+def test_a_suffix_matches_its_grammar(text: str) -> None:
+    """A suffix is a dot and a lower-case domain of two or more labels, the last not a number."""
     if re.fullmatch(r"(?:\.[a-z0-9_-]+)+\.[a-z][a-z0-9-]*", text):
         assert azpg.AZURE_PUBLIC.replace(suffixes=(text,)).suffixes == (text,)
     else:
@@ -136,7 +139,7 @@ def test_a_suffix_is_what_the_grammar_says(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"suffixes": ()}, "at least one suffix"),
         ({"suffixes": ("pg.example.net",)}, "is a dot and a lower-case domain"),
@@ -151,34 +154,43 @@ def test_a_suffix_is_what_the_grammar_says(text: str) -> None:
         ({"roots": frozenset({ROOT, "ab:cd"})}, "64 lower-case hex digits"),
     ],
 )
-def test_a_cloud_that_would_cover_too_much_is_refused(changes: dict[str, Any], told: str) -> None:
+def test_a_cloud_with_an_unsafe_suffix_or_root_is_rejected(
+    changes: dict[str, Any], message: str
+) -> None:
     """A suffix or a fingerprint of the wrong form is a ValueError."""
-    good: dict[str, Any] = {
+    valid: dict[str, Any] = {
         "name": "own",
         "suffixes": (".pg.example.net",),
         "scope": "https://own/.default",
         "authority": "login.example.net",
     }
-    assert azpg.Cloud(**good).covers("a.pg.example.net")
-    with pytest.raises(ValueError, match=told):
-        azpg.Cloud(**good | changes)
+    assert azpg.Cloud(**valid).covers("a.pg.example.net")
+    with pytest.raises(ValueError, match=message):
+        azpg.Cloud(**valid | changes)
 
 
 def test_a_cloud_is_a_value() -> None:
-    """Frozen, equal by what it says, its fingerprints not in its repr."""
-    copy = azpg.AZURE_PUBLIC.replace()
-    assert copy == azpg.AZURE_PUBLIC
-    assert hash(copy) == hash(azpg.AZURE_PUBLIC)
-    assert "roots" not in repr(copy)
-    with pytest.raises(AttributeError, match="frozen"):
-        copy.name = "other"  # type: ignore[misc]  # what is tested
-
-
-def test_a_cloud_may_come_out_of_json() -> None:
-    """There its suffixes and roots are lists."""
+    """A cloud is frozen and hashable, equal by its fields, and can be copied and pickled."""
     public = azpg.AZURE_PUBLIC
-    told = json.loads(json.dumps({"suffixes": public.suffixes, "roots": sorted(public.roots)}))
-    own = azpg.Cloud(public.name, scope=public.scope, authority=public.authority, **told)
+    copies = [public.replace(), copy.deepcopy(public), pickle.loads(pickle.dumps(public))]
+    assert copies == [public] * 3
+    assert {hash(each) for each in copies} == {hash(public)}
+    assert dataclasses.replace(public, name="other") == public.replace(name="other") != public
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        public.name = "other"  # type: ignore[misc]  # what is tested
+
+
+def test_the_repr_of_a_cloud_omits_the_roots() -> None:
+    """The fingerprints would make it unreadable."""
+    assert repr(azpg.AZURE_PUBLIC).startswith("Cloud(name='public', suffixes=('.postgres")
+    assert "roots" not in repr(azpg.AZURE_PUBLIC)
+
+
+def test_a_cloud_takes_lists() -> None:
+    """Lists of suffixes and roots are accepted, as JSON has them."""
+    public = azpg.AZURE_PUBLIC
+    fields = json.loads(json.dumps({"suffixes": public.suffixes, "roots": sorted(public.roots)}))
+    own = azpg.Cloud(public.name, scope=public.scope, authority=public.authority, **fields)
     assert own == public
     assert hash(own) == hash(public)
 
@@ -190,6 +202,6 @@ def test_a_cloud_may_come_out_of_json() -> None:
         *((name, False) for name in ("db", "::1", "", "c:", "1:/x", "cc:/x", "\u00e9:/x", "a/b")),
     ],
 )
-def test_a_socket_is_told_by_its_first_letters(name: str, socket: bool) -> None:
-    """As in libpq."""
+def test_a_socket_is_recognized_by_its_first_characters(name: str, socket: bool) -> None:
+    """A host that is a path, or begins with @, is a Unix socket, as in libpq."""
     assert _clouds.is_socket(name) is socket

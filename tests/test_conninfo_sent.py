@@ -179,7 +179,7 @@ def test_a_token_goes_only_to_verified_hosts_of_one_cloud(said: dict[str, str], 
         any(host.endswith(suffix) and host != suffix for suffix in plan.cloud.suffixes)
         for host in hosts
     )
-    assert len({azpg._clouds.cloud_of(host) for host in hosts}) == 1
+    assert len({azpg._clouds.cloud_for_host(host) for host in hosts}) == 1
     assert all(host == host.lower() and host.isascii() for host in hosts)
 
 

@@ -44,7 +44,7 @@ ALWAYS_GIVEN = {
 def test_every_keyword_has_a_default() -> None:
     """No keyword of the libpq in use is left for the environment or a service file to fill in."""
     info = libpq_info()
-    covered = info.defaults.keys() | ALWAYS_GIVEN | _libpq.NOT_FILLED_IN
+    covered = info.defaults.keys() | ALWAYS_GIVEN | _libpq.WITHOUT_DEFAULT
     assert info.variables.keys() <= covered
 
 
@@ -223,9 +223,11 @@ def test_a_keyword_of_a_newer_libpq_names_its_version(monkeypatch: pytest.Monkey
 def test_the_table_of_versions_names_keywords() -> None:
     """Every keyword of the table is one of the libpq in use, as far as it is not too old."""
     version = libpq_info().version
-    known = {name for name, since in _libpq.SINCE.items() if since <= version}
+    known = {name for name, since in _libpq.SINCE_VERSION.items() if since <= version}
     assert known - {"tcp_user_timeout"} <= libpq_info().variables.keys()
-    assert {_libpq.SINCE[name] for name in _libpq.GUARDS.values()} <= set(range(12, 19))
+    assert {_libpq.SINCE_VERSION[name] for name in _libpq.RESTRICTING_VARIABLES.values()} <= set(
+        range(12, 19)
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_verify_ca_needs_a_libpq_with_require_auth(keyword: str, mode: str) -> N
     )
     _, problems = resolve(params, OptionSummary(password_kind="text"), platform)
     (problem,) = problems
-    assert f"libpq {_libpq.SINCE[keyword]}" in problem
+    assert f"libpq {_libpq.SINCE_VERSION[keyword]}" in problem
     assert "libpq 12" in problem
     assert "psycopg[binary]" in problem
 
@@ -296,14 +298,14 @@ def test_the_systems_libpq_protects_or_says_that_it_cannot(azure: Emulator) -> N
     assert ("libpq 18" in str(told["sslkeylogfile"])) is (version < 18)
 
 
-@pytest.mark.parametrize("variable", sorted(_libpq.GUARDS))
+@pytest.mark.parametrize("variable", sorted(_libpq.RESTRICTING_VARIABLES))
 def test_a_guard_in_the_environment_is_not_lost_on_an_older_libpq(
     monkeypatch: pytest.MonkeyPatch, variable: str, problems: Problems
 ) -> None:
     """A variable that restricts the connection is an error if this libpq would ignore it."""
     info = _libpq.LibpqInfo()
     info.version = 11
-    for keyword in _libpq.SINCE:
+    for keyword in _libpq.SINCE_VERSION:
         info.variables.pop(keyword, None)
     monkeypatch.setattr(_libpq, "libpq_info", lambda: info)
     environ = {variable: "x"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import azpg
 from azpg import _child_env, _passfile
-from azpg._passfile import Place
+from azpg._passfile import PasswordKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_libpq_finds_the_password_and_no_other_place_does(
     host = host.replace("/", "").replace("@", "").replace(",", "") or "h"
     port = str(listener.port)
     lines = b"*:*:*:*:mine\n" if own else b""
-    data = _passfile.content([Place(host, port, user)], password, lines)
+    data = _passfile.format_passfile([PasswordKey(host, port, user)], password, lines)
 
     def sent(**changes: str) -> bytes:
         received.clear()
@@ -77,7 +77,7 @@ def test_libpq_finds_the_password_and_no_other_place_does(
     assert sent() == password.encode() + b"\0"
     for other in ({"host": f"{host}x"}, {"host": ""}, {"user": f"{user}x"}):
         assert sent(**other) == (b"mine\0" if own else b"")
-    assert _passfile.passwords(data) == {Place(host, port, user): password}
+    assert _passfile.parse_passfile(data) == {PasswordKey(host, port, user): password}
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ def test_each_host_has_a_line_with_its_port(
     params: dict[str, str], expected: list[tuple[str, str]]
 ) -> None:
     """The hosts of a list each have a line; libpq looks up `localhost` for its default socket."""
-    places = _passfile.places({**params, "user": "app"})
-    assert places == [Place(host, port, "app") for host, port in expected]
-    assert _passfile.content(places, "p", b"").count(b"\n") == len(expected)
+    places = _passfile.password_keys({**params, "user": "app"})
+    assert places == [PasswordKey(host, port, "app") for host, port in expected]
+    assert _passfile.format_passfile(places, "p", b"").count(b"\n") == len(expected)
 
 
 @pytest.mark.parametrize("password", ["one\ntwo", "one\r\ntwo", "one\rtwo"], ids=repr)
 def test_a_password_of_two_lines_is_refused(command: Command, leaks: Leaks, password: str) -> None:
     """No command is started with a password that a line cannot hold; the password is not shown."""
     with pytest.raises(azpg.ConfigError, match="password contains a line break") as caught:
-        _child_env.environment(server="myserver", user="app", password=lambda: password)
+        _child_env.child_environment(server="myserver", user="app", password=lambda: password)
     leaks.none_held(caught.value, password)
     words = ("--server", "myserver", "--user", "app", "--", "echo", "never")
     ran = command("exec", *words, PGPASSWORD=password)
@@ -118,13 +118,13 @@ def test_a_password_of_two_lines_is_refused(command: Command, leaks: Leaks, pass
 def test_a_user_of_two_lines_is_refused() -> None:
     """A line cannot hold the name either, and all problems are named at once."""
     with pytest.raises(azpg.ConfigError) as caught:
-        _child_env.environment(server="myserver", user="a\nb", password=lambda: "c\nd")
+        _child_env.child_environment(server="myserver", user="a\nb", password=lambda: "c\nd")
     assert [problem.split()[0] for problem in caught.value.problems] == ["user", "password"]
 
 
 def made(**options: Any) -> bytes:
     """Return the password file of a command."""
-    with _child_env.environment(
+    with _child_env.child_environment(
         server="myserver", user="app", password="secret", **options
     ).exported() as environ:
         return Path(environ["PGPASSFILE"]).read_bytes()

@@ -16,7 +16,7 @@ from fix_hostile import Hostile, ask_in_clear
 
 import azpg
 from azpg import _connect, _passfile
-from azpg._passfile import Place
+from azpg._passfile import PasswordKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +200,7 @@ def handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Be a command of `azpg exec` that was given a password for one host and user."""
     path = tmp_path / "passfile"
     own = b"*:*:*:*:mine\nother.postgres.database.azure.com:5432:*:app:mine\n"
-    path.write_bytes(_passfile.content([Place(HOST, "5432", "app")], "s3cret", own))
+    path.write_bytes(_passfile.format_passfile([PasswordKey(HOST, "5432", "app")], "s3cret", own))
     path.chmod(0o600)
     monkeypatch.setenv("PGPASSFILE", str(path))
     monkeypatch.setenv("AZPG_PASSFILE", str(path))
@@ -246,7 +246,9 @@ def test_a_token_that_is_handed_over_is_a_token(
     token = (
         ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + ".c2ln"
     )
-    handed_over.write_bytes(_passfile.content([Place(HOST, "5432", "app")], token, b""))
+    handed_over.write_bytes(
+        _passfile.format_passfile([PasswordKey(HOST, "5432", "app")], token, b"")
+    )
     if expected:
         assert planned(server="myserver", user="app").auth == expected
         return

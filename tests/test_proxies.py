@@ -135,7 +135,7 @@ def test_a_proxy_is_refused_where_nothing_is_connected(proxy: Any) -> None:
     calls: list[Callable[[], object]] = [
         lambda: azpg.EntraPassword(credential),
         lambda: azpg.conninfo(server="myserver", credential=credential),
-        lambda: _child_env.environment(server="myserver", credential=credential),
+        lambda: _child_env.child_environment(server="myserver", credential=credential),
     ]
     for call in calls:
         with pytest.raises(azpg.ConfigError) as caught:

@@ -95,7 +95,7 @@ def test_psql_is_not_led_elsewhere(where_psql_goes: Where, arguments: list[str])
     """What leads the real psql to another host is refused."""
     assert "elsewhere.invalid" in where_psql_goes(arguments)
     with pytest.raises(azpg.ConfigError, match="to azpg"):
-        _psql.read_arguments(arguments)
+        _psql.parse_psql_args(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["-p", "1"], ["-p1"], ["--port=1"], ["--po", "1"]], ids=str)
@@ -103,20 +103,20 @@ def test_psql_is_not_led_to_another_port(where_psql_goes: Where, arguments: list
     """What leads the real psql to another port is refused."""
     assert ".s.PGSQL.1" in where_psql_goes(arguments)
     with pytest.raises(azpg.ConfigError, match="to azpg"):
-        _psql.read_arguments(arguments)
+        _psql.parse_psql_args(arguments)
 
 
 def test_debians_wrapper_is_not_led_to_a_cluster() -> None:
     """--cluster is refused: Debian's psql takes it for another server."""
     for arguments in (["--cluster", "15/main"], ["--cluster=15/evil.example:5432"]):
         with pytest.raises(azpg.ConfigError, match="to azpg"):
-            _psql.read_arguments(arguments)
+            _psql.parse_psql_args(arguments)
 
 
 def test_an_argument_too_many_is_refused() -> None:
     """Arguments that psql would ignore with a warning are refused, all at once."""
     with pytest.raises(azpg.ConfigError) as caught:
-        _psql.read_arguments(["mydb", "team", "one", "-h", "x", "two"])
+        _psql.parse_psql_args(["mydb", "team", "one", "-h", "x", "two"])
     assert [word for word in ("-h", "'one'", "'two'") if word not in str(caught.value)] == []
 
 
@@ -147,7 +147,7 @@ def test_database_and_user_are_read_as_psql_reads_them(
         return dict(zip(words_of_packet[::2], words_of_packet[1::2], strict=False))
 
     packet = startup(*arguments)
-    defaults, named, rest = _psql.read_arguments(arguments)
+    defaults, named, rest = _psql.parse_psql_args(arguments)
     read = {"user": "app", "dbname": "shop"} | defaults | named
     assert packet[b"user"].decode() == read["user"]
     assert packet[b"database"].decode() == read["dbname"]

@@ -136,7 +136,7 @@ def test_azpgs_own_file_is_not_needed_for_what_certifi_has(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fingerprints: Fingerprints
 ) -> None:
     """A cloud's certificates come from certifi if azpg's own file cannot be read."""
-    monkeypatch.setattr(roots, "_own_pem", (tmp_path / "missing.pem").read_bytes)
+    monkeypatch.setattr(roots, "_vendored_pem", (tmp_path / "missing.pem").read_bytes)
     some = ROOTS & set(fingerprints(certifi.contents()))
     assert sorted(fingerprints(roots.pem(frozenset(some)))) == sorted(some)
 

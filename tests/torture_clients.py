@@ -171,7 +171,7 @@ class Crew(ABC):
     @property
     def size(self) -> int:
         """How many of its connections live, in the pool or out."""
-        return sum(_established(ref()) for ref in self.pool._live.keyrefs())
+        return sum(_established(ref()) for ref in self.pool._connections.keyrefs())
 
     @property
     def back(self) -> bool:

@@ -158,13 +158,13 @@ def _doctor(*, json: bool, **options: Any) -> int:
 def _psql(*, command: list[str], **options: Any) -> int:
     from azpg import _child_env
 
-    return _child_env.run_in_place(*_child_env.psql("psql", command, options))
+    return _child_env.run_in_place(*_child_env.psql_command("psql", command, options))
 
 
 def _exec(*, command: list[str], **options: Any) -> int:
     from azpg import _child_env
 
-    return _child_env.run_in_place(command, _child_env.environment(**options))
+    return _child_env.run_in_place(command, _child_env.child_environment(**options))
 
 
 def _conninfo(**options: Any) -> int:

@@ -16,12 +16,12 @@ from azpg._clouds import (
     AZURE_ROOTS,
     CLOUDS,
     Cloud,
-    cloud_named,
-    cloud_of,
-    is_label,
+    cloud_by_name,
+    cloud_for_host,
+    is_dns_label,
     is_socket,
-    no_token_for,
-    plain,
+    normalize_hostname,
+    token_host_error,
 )
 from azpg._redact import quote
 
@@ -159,13 +159,13 @@ class _Resolver:
         requested = self.requested_cloud()
         clouds = CLOUDS if requested is None else (requested, *CLOUDS)
         names, lookup_hosts = self.resolve_hosts(clouds)
-        cloud_of_name = {name: cloud_of(name, clouds) for name in names}
+        cloud_of_name = {name: cloud_for_host(name, clouds) for name in names}
         azure_clouds = [cloud for name in names if (cloud := cloud_of_name[name])]
         # Two clouds may share a suffix: the first one counts, unless the caller named one
         cloud = requested or (azure_clouds[0] if azure_clouds else AZURE_PUBLIC)
         for name, own_cloud in cloud_of_name.items():
             if not cloud.covers(name) or (requested is None and own_cloud is not cloud):
-                self.token_problems.append(no_token_for(name, cloud))
+                self.token_problems.append(token_host_error(name, cloud))
         uses_token = auth in ("entra", "token")
         if uses_token:
             self.problems += self.token_problems
@@ -268,7 +268,7 @@ class _Resolver:
         cloud = self.summary.cloud
         if not isinstance(cloud, str):
             return cloud
-        found = cloud_named(cloud)
+        found = cloud_by_name(cloud)
         if found is None:
             names = ", ".join(repr(known.name) for known in CLOUDS)
             self.problems.append(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")
@@ -290,7 +290,10 @@ class _Resolver:
             names = [server] * max(1, len(addresses or lookup_hosts))
         else:
             # Under a cloud's suffix as in the certificate: lower case, no trailing dot
-            names = [(plain(host) or host) if cloud_of(host, clouds) else host for host in hosts]
+            names = [
+                (normalize_hostname(host) or host) if cloud_for_host(host, clouds) else host
+                for host in hosts
+            ]
         self.check_hosts(names, addresses, lookup_hosts)
         # A host that does not count is given as empty: libpq would look it up if it were absent
         for keyword, values in (("host", names), ("hostaddr", addresses)):
@@ -303,10 +306,10 @@ class _Resolver:
         server = self.summary.server
         if server is None:
             return None
-        if is_label(server) and "_" not in server:
+        if is_dns_label(server) and "_" not in server:
             return server.lower() + clouds[0].suffixes[0]
-        if cloud_of(server, clouds):
-            return plain(server)
+        if cloud_for_host(server, clouds):
+            return normalize_hostname(server)
         if problem := host_error("server", server):
             self.problems.append(f"server {problem}")
             return None
@@ -347,7 +350,7 @@ class _Resolver:
             for keyword, variable in (("hostaddr", "PGHOSTADDR"), ("sslrootcert", "PGSSLROOTCERT"))
             if self.has(keyword) and self.source_of(keyword) == "environment"
         ]
-        redirected = next((name for name in names if cloud_of(name, clouds)), None)
+        redirected = next((name for name in names if cloud_for_host(name, clouds)), None)
         if redirected and variables:
             verb = "decide" if len(variables) > 1 else "decides"
             self.warnings.append(
@@ -484,7 +487,7 @@ class _Resolver:
             self.params.setdefault(keyword, value)
         else:
             self.problems.append(
-                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE[keyword]} and "
+                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE_VERSION[keyword]} and "
                 f"newer have, and this is libpq {self.platform.libpq_version}: {_libpq.INSTALL}"
             )
 

@@ -16,7 +16,7 @@ from psycopg import pq
 
 from azpg import _passfile
 from azpg._clouds import is_socket
-from azpg._libpq import GUARDS, libpq_info, too_old_for
+from azpg._libpq import RESTRICTING_VARIABLES, libpq_info, too_old_for
 from azpg._redact import quote
 from azpg.errors import ConfigError
 
@@ -60,7 +60,7 @@ _EXTRA_VARIABLES = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.V
 def _variables() -> frozenset[str]:
     """Return the names of all variables that a connection depends on."""
     of_keywords = libpq_info().variables.values()
-    names = {*of_keywords, *_EXTRA_VARIABLES, *GUARDS, *service_connector.VARIABLES}
+    names = {*of_keywords, *_EXTRA_VARIABLES, *RESTRICTING_VARIABLES, *service_connector.VARIABLES}
     return frozenset(names - {""})
 
 
@@ -84,7 +84,7 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
     ]
     problems += [
         f"{variable}: {too_old}"
-        for variable, keyword in GUARDS.items()
+        for variable, keyword in RESTRICTING_VARIABLES.items()
         if environ.get(variable) and (too_old := too_old_for(keyword))
     ]
     params: Parameters = {}
@@ -214,7 +214,7 @@ def parse(conninfo: str) -> Iterable[pq.ConninfoOption]:
     return pq.Conninfo.parse(encoded)
 
 
-def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
+def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.PasswordKey, str]:
     """Return the passwords that `azpg exec` gave to the command that this process belongs to.
 
     Any other password file does not count: a forgotten line in it would replace Entra.
@@ -226,7 +226,7 @@ def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.Place, str]:
     if not path or path != environ.get("PGPASSFILE"):
         return {}
     try:
-        return _passfile.passwords(Path(path).read_bytes())
+        return _passfile.parse_passfile(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(
             f"the password file of this command (PGPASSFILE={path}) cannot be read: "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import azpg
 from azpg import _jwt
-from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_named
+from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_by_name
 from azpg._connect import ConnectRequest
 from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
@@ -368,4 +368,4 @@ def _source(name: str, said: Parameters) -> str:
 
 
 def _wished_cloud(options: Mapping[str, Any]) -> Cloud:
-    return cloud_named(options.get("cloud", "")) or AZURE_PUBLIC
+    return cloud_by_name(options.get("cloud", "")) or AZURE_PUBLIC

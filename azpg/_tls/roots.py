@@ -1,8 +1,8 @@
 """The root certificates that servers are verified with, as a file that libpq can read.
 
-libpq reads the package's own file: whoever can change it can change the code, so it needs no copy
-and no check. Only another set of roots (`Cloud(roots=...)`) is written, where no other user can
-change it: into a sealed memfd on Linux, otherwise into a private temporary folder.
+The default is a file of this package: a user who can change it can change the code too, so it is
+neither copied nor checked. Another set of roots (`Cloud(roots=...)`) is written to a file that no
+other user can change: a sealed memfd on Linux, otherwise a file in a private temporary folder.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from azpg._clouds import AZURE_ROOTS
+from azpg._memfd import create_sealed_file
 from azpg.errors import ConfigError, TLSError
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PEM_FILE = Path(__file__).with_name("roots.pem")
-"""Every root certificate of Azure's list, also those that certifi has dropped."""
+"""All root certificates that Azure documents, including those that certifi has removed."""
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-_MFD_NOEXEC_SEAL = 0x8
-"""Linux 6.3; `vm.memfd_noexec` may require it, and an older kernel rejects it."""
 
 
-# The file
+# Root files
 
 
 def root_file(fingerprints: frozenset[str]) -> str:
-    """Return the path of a PEM file with exactly the roots of these SHA-256 fingerprints.
+    """Return the path of a PEM file with exactly these root certificates.
 
-    Raise `ConfigError` if there is no such certificate, `TLSError` if they cannot be read, or
-    cannot be kept where no other user can change them.
+    Args:
+        fingerprints: SHA-256 fingerprints, in lower-case hex digits.
+
+    Raises:
+        ConfigError: There is no certificate for a fingerprint.
+        TLSError: The certificates cannot be read, or the file cannot be written.
     """
-    if fingerprints == AZURE_ROOTS and _has_own_file():
+    if fingerprints == AZURE_ROOTS and _has_pem_file():
         return str(PEM_FILE)
     return _other_root_file(fingerprints).path()
 
 
 @cache
-def _has_own_file() -> bool:
-    # In a zip there is none; a program frozen without azpg's data has none either
+def _has_pem_file() -> bool:
+    # There is none in a zip file, or in a program that was frozen without azpg's data files
     return PEM_FILE.is_file()
 
 
@@ -64,27 +64,29 @@ def _other_root_file(fingerprints: frozenset[str]) -> RootFile:
 
 
 class RootFile:
-    """The file of one set of roots; it is made again if it is no longer the one that was made.
+    """The file of one set of roots, written again if it was deleted or closed.
 
-    A daemon that closes all descriptors closes this one too, and its number is then another file.
+    A daemon may close all descriptors of its process; another file may then have the descriptor
+    of the memfd.
     """
 
     def __init__(self, fingerprints: frozenset[str]) -> None:
         self.fingerprints = fingerprints
-        self._made: tuple[str, tuple[int, int] | None] = ("", None)
+        self._written: tuple[str, tuple[int, int] | None] = ("", None)
 
     def path(self) -> str:
-        """Return the file's path."""
-        path, identity = self._made
+        """Return the path of the file, which exists."""
+        path, identity = self._written
         if identity is None or _identity(path) != identity:
-            path = self._make()
-            self._made = path, _identity(path)
+            path = self._write()
+            self._written = path, _identity(path)
         return path
 
-    def _make(self) -> str:
+    def _write(self) -> str:
         content = pem(self.fingerprints)
-        if (path := _write_memfd(content)) is not None:
-            return path
+        descriptor = create_sealed_file("azpg-roots.pem", content, mode=0o644)
+        if descriptor is not None:
+            return f"/proc/self/fd/{descriptor}"
         try:
             return _write_private_file(content)
         except OSError as error:
@@ -99,48 +101,17 @@ class RootFile:
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
-
-
-def _write_memfd(content: bytes) -> str | None:
-    """Return the path of a sealed file in memory, or None if this system has none."""
-    if sys.platform != "linux":
-        return None
-    descriptor = _create_memfd()
-    if descriptor is None:
-        return None
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        path = f"/proc/self/fd/{descriptor}"
-        if Path(path).read_bytes() == content:  # not in a chroot without /proc
-            return path
-    except OSError:
-        pass
-    os.close(descriptor)
-    return None
-
-
-def _create_memfd() -> int | None:
-    if sys.platform == "linux":
-        for flag in (_MFD_NOEXEC_SEAL, 0):
-            with suppress(OSError):
-                return os.memfd_create(
-                    "azpg-roots.pem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flag
-                )
-    return None
+    return status.st_dev, status.st_ino
 
 
 def _write_private_file(content: bytes) -> str:
     folder, process = tempfile.mkdtemp(prefix="azpg-"), os.getpid()
 
     def remove() -> None:
-        if os.getpid() == process:  # a forked child may exit before its parent
+        if os.getpid() == process:  # not in a forked child
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
@@ -152,10 +123,13 @@ def _write_private_file(content: bytes) -> str:
 
 
 def shared_path(path: str, *, inherit: bool = False) -> str:
-    """Return a path under which other processes of this user find the same file.
+    """Return the path of a root file for other processes of this user.
 
-    `/proc/self/fd/3` is another file in every process. `inherit` keeps the file open in a command
-    that takes this process's place.
+    `/proc/self/fd/3` is another file in each process.
+
+    Args:
+        path: The path of the root file in this process.
+        inherit: Whether to keep the file open in a command that replaces this process.
     """
     head, _, descriptor = path.rpartition("/")
     if head != "/proc/self/fd":
@@ -169,7 +143,7 @@ def shared_path(path: str, *, inherit: bool = False) -> str:
 
 
 class Root:
-    """One root certificate, and where its bytes come from."""
+    """One root certificate: its DER bytes, and their source, "azpg" or "certifi"."""
 
     def __init__(self, der: bytes, source: str) -> None:
         self.der = der
@@ -177,7 +151,7 @@ class Root:
 
 
 def pem(fingerprints: frozenset[str]) -> bytes:
-    """Return the certificates with these fingerprints as one PEM text."""
+    """Return the certificates with these fingerprints as one PEM file."""
     found = certificates(fingerprints)
     return b"".join(_to_pem(found[name].der) for name in sorted(found))
 
@@ -185,21 +159,25 @@ def pem(fingerprints: frozenset[str]) -> bytes:
 def certificates(fingerprints: frozenset[str]) -> dict[str, Root]:
     """Return the certificates with these fingerprints, by fingerprint.
 
-    Raise `ConfigError` if there is no such certificate, `TLSError` if they cannot be read.
+    Raises:
+        ConfigError: There is no certificate for a fingerprint.
+        TLSError: The certificates cannot be read.
     """
     found: dict[str, Root] = {}
-    unread = None
-    for source, read in (("azpg", _own_pem), ("certifi", _certifi_pem)):
+    read_error = None
+    for source, read in (("azpg", _vendored_pem), ("certifi", _certifi_pem)):
         try:
             text = read().decode("latin-1")
         except (ImportError, OSError) as error:
-            unread = unread or error
+            read_error = read_error or error
             continue
         found |= {name: Root(der, source) for name, der in parse_pem(text) if name in fingerprints}
     missing = sorted(fingerprints - found.keys())
-    if missing and unread is not None:
+    if missing and read_error is not None:
         raise TLSError(
-            f"the root certificates cannot be read: {unread}", kind="root-file", hint=_unread_hint()
+            f"the root certificates cannot be read: {read_error}",
+            kind="root-file",
+            hint=_read_error_hint(),
         )
     if missing:
         raise ConfigError(
@@ -208,20 +186,20 @@ def certificates(fingerprints: frozenset[str]) -> dict[str, Root]:
     return found
 
 
-def _own_pem() -> bytes:
-    if _has_own_file():
+def _vendored_pem() -> bytes:
+    if _has_pem_file():
         return PEM_FILE.read_bytes()
     return resources.files(__package__).joinpath("roots.pem").read_bytes()
 
 
 def _certifi_pem() -> bytes:
-    import certifi  # noqa: PLC0415  # late: only another set of roots needs it
+    import certifi  # noqa: PLC0415  # only another set of roots needs it
 
     return Path(certifi.where()).read_bytes()
 
 
-def _unread_hint() -> str:
-    if not _has_own_file():
+def _read_error_hint() -> str:
+    if not _has_pem_file():
         return (
             "azpg/_tls/roots.pem is missing from this program: collect azpg's data files "
             "(PyInstaller: --collect-data azpg), or install azpg again"
@@ -230,9 +208,9 @@ def _unread_hint() -> str:
 
 
 def parse_pem(text: str) -> Iterator[tuple[str, bytes]]:
-    """Yield each certificate's SHA-256 fingerprint and its bytes."""
+    """Yield the SHA-256 fingerprint and the DER bytes of each certificate."""
     for part in text.split(_BEGIN)[1:]:
-        with suppress(ValueError):  # no base64: another file's fault
+        with suppress(ValueError):  # a damaged certificate does not count
             der = a2b_base64(part.partition(_END)[0])
             yield hashlib.sha256(der).hexdigest(), der
 
@@ -243,22 +221,23 @@ def _to_pem(der: bytes) -> bytes:
     return b"\n".join([_BEGIN.encode(), *lines, _END.encode(), b""])
 
 
-# Files of the user
+# The user's files
 
 
 def user_root_crt() -> str:
-    """Return where libpq looks for the user's own roots, whether the file exists or not."""
+    """Return the path at which libpq looks for the user's root certificates."""
     if sys.platform == "win32":
         return os.path.join(os.environ.get("APPDATA", ""), "postgresql", "root.crt")
     return os.path.join(os.path.expanduser("~"), ".postgresql", "root.crt")
 
 
 def replaceable_by(path: str) -> Literal["owner", "anyone"] | None:
-    """Return who else could exchange a file: its owner, if that is neither this user nor root.
+    """Return which other users could replace a file. POSIX only.
 
-    "anyone" says that the other user owns it, or a folder on the way to it, below a folder that
-    everyone may write to, as everyone may create files there. A file that does not exist belongs
-    to whoever creates it. POSIX only.
+    Returns:
+        None if the file and all folders above it belong to this user or to root, or do not exist.
+        "owner" if one belongs to another user. "anyone" if, in addition, one of the folders is
+        world-writable: any user could have created the file or folder there.
     """
     if sys.platform == "win32" or path == "system":
         return None

@@ -1,4 +1,4 @@
-"""libpq's TLS keywords as Python's `ssl.SSLContext`, for drivers that are not on libpq."""
+"""Create an `ssl.SSLContext` from libpq's TLS keywords, for drivers that do not use libpq."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Context(ssl.SSLContext):
-    """A context that verifies the name of a server that is reached by its address."""
+class ServerNameContext(ssl.SSLContext):
+    """A context that verifies the server's name if the connection goes to an address."""
 
-    names: Mapping[str, str]
-    """the name to verify for each address"""
+    server_names: Mapping[str, str]
+    """address -> the name to verify"""
 
     def wrap_bio(  # type: ignore[override]  # asyncio and uvloop name all but the first two
         self,
@@ -29,86 +29,103 @@ class Context(ssl.SSLContext):
         server_hostname: str | None = None,
         **kwargs: Any,
     ) -> ssl.SSLObject:
-        """Wrap a connection for asyncio, which knows only where it went."""
-        name = self.names.get(server_hostname or "") or server_hostname
+        """Start TLS with the server's name; asyncio passes the address that it connected to."""
+        name = self.server_names.get(server_hostname or "") or server_hostname
         return super().wrap_bio(incoming, outgoing, server_hostname=name, **kwargs)
 
 
-def context(params: Mapping[str, str], names: Mapping[str, str]) -> Context:
-    """Return the context that libpq's keywords ask for; `sslmode` is `require` or stricter."""
-    roots = params.get("sslrootcert") or user_root_crt()
+def create_ssl_context(
+    params: Mapping[str, str], server_names: Mapping[str, str]
+) -> ServerNameContext:
+    """Return a context that does what libpq does with these parameters.
+
+    Args:
+        params: Keywords of libpq; `sslmode` is `require` or stricter.
+        server_names: The name to verify for each address.
+
+    Raises:
+        psycopg.OperationalError: A file does not exist, or a TLS version is invalid.
+    """
+    root_file = params.get("sslrootcert") or user_root_crt()
     if params.get("sslcert"):
-        return _made(params, names, roots)  # not kept, as a password may open its key
-    asked = frozenset((name, params.get(name, "")) for name in _READ)
-    seen = tuple(map(_look, (roots, params.get("sslcrl", ""))))
-    return _kept(asked, frozenset(names.items()), roots, seen)
+        # Not cached: a cached context would keep the decrypted private key
+        return _build_context(params, server_names, root_file)
+    keywords = frozenset((name, params.get(name, "")) for name in _CONTEXT_KEYWORDS)
+    signatures = (_stat_signature(root_file), _stat_signature(params.get("sslcrl", "")))
+    return _cached_context(keywords, frozenset(server_names.items()), root_file, signatures)
 
 
-_READ = (
-    *("sslmode", "sslcrl", "sslkeylogfile"),
-    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
+_CONTEXT_KEYWORDS = (
+    "sslmode",
+    "sslcrl",
+    "sslkeylogfile",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
 )
 
 
 @lru_cache(maxsize=32)
-def _kept(
-    asked: frozenset[tuple[str, str]],
-    names: frozenset[tuple[str, str]],
-    roots: str,
-    _seen: tuple[object, ...],
-) -> Context:
-    # Milliseconds of work, while the event loop waits
-    return _made(dict(asked), dict(names), roots)
+def _cached_context(
+    keywords: frozenset[tuple[str, str]],
+    server_names: frozenset[tuple[str, str]],
+    root_file: str,
+    _signatures: tuple[object, ...],
+) -> ServerNameContext:
+    # Loading the root certificates takes milliseconds, during which the event loop waits
+    return _build_context(dict(keywords), dict(server_names), root_file)
 
 
-def _look(path: str) -> tuple[int, ...] | None:
-    """Return what changes with a file."""
+def _stat_signature(path: str) -> tuple[int, ...] | None:
+    """Return a value that changes when the file changes."""
     try:
-        seen = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _made(params: Mapping[str, str], names: Mapping[str, str], roots: str) -> Context:
-    # Bare: ssl.create_default_context lets SSLKEYLOGFILE name a file for the keys.
-    made = Context(ssl.PROTOCOL_TLS_CLIENT)
-    made.names = names
-    made.check_hostname = params["sslmode"] == "verify-full"
-    made.minimum_version = _version(params, "ssl_min_protocol_version", "TLSv1.2")
-    made.maximum_version = _version(params, "ssl_max_protocol_version", "MAXIMUM_SUPPORTED")
-    made.set_alpn_protocols(["postgresql"])
-    if roots == "system":
-        made.load_default_certs()
-    elif os.path.exists(roots):
-        made.load_verify_locations(roots)
+def _build_context(
+    params: Mapping[str, str], server_names: Mapping[str, str], root_file: str
+) -> ServerNameContext:
+    # Not ssl.create_default_context(), which logs keys to the file that SSLKEYLOGFILE names
+    context = ServerNameContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.server_names = server_names
+    context.check_hostname = params["sslmode"] == "verify-full"
+    context.minimum_version = _tls_version(params, "ssl_min_protocol_version", "TLSv1.2")
+    context.maximum_version = _tls_version(params, "ssl_max_protocol_version", "MAXIMUM_SUPPORTED")
+    context.set_alpn_protocols(["postgresql"])
+    if root_file == "system":
+        context.load_default_certs()
+    elif os.path.exists(root_file):
+        context.load_verify_locations(root_file)
     elif params["sslmode"] == "require":
-        made.verify_mode = ssl.CERT_NONE  # as in libpq: beside a root file it is verify-ca
+        # As in libpq, which treats require as verify-ca if there is a root file
+        context.verify_mode = ssl.CERT_NONE
     else:
-        raise psycopg.OperationalError(f'root certificate file "{roots}" does not exist')
-    if file := params.get("sslcrl"):
-        made.load_verify_locations(file)
-        made.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
-    if file := params.get("sslcert"):
-        secret = params.get("sslpassword", "")
-        made.load_cert_chain(file, params.get("sslkey") or None, lambda: secret)
-    if file := params.get("sslkeylogfile"):
-        made.keylog_filename = file
-    return made
+        raise psycopg.OperationalError(f'root certificate file "{root_file}" does not exist')
+    if crl_file := params.get("sslcrl"):
+        context.load_verify_locations(crl_file)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
+    if cert_file := params.get("sslcert"):
+        key_password = params.get("sslpassword", "")
+        context.load_cert_chain(cert_file, params.get("sslkey") or None, lambda: key_password)
+    if log_file := params.get("sslkeylogfile"):
+        context.keylog_filename = log_file
+    return context
 
 
-def _version(params: Mapping[str, str], name: str, default: str) -> ssl.TLSVersion:
-    asked = params.get(name) or default
+def _tls_version(params: Mapping[str, str], name: str, default: str) -> ssl.TLSVersion:
+    version = params.get(name) or default
     try:
-        return ssl.TLSVersion[asked.replace(".", "_")]
+        return ssl.TLSVersion[version.replace(".", "_")]
     except KeyError:
-        raise psycopg.OperationalError(f'invalid "{name}" value: "{asked}"') from None
+        raise psycopg.OperationalError(f'invalid "{name}" value: "{version}"') from None
 
 
-def unfit(made: ssl.SSLContext) -> str | None:
-    """Say why a context of the caller's own must not carry a secret."""
-    if made.verify_mode != ssl.CERT_REQUIRED or not made.check_hostname:
+def insecure_reason(context: ssl.SSLContext) -> str | None:
+    """Return why a caller's context must not be used with a secret, or None if it may be."""
+    if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
         return "it does not verify the server"
-    if made.keylog_filename:
+    if context.keylog_filename:
         return "it writes its keys to a file (SSLKEYLOGFILE)"
     return None

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
-from azpg._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
+from azpg._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_by_name
 from azpg._redact import quote
 from azpg.errors import ConfigError
 
@@ -247,7 +247,7 @@ class _NoLoop(Exception):  # noqa: N818  # never leaves this module
 
 
 def _known(cloud: str) -> Cloud:
-    if (found := cloud_named(cloud)) is not None:
+    if (found := cloud_by_name(cloud)) is not None:
         return found
     names = ", ".join(repr(known.name) for known in CLOUDS)
     raise ConfigError(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")

@@ -1,4 +1,4 @@
-"""Django's own PostgreSQL backend, connected as azpg connects."""
+"""Django's PostgreSQL backend with azpg's connections and pools."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from django.core.management.base import CommandError
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base, client, creation
 
-from azpg._child_env import psql
+from azpg._child_env import psql_command
 from azpg._connect import ConnectRequest
 from azpg._conninfo.options import PSYCOPG_OPTIONS, ConnectOptions, hide_secret, hide_secrets
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg.connection import Connection
-from azpg.errors import ConfigError, clean
+from azpg.errors import ConfigError
 from azpg.pool import ConnectionPool
 
 if TYPE_CHECKING:
@@ -28,64 +28,77 @@ if TYPE_CHECKING:
 
     from azpg._conninfo.resolve import ResolvedConfig
 
-_KEYWORDS = {
+_SETTING_KEYWORDS = {
     "NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"
 }  # fmt: skip
-_POOLS = set(inspect.signature(ConnectionPool).parameters) - {"conninfo", "kwargs"}
-_NOT_SECRET = {"assume_role", "isolation_level", *_POOLS}
-_DIRECT = {pooled: direct for direct, pooled in PGBOUNCER_PORTS.items()}
+_POOL_PARAMETERS = set(inspect.signature(ConnectionPool).parameters) - {"conninfo", "kwargs"}
+_NON_SECRET_OPTIONS = {"assume_role", "isolation_level", *_POOL_PARAMETERS}
+_DIRECT_PORTS = {pooled: direct for direct, pooled in PGBOUNCER_PORTS.items()}
 
-_psycopg = ModuleType("psycopg", psycopg.__doc__)
-vars(_psycopg).update(vars(psycopg), connect=Connection.connect)
+# Django calls Database.connect(), and reads other names of psycopg from Database too
+_database_module = ModuleType("psycopg", psycopg.__doc__)
+vars(_database_module).update(vars(psycopg), connect=Connection.connect)
 
 
 class DatabaseClient(client.DatabaseClient):
-    """psql, with a fresh token in a password file that is there for psql alone."""
+    """Runs psql with a fresh token in a temporary password file."""
 
     connection: DatabaseWrapper
 
     def runshell(self, parameters: Iterable[str]) -> None:
-        """Run psql with arguments of its own: `manage.py dbshell -- -c "select 1"`."""
-        options = _options(self.connection.get_connection_params())
+        """Run psql with further arguments, as in `manage.py dbshell -- -c "select 1"`.
+
+        Args:
+            parameters: Arguments of psql.
+
+        Raises:
+            CommandError: The arguments lead psql to another server.
+            subprocess.CalledProcessError: psql failed.
+        """
+        options = _connect_arguments(self.connection.get_connection_params())
         with self.connection.wrap_database_errors:
             try:
-                command, child = psql(self.executable_name, [*parameters], options)
+                command, child = psql_command(self.executable_name, [*parameters], options)
             except ConfigError as error:
                 raise CommandError(str(error)) from None
-        # Ctrl-C is for psql, which cancels its query
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # psql handles Ctrl-C: it cancels its query
+        previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with self.connection.wrap_database_errors, child.exported() as environ:
                 subprocess.run(command, env=environ, check=True)  # noqa: S603
         except (OSError, subprocess.CalledProcessError) as ex:
             raise ex.with_traceback(None)  # noqa: B904  # itself; its frames hold the token
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous_handler)
 
 
 class DatabaseCreation(creation.DatabaseCreation):
-    """Test databases, past PgBouncer: its idle connections would keep them from being dropped."""
+    """Creates test databases without PgBouncer, whose idle connections would prevent their drop."""
 
     connection: DatabaseWrapper
 
     def _create_test_db(self, *args: Any, **kwargs: Any) -> str:
-        self.connection.go_past_pgbouncer()
-        # Of an app that has queried at its start: its pool would go on with the real database
+        self.connection.bypass_pgbouncer()
+        # If an app ran a query while it loaded, its pool is connected to the real database
         self.connection.close()
         self.connection.close_pool()
         return super()._create_test_db(*args, **kwargs)  # type: ignore[misc, no-any-return]
 
     def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:
-        """Go to the test database of another connection, as directly as that one does."""
+        """Use the test database of another alias, without PgBouncer as that alias does.
+
+        Args:
+            primary_settings_dict: The settings of the other alias.
+        """
         super().set_as_test_mirror(primary_settings_dict)
-        primary_settings_dict = {}  # they hold its password, and an error shows this frame
-        self.connection.go_past_pgbouncer()
+        primary_settings_dict = {}  # tracebacks show this frame, and they contain a password
+        self.connection.bypass_pgbouncer()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """A Django connection, made over verified TLS and signed in with Microsoft Entra."""
+    """A Django database connection over verified TLS, authenticated with Microsoft Entra ID."""
 
-    Database = _psycopg
+    Database = _database_module
     client_class = DatabaseClient
     creation_class = DatabaseCreation
 
@@ -93,13 +106,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
     _configure_connection: Callable[[psycopg.Connection[Any]], None]
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Return what `azpg.connect` is called with; a token is no part of it."""
-        # In the settings themselves, since frames of Django's hold OPTIONS, and errors show frames.
-        # PASSWORD is in no frame, and stays the text that other code may read there.
-        hidden = hide_secrets(self.settings_dict["OPTIONS"], known=_NOT_SECRET)
+        """Return the arguments of `azpg.connect`, which do not include a token."""
+        # Hide the secrets in the settings, because tracebacks show OPTIONS in Django's frames.
+        # PASSWORD is in no frame, and other code may read it.
+        hidden = hide_secrets(self.settings_dict["OPTIONS"], known=_NON_SECRET_OPTIONS)
         self.settings_dict["OPTIONS"] = hidden
-        params = self._params()
-        if self.settings_dict["OPTIONS"].get("assume_role") and self._plan(params).pgbouncer:
+        params = self._connect_params()
+        if self.settings_dict["OPTIONS"].get("assume_role") and self._resolve(params).pgbouncer:
             raise ImproperlyConfigured(
                 f"DATABASES[{self.alias!r}]: assume_role sets the role of a session, and behind "
                 f"PgBouncer other clients share the session: leave out assume_role, or go past "
@@ -108,18 +121,22 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Connect, or take a connection of the pool.
+        """Return a new connection, or one from the pool.
 
-        Raise Django's ImproperlyConfigured, with every problem, for settings that cannot be meant.
+        Args:
+            conn_params: What `get_connection_params()` returned.
+
+        Raises:
+            ImproperlyConfigured: The settings are invalid; it lists every problem.
         """
         try:
             return super().get_new_connection(conn_params)
         except ConfigError as error:
-            raise self._improper(error) from None
+            raise self._improperly_configured(error) from None
 
     @property
     def pool(self) -> ConnectionPool[Any] | None:
-        """The pool of this alias, which the whole process shares; None where none is asked for."""
+        """The pool of this alias, shared by all threads, or None if OPTIONS has no "pool"."""
         if self.alias == NO_DB_ALIAS or not self.settings_dict["OPTIONS"].get("pool"):
             return None
         if self.alias not in self._connection_pools:
@@ -129,56 +146,57 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     f"leave out CONN_MAX_AGE, or OPTIONS['pool'])"
                 )
             params = self.get_connection_params()
-            asked = self.settings_dict["OPTIONS"]["pool"]
-            checked = self.settings_dict["CONN_HEALTH_CHECKS"]
-            options = {"check": ConnectionPool.check_connection if checked else None}
+            pool_options = self.settings_dict["OPTIONS"]["pool"]
+            health_checks = self.settings_dict["CONN_HEALTH_CHECKS"]
+            defaults = {"check": ConnectionPool.check_connection if health_checks else None}
             pool = ConnectionPool(
                 kwargs=params | {"autocommit": True},
                 open=False,
                 configure=self._configure_connection,
-                **(options if asked is True else options | asked),
+                **(defaults if pool_options is True else defaults | pool_options),
             )
             self._connection_pools.setdefault(self.alias, pool)
         return self._connection_pools[self.alias]
 
     def chunked_cursor(self) -> Any:
-        """Return a cursor on the server, but where PgBouncer would part it from its connection.
+        """Return a server-side cursor, or a client-side one with PgBouncer.
 
-        `"DISABLE_SERVER_SIDE_CURSORS": False`, written out, says that PgBouncer pools sessions.
+        PgBouncer's transaction mode would run the cursor's statements on different server
+        connections. Set `"DISABLE_SERVER_SIDE_CURSORS": False` if it is in session mode.
         """
         allowed = self.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS") is False
-        if not allowed and self._plan(self._params()).pgbouncer:
+        if not allowed and self._resolve(self._connect_params()).pgbouncer:
             return self.cursor()
         return super().chunked_cursor()
 
-    def go_past_pgbouncer(self) -> None:
-        """Change the settings of this alias to PostgreSQL's own port, in every thread."""
-        plan = self._plan(self._params())
+    def bypass_pgbouncer(self) -> None:
+        """Change the port in the settings from PgBouncer's to PostgreSQL's, for every thread."""
+        plan = self._resolve(self._connect_params())
         if plan.pgbouncer:
             ports = plan.params["port"].split(",")
-            self.settings_dict["PORT"] = ",".join(_DIRECT.get(port, port) for port in ports)
+            self.settings_dict["PORT"] = ",".join(_DIRECT_PORTS.get(port, port) for port in ports)
             self.settings_dict["OPTIONS"] = self.settings_dict["OPTIONS"] | {"pgbouncer": False}
 
-    def _params(self) -> dict[str, Any]:
-        given = dict(self.settings_dict)
-        for name, keyword in _KEYWORDS.items():
-            given[name] = hide_secret(keyword, given[name])
-        named = copy.copy(self)
-        # Django insists on a name, and forgets the service of a connection that has none
-        named.settings_dict = {**given, "NAME": given["NAME"] or "postgres"}
-        params: dict[str, Any] = super(DatabaseWrapper, named).get_connection_params()
-        if given["NAME"] == "" and "dbname" not in given["OPTIONS"]:
+    def _connect_params(self) -> dict[str, Any]:
+        settings = dict(self.settings_dict)
+        for name, keyword in _SETTING_KEYWORDS.items():
+            settings[name] = hide_secret(keyword, settings[name])
+        with_name = copy.copy(self)
+        # Django requires NAME or a service, and drops the service if NAME is None
+        with_name.settings_dict = {**settings, "NAME": settings["NAME"] or "postgres"}
+        params: dict[str, Any] = super(DatabaseWrapper, with_name).get_connection_params()
+        if settings["NAME"] == "" and "dbname" not in settings["OPTIONS"]:
             del params["dbname"]
         return hide_secrets(params)
 
-    def _plan(self, params: dict[str, Any]) -> ResolvedConfig:
+    def _resolve(self, params: dict[str, Any]) -> ResolvedConfig:
         try:
-            options = ConnectOptions.from_mapping(_options(params))
+            options = ConnectOptions.from_mapping(_connect_arguments(params))
             return ConnectRequest(options, is_async=False).config
         except ConfigError as error:
-            raise self._improper(clean(error)) from None
+            raise self._improperly_configured(error) from None
 
-    def _improper(self, error: ConfigError) -> ImproperlyConfigured:
+    def _improperly_configured(self, error: ConfigError) -> ImproperlyConfigured:
         return ImproperlyConfigured(
             f"DATABASES[{self.alias!r}] cannot be used:\n{error}\n"
             f"HINT: HOST, PORT, NAME, USER and PASSWORD are host, port, dbname, user and "
@@ -186,6 +204,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         )
 
 
-def _options(params: dict[str, Any]) -> dict[str, Any]:
-    """Return what says where to, as whom and how, without what psycopg makes of a connection."""
+def _connect_arguments(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters without those of psycopg's connection object."""
     return {name: value for name, value in params.items() if name not in PSYCOPG_OPTIONS}

@@ -1,20 +1,22 @@
-"""create_pool() and create_pool_async(): a pool whose every new connection signs in freshly."""
+"""Connection pools: create_pool(), create_pool_async() and the pool classes."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, cast, get_origin
 
 import psycopg
 import psycopg_pool
 from psycopg.rows import Row
 
-from azpg._conninfo.options import hide_secrets
+from azpg._conninfo.options import OPTION_NAMES, PSYCOPG_OPTIONS, hide_secrets
+from azpg._tracebacks import redact_exception
 from azpg.abc import UNSET
 from azpg.connection import AsyncConnection, Connection
-from azpg.errors import ConfigError, clean
+from azpg.errors import ConfigError
 
-from ._options import judged
+from ._arguments import resolve_arguments
 from ._pools import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
 
 if TYPE_CHECKING:
@@ -72,36 +74,84 @@ def create_pool(
     num_workers: int = 3,
     **kwargs: ConnParam,
 ) -> ConnectionPool[Connection[Row]]:
-    """Return a pool whose every new connection signs in freshly, so that it outlives any token.
+    """Return a connection pool that acquires a valid token for each new connection.
 
-    The options of the connection are those of `azpg.connect`, without `retry_timeout`, as a pool
-    tries again by itself; the others are psycopg_pool's, all times in seconds. The pool is
-    returned when `min_size` connections are made, by default 4; `open=False` connects nothing yet.
-    `pool_class` is one of ConnectionPool's kind: `azpg.NullConnectionPool`, which keeps no
-    connection (`min_size` is 0), or one of your own.
+    By default the pool is open and has `min_size` connections when it is returned. Transient
+    failures are retried with exponential backoff; permanent ones are raised at once.
 
-    Raise `ConfigError` for a call that cannot be meant, `ConnectError` or one of its kinds for a
-    failure that no further try can mend, psycopg_pool's `PoolTimeout` with its cause when there
-    are no `min_size` connections within `timeout`.
+    Args:
+        conninfo: Connection string of libpq, as key/value pairs or as a URI.
+        server: Name of the server, for example "myserver" or its full host name.
+        credential: An azure-identity credential, or a function that returns one. Default: one
+            `DefaultAzureCredential` per process.
+        client_id: Client ID of the managed or workload identity that the default credential uses.
+        password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a function
+            that is called for each new connection.
+        pgbouncer: True connects to PgBouncer (port 6432, no prepared statements). Default: the
+            port decides.
+        cloud: An `azpg.Cloud` or its name. Default: the cloud of the host.
+        autocommit: Whether each statement is its own transaction.
+        prepare_threshold: Executions of a query before psycopg prepares it; None for never.
+            Default: 5, or None with PgBouncer.
+        context: psycopg adapters of the connections.
+        row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
+        cursor_factory: Class of the cursors.
+        pool_class: `azpg.NullConnectionPool`, which keeps no connections, or your own
+            subclass of an azpg pool class.
+        min_size: Connections that the pool keeps. Default: 4, or 0 in a null pool.
+        max_size: Maximum number of connections. Default: `min_size`, or unlimited in a null pool.
+        open: Whether to open the pool and wait for `min_size` connections. With False nothing
+            connects until `pool.open()` or `with pool`.
+        configure: Function called with each new connection.
+        check: Function called with a connection before the pool hands it out; to discard the
+            connection it raises. Without it azpg still checks whether the server has closed the
+            connection.
+        reset: Function called with each connection that is returned to the pool.
+        name: Name of the pool in logs and threads.
+        close_returns: Whether `conn.close()` returns the connection to the pool.
+        timeout: Seconds that a client waits for a connection, and `create_pool` for `min_size`
+            connections.
+        max_waiting: Maximum number of clients that wait at a time; 0 for unlimited.
+        max_lifetime: Seconds after which a connection is replaced. It may outlive its token: the
+            server checks a token only when a client connects.
+        max_idle: Seconds after which an unused connection above `min_size` is closed.
+        reconnect_timeout: Seconds that the pool retries one connection before it calls
+            `reconnect_failed`.
+        reconnect_failed: Function called with the pool if it cannot connect for
+            `reconnect_timeout` seconds.
+        num_workers: Number of threads that make and close connections.
+        **kwargs: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is no
+            `retry_timeout`: use `timeout` and `reconnect_timeout`.
+
+    Returns:
+        The pool, which is also a `psycopg_pool.ConnectionPool`.
+
+    Raises:
+        ConfigError: The arguments are invalid or contradict each other; it lists every problem.
+        ConnectError: A permanent failure, as one of its subclasses, such as `LoginError`.
+        psycopg_pool.PoolTimeout: There are fewer than `min_size` connections after `timeout`
+            seconds. Its `__cause__` is the last failure.
 
     >>> with azpg.create_pool(server="myserver", dbname="mydb", max_size=10) as pool:
     ...     with pool.connection() as conn:
     ...         conn.execute("select 1").fetchone()
     (1,)
     """
+    handled = sys.exception()
+    pool: ConnectionPool[Connection[Row]] | None = None
     try:
-        options = _options(locals(), is_async=False)
-    finally:
-        del conninfo, password, kwargs  # an error's traceback shows this frame
-    _check_pool_class(pool_class, ConnectionPool)
-    connection_class = cast("type[Connection[Row]]", Connection)
-    pool = pool_class(connection_class=connection_class, open=False, **options)
-    error = _open(pool, timeout) if open else None
-    del options
-    if error is None:
-        return pool
-    del pool
-    raise error
+        arguments = _pool_arguments(locals(), is_async=False)
+        # Error reports show the variables of this frame
+        conninfo, password, kwargs = "", None, {}
+        connection_class = cast("type[Connection[Row]]", Connection)
+        pool = pool_class(connection_class=connection_class, open=False, **arguments)
+        if open:
+            _open_and_wait(pool, timeout)
+    except BaseException as error:
+        conninfo, password, kwargs, arguments, pool = "", None, {}, {}, None
+        redact_exception(error, handled)
+        raise
+    return pool
 
 
 def create_pool_async(
@@ -136,78 +186,125 @@ def create_pool_async(
     num_workers: int = 3,
     **kwargs: ConnParam,
 ) -> AsyncConnectionPool[AsyncConnection[Row]]:
-    """Return an async pool whose every new connection signs in freshly: `await` it, or enter it.
+    """Return an async connection pool that acquires a valid token for each new connection.
 
-    The options are those of `azpg.create_pool`; `credential` and `password` may be async too.
-    `await` and `async with` wait until `min_size` connections are made; with `open=False` they
-    wait for none, and `await` opens nothing.
+    `async with` and `await` open the pool and return when `min_size` connections are made.
+    Transient failures are retried with exponential backoff; permanent ones are raised at once.
+    Call it in a coroutine: the pool belongs to the running event loop.
 
-    Raise `ConfigError` for a call that cannot be meant; `await` and `async with` raise
-    `ConnectError` or one of its kinds for a failure that no further try can mend, and
-    psycopg_pool's `PoolTimeout` with its cause when there are no `min_size` connections within
-    `timeout`.
+    Args:
+        conninfo: Connection string of libpq, as key/value pairs or as a URI.
+        server: Name of the server, for example "myserver" or its full host name.
+        credential: An azure-identity credential, or a function that returns one. Default: one
+            `DefaultAzureCredential` per process. It may be async.
+        client_id: Client ID of the managed or workload identity that the default credential uses.
+        password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a function
+            that is called for each new connection. The function may be async.
+        pgbouncer: True connects to PgBouncer (port 6432, no prepared statements). Default: the
+            port decides.
+        cloud: An `azpg.Cloud` or its name. Default: the cloud of the host.
+        autocommit: Whether each statement is its own transaction.
+        prepare_threshold: Executions of a query before psycopg prepares it; None for never.
+            Default: 5, or None with PgBouncer.
+        context: psycopg adapters of the connections.
+        row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
+        cursor_factory: Class of the cursors.
+        pool_class: `azpg.AsyncNullConnectionPool`, which keeps no connections, or your own
+            subclass of an azpg pool class.
+        min_size: Connections that the pool keeps. Default: 4, or 0 in a null pool.
+        max_size: Maximum number of connections. Default: `min_size`, or unlimited in a null pool.
+        open: Whether `async with` and `await` wait for `min_size` connections. With False
+            `async with` opens the pool without waiting, and `await` does not open it.
+        configure: Async function called with each new connection.
+        check: Async function called with a connection before the pool hands it out; to discard the
+            connection it raises. Without it azpg still checks whether the server has closed the
+            connection.
+        reset: Async function called with each connection that is returned to the pool.
+        name: Name of the pool in logs and threads.
+        close_returns: Whether `conn.close()` returns the connection to the pool.
+        timeout: Seconds that a client waits for a connection, and `async with` and `await` for
+            `min_size` connections.
+        max_waiting: Maximum number of clients that wait at a time; 0 for unlimited.
+        max_lifetime: Seconds after which a connection is replaced. It may outlive its token: the
+            server checks a token only when a client connects.
+        max_idle: Seconds after which an unused connection above `min_size` is closed.
+        reconnect_timeout: Seconds that the pool retries one connection before it calls
+            `reconnect_failed`.
+        reconnect_failed: Async function called with the pool if it cannot connect for
+            `reconnect_timeout` seconds.
+        num_workers: Number of tasks that make and close connections.
+        **kwargs: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is no
+            `retry_timeout`: use `timeout` and `reconnect_timeout`.
+
+    Returns:
+        The pool, which is also a `psycopg_pool.AsyncConnectionPool`. It is not open yet.
+
+    Raises:
+        ConfigError: The arguments are invalid or contradict each other; it lists every problem.
+        ConnectError: (`async with`, `await`) A permanent failure, as one of its subclasses, such
+            as `LoginError`.
+        psycopg_pool.PoolTimeout: (`async with`, `await`) There are fewer than `min_size`
+            connections after `timeout` seconds. Its `__cause__` is the last failure.
 
     >>> async with azpg.create_pool_async(server="myserver", dbname="mydb") as pool:
     ...     async with pool.connection() as conn:
     ...         await (await conn.execute("select 1")).fetchone()
     (1,)
     """
+    handled = sys.exception()
     try:
-        options = _options(locals(), is_async=True)
-    finally:
-        del conninfo, password, kwargs  # as above
-    _check_pool_class(pool_class, AsyncConnectionPool)
-    connection_class = cast("type[AsyncConnection[Row]]", AsyncConnection)
-    pool = pool_class(connection_class=connection_class, open=False, **options)
-    pool._awaits_connections = open  # noqa: SLF001  # the class is azpg's
+        arguments = _pool_arguments(locals(), is_async=True)
+        # Error reports show the variables of this frame
+        conninfo, password, kwargs = "", None, {}
+        connection_class = cast("type[AsyncConnection[Row]]", AsyncConnection)
+        pool = pool_class(connection_class=connection_class, open=False, **arguments)
+        pool._awaits_connections = open  # noqa: SLF001  # azpg's own class
+    except BaseException as error:
+        conninfo, password, kwargs, arguments = "", None, {}, {}
+        redact_exception(error, handled)
+        raise
     return pool
 
 
-_POOL_OPTIONS = frozenset(inspect.signature(psycopg_pool.ConnectionPool).parameters) - {"kwargs"}
+_POOL_PARAMETERS = frozenset(inspect.signature(psycopg_pool.ConnectionPool).parameters) - {"kwargs"}
 
 
-def _options(given: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
-    """Return the pool class's own options for those of create_pool, once they can be meant."""
-    keywords: dict[str, object] = given.pop("kwargs")
-    del given["pool_class"]
-    connection = {name: value for name, value in given.items() if name not in _POOL_OPTIONS}
-    error: psycopg.Error | None = None
-    try:
-        judged(given["conninfo"], connection | keywords, is_async=is_async)
-    except psycopg.Error as ex:
-        error = clean(ex)
+def _pool_arguments(arguments: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
+    """Return the pool class's arguments for those of create_pool(), or raise `ConfigError`."""
+    required = AsyncConnectionPool if is_async else ConnectionPool
+    _check_pool_class(arguments["pool_class"], required)
+    keywords: dict[str, object] = arguments["kwargs"]
     if "retry_timeout" in keywords:
-        error = ConfigError(
+        raise ConfigError(
             "retry_timeout is for connect(): a pool tries again by itself, for reconnect_timeout "
             "seconds"
         )
-    if error is not None:
-        del given, keywords, connection
-        raise error
-    pool = {name: value for name, value in given.items() if name in _POOL_OPTIONS - {"open"}}
-    kwargs = {name: value for name, value in connection.items() if value is not UNSET} | keywords
-    # The pool's class may refuse them, and its error shows create_pool's own frame
-    return hide_secrets(pool | {"kwargs": kwargs}, known=_POOL_OPTIONS - {"conninfo"})
+    connect = {k: v for k, v in arguments.items() if k in {*OPTION_NAMES, *PSYCOPG_OPTIONS}}
+    connect |= keywords
+    resolve_arguments(arguments["conninfo"], connect, is_async=is_async)
+    pool = {k: v for k, v in arguments.items() if k in _POOL_PARAMETERS - {"open"}}
+    kwargs = {k: v for k, v in connect.items() if v is not UNSET}
+    # If the pool class raises, the traceback shows create_pool()'s frame
+    return hide_secrets(pool | {"kwargs": kwargs}, known=_POOL_PARAMETERS - {"conninfo"})
 
 
-def _check_pool_class(given: object, right: type) -> None:
-    """Raise `ConfigError` for a pool class that is not azpg's, or not of this kind."""
-    found = get_origin(given) or given
-    if not (isinstance(found, type) and issubclass(found, right)):
-        name = getattr(found, "__name__", type(found).__name__)
+def _check_pool_class(pool_class: object, required: type) -> None:
+    """Raise `ConfigError` if a class is not `required` or a subclass of it."""
+    cls = get_origin(pool_class) or pool_class
+    if not (isinstance(cls, type) and issubclass(cls, required)):
+        name = getattr(cls, "__name__", type(cls).__name__)
         raise ConfigError(
-            f"pool_class={name} is not a subclass of azpg.{right.__name__}: leave it out, or write "
-            f"class {name}(azpg.{right.__name__}): …"
+            f"pool_class={name} is not a subclass of azpg.{required.__name__}: leave it out, or "
+            f"write class {name}(azpg.{required.__name__}): …"
         )
 
 
-def _open(pool: ConnectionPool[Any], timeout: float) -> psycopg.Error | None:
-    """Open a pool and wait until it is full; return what kept it from that."""
+def _open_and_wait(pool: ConnectionPool[Any], timeout: float) -> None:
+    """Open a pool and wait for `min_size` connections."""
     try:
         pool.open(wait=True, timeout=timeout)
-    except psycopg.Error as error:
-        return error.with_traceback(None)
+    except psycopg.Error:
+        raise  # the pool has closed itself
     except BaseException:
         pool.close()
         raise
-    return None

@@ -1,4 +1,4 @@
-"""What all four pools share: the causes of failures, growing again, fork and figures."""
+"""What the sync and async pools share: failures, growing again, fork and statistics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from psycopg_pool.base import BasePool as PsycopgPool
 
 from azpg import _fork
 
-from ._failures import Attempt, Causes, own
-from ._liveness import alive
-from ._options import entra_password
+from ._arguments import find_entra_password
+from ._failures import FailureHistory, PoolAttempt, copy_error
+from ._liveness import is_alive
 
 if TYPE_CHECKING:
     import psycopg
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class BasePool(PsycopgPool):
-    """Hold what the sync and the async pools do in the same way, on psycopg_pool's own hooks."""
+    """A mixin that overrides hooks of psycopg_pool's sync and async pool classes.
+
+    Methods that need the pool's lock say so: the caller, which is sync or async, acquires it.
+    """
 
     _is_async: bool
     _MIN_SIZE = 4
@@ -33,47 +36,51 @@ class BasePool(PsycopgPool):
     def __init__(
         self, *args: Any, min_size: int | None, reconnect_failed: Any, **options: Any
     ) -> None:
-        self._causes = Causes()
-        self._live: WeakKeyDictionary[BaseConnection[Any], None] = WeakKeyDictionary()
+        self._history = FailureHistory()
+        self._connections: WeakKeyDictionary[BaseConnection[Any], None] = WeakKeyDictionary()
         self._full_event: Any = None
         if min_size is None:
             min_size = self._MIN_SIZE
-        super().__init__(  # type: ignore[call-arg]  # that of the class beside this one
+        super().__init__(  # type: ignore[call-arg]  # psycopg_pool's pool class, next in the MRO
             *args, min_size=min_size, reconnect_failed=reconnect_failed, **options
         )
         self._reconnect_failed = reconnect_failed  # psycopg_pool's null pools drop it
 
     def __del__(self) -> None:
-        # At the program's end the workers stand still: to wait for them takes 5 s for each
-        if not sys.is_finalizing() and (ended := getattr(super(), "__del__", None)):
-            ended()
+        # At interpreter exit the workers no longer run, and to join each of them takes 5 s
+        if not sys.is_finalizing() and (psycopg_pools_del := getattr(super(), "__del__", None)):
+            psycopg_pools_del()
 
     def __repr__(self) -> str:
-        shown, at, address = super().__repr__().rpartition(" at ")
-        # The server is known from a connection: conninfo and kwargs may be functions
-        for conn in self._connections():
+        head, at, address = super().__repr__().rpartition(" at ")
+        # Take the server from a connection: conninfo and kwargs may be functions
+        for conn in self._list_connections():
             _, bracket, server = repr(conn).partition("(")
             if bracket:
-                return f"{shown} ({server.rpartition(')')[0]}){at}{address}"
-        return f"{shown}{at}{address}"
+                return f"{head} ({server.rpartition(')')[0]}){at}{address}"
+        return f"{head}{at}{address}"
 
-    def _connections(self) -> list[BaseConnection[Any]]:
-        # Taken at once, in a list: another worker may add one meanwhile
-        return [conn for ref in self._live.keyrefs() if (conn := ref()) is not None]
+    def _register(self, conn: BaseConnection[Any]) -> None:
+        """Record a new connection."""
+        self._history.record_success()
+        self._connections[conn] = None
 
-    # Causes
+    def _list_connections(self) -> list[BaseConnection[Any]]:
+        """Return the connections that still exist, closed ones too."""
+        # keyrefs() returns a list at once: another worker may register a connection meanwhile
+        return [conn for ref in self._connections.keyrefs() if (conn := ref()) is not None]
 
-    def _took(self, conn: BaseConnection[Any]) -> None:
-        self._causes.succeeded()
-        self._live[conn] = None
+    # Failures
 
     def _attempt(self, attempt: AttemptWithBackoff | None) -> AttemptWithBackoff:
-        return Attempt(self._causes, self.reconnect_timeout) if attempt is None else attempt
+        return PoolAttempt(self._history, self.reconnect_timeout) if attempt is None else attempt
 
-    def _hopeless(self) -> psycopg.Error | None:
-        """Return why nothing is to be waited for: no connection lives, and no try can help."""
-        error = self._causes.final()
-        return error if error and all(conn.closed for conn in self._connections()) else None
+    def _permanent_failure(self) -> psycopg.Error | None:
+        """Return the error to raise if the pool has no open connection and can make none."""
+        error = self._history.permanent()
+        if error is None or any(not conn.closed for conn in self._list_connections()):
+            return None
+        return error
 
     @property
     def _pool_full_event(self) -> Any:
@@ -81,82 +88,87 @@ class BasePool(PsycopgPool):
 
     @_pool_full_event.setter
     def _pool_full_event(self, event: Any) -> None:
-        # Who begins to wait just after the last try has failed is told as well
+        # wait() may create the event just after the last attempt has failed
         self._full_event = event
-        if event is not None and self._hopeless():
+        if event is not None and self._permanent_failure():
             event.set()
 
-    def _give_up(self) -> list[tuple[Any, psycopg.Error]]:
-        """Return whom to fail and how, once nothing is to be waited for. Called locked."""
-        if not (error := self._hopeless()):
-            # psycopg_pool, once reconnect_timeout is over, lets clients wait for nobody's try
+    def _fail_waiting(self) -> list[tuple[Any, psycopg.Error]]:
+        """Dequeue the waiting clients if they wait in vain; needs the lock.
+
+        Returns:
+            Each client with the error that the caller passes to its `fail()`.
+        """
+        if not (error := self._permanent_failure()):
+            # After reconnect_timeout psycopg_pool starts no attempt for the clients that wait
             if self._waiting and self._nconns < max(self._min_size, 1):
                 self._maybe_grow_pool()
             return []
-        waiting = list(self._waiting)
+        clients = list(self._waiting)
         self._waiting.clear()
         if self._pool_full_event is not None:
             self._pool_full_event.set()
-        # Settled here: what is remembered may be forgotten before they are told
-        return [(client, own(error)) for client in waiting]
+        # Copied under the lock: a connection that succeeds later clears the history
+        return [(client, copy_error(error)) for client in clients]
 
-    # Growing again: psycopg_pool's pool stays as small as failed connects have made it
+    # Growing again: psycopg_pool does not replace the connections whose attempts failed
 
     def _maybe_grow_pool(self) -> None:
-        if self._causes.resting() is None:
-            super()._maybe_grow_pool()  # type: ignore[misc]  # of the class beside this one
+        if not self._history.cooling_down():
+            super()._maybe_grow_pool()  # type: ignore[misc]  # as above
 
-    def _grow_again(self) -> None:
-        """Have a checkout try what has failed for good, once a second at most. Called locked."""
-        if not self._pool and self._causes.resting() and (error := self._hopeless()):
+    def _grow_to_min_size(self) -> None:
+        """Connect again at a checkout, or raise the failure during its cooldown; needs the lock."""
+        cooling_down = not self._pool and self._history.cooling_down()
+        if cooling_down and (error := self._permanent_failure()):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise error
         if self._nconns < self._min_size:
             self._maybe_grow_pool()
 
-    def _try_again(self) -> None:
-        """Do the same for who waits until the pool is full. Called locked."""
-        if self._causes.final() and not self._causes.resting():
-            self._causes.forget()
+    def _retry_now(self) -> None:
+        """Connect again for `wait()` after a permanent failure and its cooldown; needs the lock."""
+        if self._history.permanent() and not self._history.cooling_down():
+            self._history.forget()
             self._maybe_grow_pool()
 
     def _check_pool_putconn(self, conn: BaseConnection[Any]) -> None:
         if getattr(conn, "_pool", None) is not self:
             super()._check_pool_putconn(conn)
-        elif self._waiting and not alive(conn):
-            conn.pgconn.finish()  # so that it is replaced instead of handed on
+        elif self._waiting and not is_alive(conn):
+            conn.pgconn.finish()  # psycopg_pool replaces a closed connection
 
     # Fork
 
     def _open(self) -> None:
         super()._open()  # type: ignore[misc]  # as above
-        _fork.POOLS.add(self)
+        _fork.OPEN_POOLS.add(self)
 
-    def end_in_child(self) -> None:
-        """Be closed: threads and tasks are the parent's, and so are the sessions."""
+    def close_after_fork(self) -> None:
+        """Close the pool in a forked child: its threads, tasks and connections are the parent's."""
         self._closed = True
         self._lock = type(self._lock)()
         self._waiting.clear()
-        self._check_open = self._check_open_getconn = self._refuse  # type: ignore[method-assign]  # of this one
+        self._check_open = self._check_open_getconn = self._raise_forked  # type: ignore[method-assign]  # of this pool only
 
-    def _refuse(self) -> NoReturn:
+    def _raise_forked(self) -> NoReturn:
         raise PoolClosed(
             f"the pool {self.name!r} was opened before the process {os.getpid()} was forked: its "
             "connections are the parent's. Make a pool in each process, in gunicorn's post_fork, "
             "say, or with open=False and open it there"
         )
 
-    # Figures
+    # Statistics
 
     def _get_measures(self) -> dict[str, int]:
         measures = super()._get_measures()
-        password = entra_password(
+        password = find_entra_password(
             getattr(self, "conninfo", ""), getattr(self, "kwargs", None), is_async=self._is_async
         )
         if password is None:
             return measures
-        fetched, failed, left = password.stats()
+        fetched, failed, seconds_to_expiry = password.stats()
         measures |= {"tokens_fetched": fetched, "tokens_failed": failed}
-        if left is not None:
-            measures["token_seconds_to_expiry"] = int(left)
+        if seconds_to_expiry is not None:
+            measures["token_seconds_to_expiry"] = int(seconds_to_expiry)
         return measures

@@ -1,4 +1,4 @@
-"""Why a pool could not connect, and when it tries again."""
+"""Which connection attempts of a pool failed and why, and when the pool tries again."""
 
 from __future__ import annotations
 
@@ -19,86 +19,93 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=BaseException)
 
-REST = 1.0
-"""Seconds that a pool does not try again after a failure that no further try can mend."""
+PERMANENT_FAILURE_COOLDOWN_SECONDS = 1.0
+"""How long a pool does not connect after a permanent failure, however many clients ask."""
 
 
-def own(error: E) -> E:
-    """Return the same error as an exception of its own, for one more who is to be told."""
+def copy_error(error: E) -> E:
+    """Return a copy of an error, so that each waiting client raises its own instance."""
     return clean(copy.copy(error))
 
 
-class Causes:
-    """What a pool remembers of its connects. It waits for nothing and locks nothing."""
+class FailureHistory:
+    """The latest failure of a pool, and how many connections it made. No I/O, no locks.
 
-    successes = 0
+    A failure is permanent if it is one of azpg's own errors and is not transient. Any other
+    error, such as one that the caller's `configure` raised, may not occur again.
+    """
 
     def __init__(self) -> None:
+        self.successes = 0
         self._failure: Exception | None = None
         self._failed_at = -math.inf
 
-    def succeeded(self) -> None:
-        """Forget what went before."""
+    def record_success(self) -> None:
+        """Count a connection, and forget the failures before it."""
         self.forget()
         self.successes += 1
 
-    def forget(self) -> None:
-        """Give what failed another chance."""
-        self._failure = None
+    def record_failure(self, failure: Exception, successes_before: int) -> None:
+        """Remember a failure, unless another attempt has succeeded since this one began.
 
-    def failed(self, failure: Exception, since: int) -> None:
-        """Remember the latest failure, unless another connect has succeeded since it began."""
-        if self.successes > since:
+        Args:
+            failure: The error of the attempt.
+            successes_before: The value of `successes` when the attempt began.
+        """
+        if self.successes > successes_before:
             return
-        # Its frames hold the pool's own options: they do not live as long as the pool.
+        # The frames of the traceback hold the pool's options, and must not live as long as it
         self._failure = failure.with_traceback(None)
         self._failed_at = time.monotonic()
 
+    def forget(self) -> None:
+        """Forget the latest failure, so that the pool connects again."""
+        self._failure = None
+
     @property
     def kind(self) -> str:
-        """What the latest failure was."""
+        """The error kind of the latest failure, or "" if there is none."""
         return getattr(self._failure, "kind", "")
 
-    def final(self) -> psycopg.Error | None:
-        """Return the failure that no further try can mend, as an exception of its own."""
+    def permanent(self) -> psycopg.Error | None:
+        """Return a copy of the latest failure if it is permanent, otherwise None."""
         failure = self._failure
         if isinstance(failure, ConfigError) or (
             isinstance(failure, ConnectError) and not failure.transient
         ):
-            return own(failure)
+            return copy_error(failure)
         return None
 
-    def resting(self) -> psycopg.Error | None:
-        """Return the same while it is too early to try again."""
-        if self._failure is None or time.monotonic() - self._failed_at >= REST:
-            return None
-        return self.final()
+    def cooling_down(self) -> bool:
+        """Return whether it is too early to connect again after a permanent failure."""
+        elapsed = time.monotonic() - self._failed_at
+        return elapsed < PERMANENT_FAILURE_COOLDOWN_SECONDS and self.permanent() is not None
 
-    def explained(self, timeout: PoolTimeout) -> PoolTimeout:
-        """Return a pool's timeout with the reason why no connection could be made, if any."""
+    def with_cause(self, timeout: PoolTimeout) -> PoolTimeout:
+        """Return a pool's timeout with the latest failure, if any, as its cause."""
         if self._failure is None:
             return timeout.with_traceback(None)
-        explained = type(timeout)(f"{timeout}; the last connection failed: {self._failure}")
-        explained.__cause__ = self._failure
-        return explained
+        error = type(timeout)(f"{timeout}; the last connection failed: {self._failure}")
+        error.__cause__ = self._failure
+        return error
 
 
-class Attempt(AttemptWithBackoff):
-    """The tries at one connection of a pool: as connect() tries, but for where and how long."""
+class PoolAttempt(AttemptWithBackoff):
+    """psycopg_pool's attempts to make one connection, with the delays that `connect` has."""
 
-    def __init__(self, causes: Causes, timeout: float) -> None:
+    def __init__(self, history: FailureHistory, timeout: float) -> None:
         super().__init__(timeout=timeout)
-        self._causes = causes
-        self._retry: _retry.Retry | None = None
+        self._history = history
+        self._backoff: _retry.Retry | None = None
 
     def update_delay(self, now: float) -> None:
-        """Set the seconds to the next try."""
-        if self._retry is None:
-            self._retry = _retry.Retry(self.timeout, now, cap=_retry.POOL_CAP)
+        """Set `delay`, the number of seconds until the next attempt."""
+        if self._backoff is None:
+            self._backoff = _retry.Retry(self.timeout, now, cap=_retry.POOL_CAP)
             self.give_up_at = now + self.timeout
-        pause = self._retry.pause(self._causes.kind, now, random.uniform)
-        self.delay = max(0.0, self.give_up_at - now) if pause is None else pause
+        delay = self._backoff.pause(self._history.kind, now, random.uniform)
+        self.delay = max(0.0, self.give_up_at - now) if delay is None else delay
 
     def time_to_give_up(self, now: float) -> bool:
-        """Tell whether the time is up, or no further try can help."""
-        return self._causes.final() is not None or super().time_to_give_up(now)
+        """Return whether `timeout` is over, or the latest failure is permanent."""
+        return self._history.permanent() is not None or super().time_to_give_up(now)

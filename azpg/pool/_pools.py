@@ -1,4 +1,4 @@
-"""The pool classes: psycopg_pool's own, that say why they could not connect, and look first."""
+"""The pool classes: psycopg_pool's, with fail-fast, causes for timeouts and a liveness check."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 
-from ._base import BasePool
-from ._liveness import alive
-from ._options import (
+from ._arguments import (
     check_connection_class,
-    guarded,
-    guarded_async,
+    disable_retry,
     hide_conninfo,
     hide_kwargs,
-    without_retry,
+    wrap_configure,
+    wrap_configure_async,
 )
+from ._base import BasePool
+from ._liveness import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -53,11 +53,48 @@ else:
 
 
 class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
-    """A psycopg_pool pool of azpg's connections: each new one signs in freshly.
+    """A psycopg_pool connection pool that acquires a valid token for each new connection.
 
-    It takes what its parent takes, in the same way. `getconn()`, `wait()` and `open(wait=True)`
-    raise what keeps the connections from being made, and no connection is handed out that the
-    server has closed.
+    It takes the arguments of `psycopg_pool.ConnectionPool`. `getconn()`, `wait()` and
+    `open(wait=True)` raise the error that prevents the pool from connecting; a connection that the
+    server has closed is replaced, not handed out. `azpg.create_pool` takes the arguments of
+    `azpg.connect` directly and waits for the connections.
+
+    Args:
+        conninfo: Connection string of libpq, or a function that returns one before each new
+            connection.
+        connection_class: `azpg.Connection` or a subclass of it.
+        kwargs: Arguments of `azpg.connect`, such as `server` and `dbname`, as a dict, or a function
+            that returns one before each new connection.
+        min_size: Connections that the pool keeps. Default: 4.
+        max_size: Maximum number of connections. Default: `min_size`.
+        open: Whether the constructor opens the pool, without waiting for connections. Pass False
+            and use `with pool` or `pool.open()`; the default is psycopg_pool's.
+        configure: Function called with each new connection.
+        check: Function called with a connection before the pool hands it out; to discard the
+            connection it raises. Without it azpg still checks whether the server has closed the
+            connection.
+        reset: Function called with each connection that is returned to the pool.
+        name: Name of the pool in logs and threads.
+        close_returns: Whether `conn.close()` returns the connection to the pool.
+        timeout: Seconds that a client waits for a connection.
+        max_waiting: Maximum number of clients that wait at a time; 0 for unlimited.
+        max_lifetime: Seconds after which a connection is replaced. It may outlive its token: the
+            server checks a token only when a client connects.
+        max_idle: Seconds after which an unused connection above `min_size` is closed.
+        reconnect_timeout: Seconds that the pool retries one connection before it calls
+            `reconnect_failed`.
+        reconnect_failed: Function called with the pool if it cannot connect for
+            `reconnect_timeout` seconds.
+        num_workers: Number of threads that make and close connections.
+
+    Raises:
+        ConfigError: `connection_class` is not a connection class of azpg.
+
+    >>> with azpg.ConnectionPool("dbname=mydb", kwargs={"server": "myserver"}, open=False) as pool:
+    ...     with pool.connection() as conn:
+    ...         conn.execute("select 1").fetchone()
+    (1,)
     """
 
     __module__ = "azpg"
@@ -72,7 +109,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         kwargs: KwargsParam | None = None,
         min_size: int | None = None,
         max_size: int | None = None,
-        open: bool | None = None,  # noqa: A002  # the parent's name
+        open: bool | None = None,  # noqa: A002  # psycopg_pool's name
         configure: ConnectionCB[CT] | None = None,
         check: ConnectionCB[CT] | None = None,
         reset: ConnectionCB[CT] | None = None,
@@ -86,7 +123,8 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         reconnect_failed: ConnectFailedCB | None = None,
         num_workers: int = 3,
     ) -> None:
-        conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)  # an error shows this frame
+        # Tracebacks show this frame
+        conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)
         check_connection_class(connection_class, is_async=False)
         super().__init__(
             conninfo,
@@ -95,7 +133,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             min_size=min_size,
             max_size=max_size,
             open=open,
-            configure=guarded(configure),
+            configure=wrap_configure(configure),
             check=check,
             reset=reset,
             name=name,
@@ -110,80 +148,99 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         )
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait at most `timeout` seconds for `min_size` connections, or raise the cause.
+        """Wait for `min_size` connections.
 
-        Raise at once what no further try can mend (`ConfigError`, `LoginError`, `TLSError`, ...),
-        and psycopg_pool's `PoolTimeout`, with the last failure as its cause, for the rest. Either
-        closes a pool that has never connected.
+        If it raises and the pool has never connected, the pool is closed.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            ConfigError: The arguments of the connections are invalid; it lists every problem.
+            ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
+                `LoginError` or `TLSError`.
+            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure.
         """
         error: psycopg.Error | None
         with self._lock:
-            self._try_again()
+            self._retry_now()
         try:
             super().wait(timeout)
-            error = self._hopeless()
+            error = self._permanent_failure()
         except PoolTimeout as ex:
-            error = self._causes.explained(ex)
+            error = self._history.with_cause(ex)
         if error is not None:
-            if not self._causes.successes:
+            if not self._history.successes:
                 self.close()
             raise error
 
     def getconn(self, timeout: float | None = None) -> CT:
-        """Return a connection, after at most `timeout` seconds: a live one, as far as one can see.
+        """Return a connection that the server has not closed, as far as its socket shows.
 
-        Raise at once what no further try can mend, where there is no connection to wait for, and
-        psycopg_pool's `PoolTimeout`, with the last failure as its cause if there is one.
+        Args:
+            timeout: Seconds to wait for a connection. Default: the pool's `timeout`.
+
+        Raises:
+            ConfigError: The arguments of the connections are invalid; it lists every problem.
+            ConnectError: A permanent failure, raised at once if the pool has no open connection.
+            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure to
+                connect, if there is one.
         """
         try:
             return super().getconn(timeout)
         except PoolTimeout as ex:
-            error = self._causes.explained(ex)
+            error = self._history.with_cause(ex)
         raise error
 
     def _connect(self, timeout: float | None = None) -> CT:
-        since = self._causes.successes
+        successes_before = self._history.successes
         try:
             conn = super()._connect(timeout)
         except Exception as ex:
-            self._causes.failed(ex, since)
+            self._history.record_failure(ex, successes_before)
             raise
-        self._took(conn)
+        self._register(conn)
         return conn
 
     def _add_connection(self, attempt: AttemptWithBackoff | None, growing: bool = False) -> None:
         super()._add_connection(self._attempt(attempt), growing)
         with self._lock:
-            told = self._give_up()
-        for client, error in told:
+            failed = self._fail_waiting()
+        for client, error in failed:
             client.fail(error)
 
     def _get_ready_connection(self, timeout: float | None) -> CT | None:
         if not self._pool or self._nconns < self._min_size:
-            self._grow_again()
-        while (conn := super()._get_ready_connection(timeout)) is not None and not alive(conn):
-            dead = [conn, *(other for other in self._pool if not alive(other))]
-            for each in dead:
+            self._grow_to_min_size()
+        while (conn := super()._get_ready_connection(timeout)) is not None and not is_alive(conn):
+            lost = [other for other in self._pool if not is_alive(other)]
+            for other in lost:
+                self._pool.remove(other)
+            for closed in (conn, *lost):
                 self._stats[self._CONNECTIONS_LOST] += 1
-                if each is not conn:
-                    self._pool.remove(each)
-                self._close_connection(each)
+                self._close_connection(closed)
                 self.run_task(AddConnection(self))
         return conn
 
-    # What these return is in a frame of psycopg_pool's, which an error shows
+    # A traceback shows what these return, in a frame of psycopg_pool
 
     def _resolve_conninfo(self) -> Any:
         return hide_secret("conninfo", super()._resolve_conninfo())
 
     def _resolve_kwargs(self) -> dict[str, Any]:
-        return hide_secrets(without_retry(super()._resolve_kwargs()))
+        return hide_secrets(disable_retry(super()._resolve_kwargs()))
 
 
 class NullConnectionPool(ConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
-    """psycopg_pool's pool that keeps none: it only limits how many connections there are.
+    """A psycopg_pool null pool: it keeps no connections, it only limits their number.
 
-    For use behind PgBouncer, say, which keeps connections itself.
+    Use it where something else keeps the connections, such as PgBouncer. It takes the arguments of
+    `azpg.ConnectionPool`; `min_size` is 0, and `max_size` is unlimited by default.
+
+    >>> with azpg.create_pool(server="myserver", pool_class=azpg.NullConnectionPool) as pool:
+    ...     with pool.connection() as conn:
+    ...         conn.execute("select 1").fetchone()
+    (1,)
     """
 
     __module__ = "azpg"
@@ -192,18 +249,56 @@ class NullConnectionPool(ConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]
 
 
 class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
-    """A psycopg_pool pool of azpg's async connections: each new one signs in freshly.
+    """An async psycopg_pool connection pool that acquires a valid token for each new connection.
 
-    It takes what its parent takes, in the same way. `getconn()`, `wait()` and `open(wait=True)`
-    raise what keeps the connections from being made, and no connection is handed out that the
-    server has closed.
+    It takes the arguments of `psycopg_pool.AsyncConnectionPool`. `getconn()`, `wait()` and
+    `open(wait=True)` raise the error that prevents the pool from connecting; a connection that the
+    server has closed is replaced, not handed out. `azpg.create_pool_async` takes the arguments of
+    `azpg.connect_async` directly and waits for the connections.
+
+    Args:
+        conninfo: Connection string of libpq, or an async function that returns one before each new
+            connection.
+        connection_class: `azpg.AsyncConnection` or a subclass of it.
+        kwargs: Arguments of `azpg.connect_async`, such as `server` and `dbname`, as a dict, or an
+            async function that returns one before each new connection.
+        min_size: Connections that the pool keeps. Default: 4.
+        max_size: Maximum number of connections. Default: `min_size`.
+        open: Whether the constructor opens the pool, without waiting for connections. Pass False
+            and use `async with pool` or `pool.open()`; the default is psycopg_pool's.
+        configure: Async function called with each new connection.
+        check: Async function called with a connection before the pool hands it out; to discard the
+            connection it raises. Without it azpg still checks whether the server has closed the
+            connection.
+        reset: Async function called with each connection that is returned to the pool.
+        name: Name of the pool in logs and threads.
+        close_returns: Whether `conn.close()` returns the connection to the pool.
+        timeout: Seconds that a client waits for a connection.
+        max_waiting: Maximum number of clients that wait at a time; 0 for unlimited.
+        max_lifetime: Seconds after which a connection is replaced. It may outlive its token: the
+            server checks a token only when a client connects.
+        max_idle: Seconds after which an unused connection above `min_size` is closed.
+        reconnect_timeout: Seconds that the pool retries one connection before it calls
+            `reconnect_failed`.
+        reconnect_failed: Async function called with the pool if it cannot connect for
+            `reconnect_timeout` seconds.
+        num_workers: Number of tasks that make and close connections.
+
+    Raises:
+        ConfigError: `connection_class` is not an async connection class of azpg.
+
+    >>> kwargs = {"server": "myserver", "dbname": "mydb"}
+    >>> async with azpg.AsyncConnectionPool(kwargs=kwargs, open=False) as pool:
+    ...     async with pool.connection() as conn:
+    ...         await (await conn.execute("select 1")).fetchone()
+    (1,)
     """
 
     __module__ = "azpg"
 
     _is_async = True
     _awaits_connections = False
-    """made by `create_pool_async`: `await` and `async with` wait until it is full"""
+    """Set by `create_pool_async`: `await` and `async with` wait for `min_size` connections."""
 
     def __init__(
         self,
@@ -213,7 +308,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         kwargs: AsyncKwargsParam | None = None,
         min_size: int | None = None,
         max_size: int | None = None,
-        open: bool | None = None,  # noqa: A002  # the parent's name
+        open: bool | None = None,  # noqa: A002  # psycopg_pool's name
         configure: AsyncConnectionCB[ACT] | None = None,
         check: AsyncConnectionCB[ACT] | None = None,
         reset: AsyncConnectionCB[ACT] | None = None,
@@ -227,7 +322,8 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         reconnect_failed: AsyncConnectFailedCB | None = None,
         num_workers: int = 3,
     ) -> None:
-        conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)  # an error shows this frame
+        # Tracebacks show this frame
+        conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)
         check_connection_class(connection_class, is_async=True)
         super().__init__(
             conninfo,
@@ -236,7 +332,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             min_size=min_size,
             max_size=max_size,
             open=open,
-            configure=guarded_async(configure),
+            configure=wrap_configure_async(configure),
             check=check,
             reset=reset,
             name=name,
@@ -251,18 +347,18 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         )
 
     async def __aenter__(self) -> Self:
-        await self._awaited()
+        await self._open_if_awaited()
         return await super().__aenter__()
 
     def __await__(self) -> Generator[Any, None, Self]:
-        return self._awaited().__await__()
+        return self._open_if_awaited().__await__()
 
-    async def _awaited(self) -> Self:
+    async def _open_if_awaited(self) -> Self:
         if self._awaits_connections:
             try:
                 await self.open(wait=True, timeout=self.timeout)
             except BaseException:
-                await self.close()  # who is cancelled here never holds the pool
+                await self.close()  # if this is canceled, the caller never gets the pool
                 raise
         return self
 
@@ -272,46 +368,59 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             raise ConfigError(problem)
         super()._open()
 
-    async def wait(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # the parent's name
-        """Wait at most `timeout` seconds for `min_size` connections, or raise the cause.
+    async def wait(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # psycopg_pool's name
+        """Wait for `min_size` connections.
 
-        Raise at once what no further try can mend (`ConfigError`, `LoginError`, `TLSError`, ...),
-        and psycopg_pool's `PoolTimeout`, with the last failure as its cause, for the rest. Either
-        closes a pool that has never connected.
+        If it raises and the pool has never connected, the pool is closed.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            ConfigError: The arguments of the connections are invalid; it lists every problem.
+            ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
+                `LoginError` or `TLSError`.
+            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure.
         """
         error: psycopg.Error | None
         async with self._lock:
-            self._try_again()
+            self._retry_now()
         try:
             await super().wait(timeout)
-            error = self._hopeless()
+            error = self._permanent_failure()
         except PoolTimeout as ex:
-            error = self._causes.explained(ex)
+            error = self._history.with_cause(ex)
         if error is not None:
-            if not self._causes.successes:
+            if not self._history.successes:
                 await self.close()
             raise error
 
     async def getconn(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
-        """Return a connection, after at most `timeout` seconds: a live one, as far as one can see.
+        """Return a connection that the server has not closed, as far as its socket shows.
 
-        Raise at once what no further try can mend, where there is no connection to wait for, and
-        psycopg_pool's `PoolTimeout`, with the last failure as its cause if there is one.
+        Args:
+            timeout: Seconds to wait for a connection. Default: the pool's `timeout`.
+
+        Raises:
+            ConfigError: The arguments of the connections are invalid; it lists every problem.
+            ConnectError: A permanent failure, raised at once if the pool has no open connection.
+            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure to
+                connect, if there is one.
         """
         try:
             return await super().getconn(timeout)
         except PoolTimeout as ex:
-            error = self._causes.explained(ex)
+            error = self._history.with_cause(ex)
         raise error
 
     async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
-        since = self._causes.successes
+        successes_before = self._history.successes
         try:
             conn = await super()._connect(timeout)
         except Exception as ex:
-            self._causes.failed(ex, since)
+            self._history.record_failure(ex, successes_before)
             raise
-        self._took(conn)
+        self._register(conn)
         return conn
 
     async def _add_connection(
@@ -319,38 +428,46 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     ) -> None:
         await super()._add_connection(self._attempt(attempt), growing)
         async with self._lock:
-            told = self._give_up()
-        for client, error in told:
+            failed = self._fail_waiting()
+        for client, error in failed:
             await client.fail(error)
 
     async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
         if not self._pool or self._nconns < self._min_size:
-            self._grow_again()
-        while (conn := await super()._get_ready_connection(timeout)) is not None and not alive(
+            self._grow_to_min_size()
+        while (conn := await super()._get_ready_connection(timeout)) is not None and not is_alive(
             conn
         ):
-            dead = [conn, *(other for other in self._pool if not alive(other))]
-            for each in dead:
+            lost = [other for other in self._pool if not is_alive(other)]
+            for other in lost:
+                self._pool.remove(other)
+            for closed in (conn, *lost):
                 self._stats[self._CONNECTIONS_LOST] += 1
-                if each is not conn:
-                    self._pool.remove(each)
-                await self._close_connection(each)
+                await self._close_connection(closed)
                 self.run_task(AsyncAddConnection(self))
         return conn
 
-    # As above
+    # As in ConnectionPool
 
     async def _resolve_conninfo(self) -> Any:
         return hide_secret("conninfo", await super()._resolve_conninfo())
 
     async def _resolve_kwargs(self) -> dict[str, Any]:
-        return hide_secrets(without_retry(await super()._resolve_kwargs()))
+        return hide_secrets(disable_retry(await super()._resolve_kwargs()))
 
 
 class AsyncNullConnectionPool(AsyncConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):
-    """psycopg_pool's async pool that keeps none: it only limits how many connections there are.
+    """A psycopg_pool async null pool: it keeps no connections, it only limits their number.
 
-    For use behind PgBouncer, say, which keeps connections itself.
+    Use it where something else keeps the connections, such as PgBouncer. It takes the arguments of
+    `azpg.AsyncConnectionPool`; `min_size` is 0, and `max_size` is unlimited by default.
+
+    >>> async with azpg.create_pool_async(
+    ...     server="myserver", pool_class=azpg.AsyncNullConnectionPool
+    ... ) as pool:
+    ...     async with pool.connection() as conn:
+    ...         await (await conn.execute("select 1")).fetchone()
+    (1,)
     """
 
     __module__ = "azpg"

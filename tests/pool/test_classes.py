@@ -1,4 +1,4 @@
-"""The pool classes take all that their parents take, and hide a password's text."""
+"""The pool classes: they take the arguments of psycopg_pool's, and hide passwords."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def make(api: Api, *args: Any, **options: Any) -> Any:
     return pool
 
 
-def of_kind(api: Api, function: Any) -> Any:
-    """Return a callback of the API's own kind."""
+def callback(api: Api, function: Any) -> Any:
+    """Return a callback, as an async function for the async API."""
     if api.kind == "sync":
         return function
 
@@ -39,15 +39,17 @@ def of_kind(api: Api, function: Any) -> Any:
 
 
 @pytest.mark.parametrize("callable_", [False, True], ids=["values", "callables"])
-def test_conninfo_and_kwargs_are_taken(api: Api, azure: Emulator, callable_: bool) -> None:
-    """A positional DSN and kwargs= work as values and as callables, azpg's options among them."""
+def test_conninfo_and_kwargs_are_values_or_functions(
+    api: Api, azure: Emulator, callable_: bool
+) -> None:
+    """A positional conninfo and kwargs= may be values or functions; azpg's options go in kwargs."""
     conninfo: Any = "dbname=postgres application_name=shop"
     kwargs: Any = {"server": "myserver", "autocommit": True}
     if callable_:
         given = kwargs
         conninfo, kwargs = (
-            of_kind(api, lambda: "application_name=shop"),
-            of_kind(api, lambda: given),
+            callback(api, lambda: "application_name=shop"),
+            callback(api, lambda: given),
         )
     pool = make(api, conninfo, kwargs=kwargs, min_size=1)
     conn = api.run(pool.getconn())
@@ -65,7 +67,7 @@ def test_callbacks_are_called(api: Api, azure: Emulator) -> None:
     """configure, check and reset are called as in psycopg_pool."""
     called: list[str] = []
     callbacks = {
-        name: of_kind(api, lambda _, name=name: called.append(name))
+        name: callback(api, lambda _, name=name: called.append(name))
         for name in ("configure", "check", "reset")
     }
     with api.pool(min_size=1, **callbacks) as pool:
@@ -76,8 +78,8 @@ def test_callbacks_are_called(api: Api, azure: Emulator) -> None:
     assert called == ["configure", "check", "reset"]
 
 
-def test_a_connection_class_of_ones_own(api: Api, azure: Emulator) -> None:
-    """A subclass of azpg's connection is what the pool hands out."""
+def test_a_subclass_of_the_connection_class(api: Api, azure: Emulator) -> None:
+    """The pool makes connections of a subclass of azpg's class."""
     own: Any = type("Own", (api.connection_class,), {})
     pool = make(api, connection_class=own, min_size=1)
     conn = api.run(pool.getconn())
@@ -86,8 +88,8 @@ def test_a_connection_class_of_ones_own(api: Api, azure: Emulator) -> None:
     api.run(pool.close())
 
 
-def test_a_connection_class_that_names_its_rows(api: Api, azure: Emulator) -> None:
-    """A class with its type of rows, as psycopg documents it, is a connection class."""
+def test_a_generic_alias_of_the_connection_class(api: Api, azure: Emulator) -> None:
+    """connection_class=Connection[Row], as psycopg documents it, works."""
     named: Any = api.connection_class[dict[str, Any]]  # type: ignore[index]  # sync or async
     pool = make(api, connection_class=named, min_size=1)
     api.run(pool.wait(10))
@@ -95,7 +97,7 @@ def test_a_connection_class_that_names_its_rows(api: Api, azure: Emulator) -> No
 
 
 class Foreign(psycopg.Connection[Row]):
-    """A class that a program wrote for psycopg's pool."""
+    """A connection class of a program that used psycopg's pool."""
 
 
 class AsyncForeign(psycopg.AsyncConnection[Row]):
@@ -103,7 +105,7 @@ class AsyncForeign(psycopg.AsyncConnection[Row]):
 
 
 def connect(*_args: Any, **_kwargs: Any) -> None:
-    """Stand for a function that connects."""
+    """Not a class: a function that connects."""
 
 
 @pytest.mark.parametrize(
@@ -112,8 +114,8 @@ def connect(*_args: Any, **_kwargs: Any) -> None:
     ids=lambda given: getattr(given, "__qualname__", "Foreign[Any]"),
 )
 @pytest.mark.parametrize("null", [False, True], ids=["pool", "null pool"])
-def test_a_connection_class_that_is_not_azpgs_is_refused(api: Api, given: Any, null: bool) -> None:
-    """Nothing would be verified, so it is a ConfigError at once, with the class to write."""
+def test_a_connection_class_that_is_not_azpgs_is_rejected(api: Api, given: Any, null: bool) -> None:
+    """It would not verify the server: a ConfigError names the class to use."""
     pool_class: Any = api.pool_class
     if null:
         pool_class = azpg.NullConnectionPool if api.kind == "sync" else azpg.AsyncNullConnectionPool
@@ -125,16 +127,16 @@ def test_a_connection_class_that_is_not_azpgs_is_refused(api: Api, given: Any, n
         assert f"(azpg.{api.connection_class.__name__}):" in str(caught.value)
 
 
-def test_a_connection_class_of_the_other_kind_is_refused(api: Api) -> None:
-    """A sync class in an async pool, and the other way round, is named as such."""
+def test_a_connection_class_of_the_other_api_is_rejected(api: Api) -> None:
+    """A sync class in an async pool is an error that names the async class, and vice versa."""
     other = azpg.AsyncConnection if api.kind == "sync" else azpg.Connection
     pool_class: Any = api.pool_class
     with pytest.raises(azpg.ConfigError, match=f"azpg.{api.connection_class.__name__}"):
         pool_class("host=db.example.net", connection_class=other, open=False)
 
 
-def test_a_pool_class_that_is_not_azpgs_is_refused(api: Api) -> None:
-    """create_pool() makes pools of azpg's classes and their subclasses only."""
+def test_a_pool_class_that_is_not_azpgs_is_rejected(api: Api) -> None:
+    """create_pool() accepts only azpg's pool classes and their subclasses."""
     others: list[Any] = [psycopg_pool.ConnectionPool, psycopg_pool.AsyncConnectionPool, list]
     others.append(azpg.AsyncConnectionPool if api.kind == "sync" else azpg.ConnectionPool)
     for other in others:
@@ -143,10 +145,8 @@ def test_a_pool_class_that_is_not_azpgs_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("where", ["conninfo", "uri", "kwargs", "keyword"])
-def test_a_passwords_text_is_in_nothing_of_the_pool(
-    api: Api, postgres: Postgres, where: str
-) -> None:
-    """Neither repr nor vars of a pool show a password, and it still signs in."""
+def test_no_repr_of_a_pool_contains_the_password(api: Api, postgres: Postgres, where: str) -> None:
+    """Neither repr nor vars of a pool contain the password, and the pool connects with it."""
     rest = postgres.conninfo(dbname="postgres", min_size=1)
     password = rest.pop("password")
     if where == "keyword":
@@ -169,15 +169,15 @@ def test_a_passwords_text_is_in_nothing_of_the_pool(
     api.run(pool.close())
 
 
-def test_a_conninfo_without_a_password_stays_readable(api: Api, azure: Emulator) -> None:
-    """What holds no secret is kept as it was given."""
+def test_arguments_without_a_secret_are_not_hidden(api: Api, azure: Emulator) -> None:
+    """Without a secret, conninfo and kwargs keep their values."""
     pool = make(api, "dbname=postgres", kwargs={"server": "myserver"}, min_size=1)
     assert pool.conninfo == "dbname=postgres"
     assert pool.kwargs == {"server": "myserver"}
     api.run(pool.close())
 
 
-def test_the_classes_are_generic_and_named() -> None:
+def test_the_classes_are_generic_and_show_the_public_module() -> None:
     """Tracebacks and reprs name the public module, and the classes take a type parameter."""
     assert azpg.ConnectionPool.__module__ == azpg.AsyncConnectionPool.__module__ == "azpg"
     assert azpg.ConnectionPool[azpg.Connection[Any]] is not None

@@ -1,4 +1,4 @@
-"""Closing: whatever a pool is at, nothing of it is left behind, and nobody waits for ever."""
+"""Closing a pool in any state: no thread, task, descriptor or waiting client is left."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
 
 
-class Slow:
-    """A credential that answers once it may, and says when it is asked."""
+class SlowCredential:
+    """A credential that waits for an event before it returns its token."""
 
     def __init__(self, token: str) -> None:
-        self.asked, self.may = threading.Event(), threading.Event()
+        self.requested, self.proceed = threading.Event(), threading.Event()
         self.token = token
 
     def get_token(self, *_scopes: str, **_options: object) -> object:
         """Return a token."""
         from azure.core.credentials import AccessToken
 
-        self.asked.set()
-        assert self.may.wait(60)
+        self.requested.set()
+        assert self.proceed.wait(60)
         return AccessToken(self.token, 1 << 40)
 
 
 def descriptors() -> int:
-    """Return how many files and sockets this process has open."""
+    """Return the number of open descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_what_is_out_is_closed_when_it_returns(api: Api, azure: Emulator) -> None:
-    """A connection that is out when its pool closes works on, until it comes back."""
+def test_a_connection_in_use_is_closed_when_it_is_returned(api: Api, azure: Emulator) -> None:
+    """A connection that a client uses when the pool closes works until it is returned."""
     with api.pool(min_size=2) as pool:
         conn = api.run(pool.getconn())
         api.run(pool.close())
@@ -52,8 +52,8 @@ def test_what_is_out_is_closed_when_it_returns(api: Api, azure: Emulator) -> Non
         assert conn.closed
 
 
-def test_who_waits_is_told(api: Api, azure: Emulator) -> None:
-    """A client that waits for a connection is told that the pool is closed."""
+def test_waiting_clients_get_pool_closed(api: Api, azure: Emulator) -> None:
+    """A client that waits for a connection gets PoolClosed when the pool closes."""
     with api.pool(min_size=1) as pool:
         conn = api.run(pool.getconn())
         waiting = api.begin(pool.getconn, 60)
@@ -63,8 +63,8 @@ def test_who_waits_is_told(api: Api, azure: Emulator) -> None:
         api.run(pool.putconn(conn))
 
 
-def test_a_pool_is_closed_while_it_connects(api: Api, mortal: Emulator) -> None:
-    """A server that never answers keeps no close() waiting, and no thread for long."""
+def test_closing_while_a_connection_stalls(api: Api, mortal: Emulator) -> None:
+    """close() does not wait for a server that never answers, and the worker threads end."""
     threads = set(threading.enumerate())
     pool = make(api, kwargs={"connect_timeout": 2}, min_size=2)
     before = mortal.counts
@@ -76,16 +76,16 @@ def test_a_pool_is_closed_while_it_connects(api: Api, mortal: Emulator) -> None:
     until(lambda: set(threading.enumerate()) <= threads)
 
 
-def test_a_pool_is_closed_while_it_asks_for_a_token(api: Api, azure: Emulator) -> None:
-    """What a slow credential leads to after close() is closed as well."""
-    credential = Slow(azure.token())
+def test_closing_while_a_token_is_requested(api: Api, azure: Emulator) -> None:
+    """A connection whose token arrives after close() is closed too."""
+    credential = SlowCredential(azure.token())
     threads = set(threading.enumerate())
     open_before = descriptors()
     pool = make(api, kwargs={"credential": credential}, min_size=2)
     api.run(pool.open())
-    assert credential.asked.wait(60)
+    assert credential.requested.wait(60)
     api.run(pool.close(timeout=0.1))
-    credential.may.set()
+    credential.proceed.set()
     if isinstance(api, AsyncApi):
         until(lambda: not asyncio.all_tasks(api.loop))
     else:
@@ -94,8 +94,8 @@ def test_a_pool_is_closed_while_it_asks_for_a_token(api: Api, azure: Emulator) -
     assert not pool._pool
 
 
-def test_a_pool_is_closed_while_it_tries_again(api: Api, mortal: Emulator) -> None:
-    """Between two tries close() has nothing to wait for."""
+def test_closing_between_two_attempts(api: Api, mortal: Emulator) -> None:
+    """close() does not wait for the delay before the next attempt."""
     threads = set(threading.enumerate())
     pool = make(api, min_size=2)
     with mortal.fault(connect="refuse"):
@@ -105,8 +105,8 @@ def test_a_pool_is_closed_while_it_tries_again(api: Api, mortal: Emulator) -> No
     until(lambda: set(threading.enumerate()) <= threads)
 
 
-def test_pools_come_and_go(api: Api, azure: Emulator) -> None:
-    """Opening and closing leaves no descriptor and no thread."""
+def test_closing_releases_threads_and_descriptors(api: Api, azure: Emulator) -> None:
+    """Opening and closing pools repeatedly leaves no descriptor and no thread."""
     with api.pool(min_size=2) as pool:
         api.row_of_pool(pool, "select 1")
     threads, open_before = set(threading.enumerate()), descriptors()
@@ -117,12 +117,12 @@ def test_pools_come_and_go(api: Api, azure: Emulator) -> None:
     until(lambda: descriptors() <= open_before)
 
 
-# Programs that end
+# At the end of a program
 
 
 @pytest.mark.parametrize("how", ["end", "exit", "global"])
-def test_a_program_ends_with_its_pool_open(program: Program, azure: Emulator, how: str) -> None:
-    """A pool that nobody closes delays no end of a program, and says nothing."""
+def test_a_program_exits_with_an_open_pool(program: Program, azure: Emulator, how: str) -> None:
+    """A pool that is not closed does not delay the exit, and prints nothing."""
 
     def main(*, how: str) -> None:
         import sys
@@ -141,8 +141,10 @@ def test_a_program_ends_with_its_pool_open(program: Program, azure: Emulator, ho
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_ctrl_c_while_a_client_waits(program: Program, azure: Emulator, kind: str) -> None:
-    """Ctrl-C ends the wait for a connection, and the pool closes in order."""
+def test_ctrl_c_ends_the_wait_for_a_connection(
+    program: Program, azure: Emulator, kind: str
+) -> None:
+    """Ctrl-C raises KeyboardInterrupt in getconn(), and the pool closes normally."""
 
     def main(*, kind: str) -> None:
         import asyncio
@@ -157,7 +159,7 @@ def test_ctrl_c_while_a_client_waits(program: Program, azure: Emulator, kind: st
         def interrupt(pool: Any) -> None:
             while not pool.get_stats()["requests_waiting"]:
                 pass
-            # Again, as Python misses one that comes just before a wait until it wakes
+            # Repeated: Python handles a signal just before a wait only when the wait ends
             while True:
                 os.kill(os.getpid(), signal.SIGINT)
                 if over.wait(1):
@@ -187,23 +189,25 @@ def test_ctrl_c_while_a_client_waits(program: Program, azure: Emulator, kind: st
     assert program(main, kind=kind) == ["interrupted"]
 
 
-def test_the_loop_that_psycopg_cannot_use_is_named() -> None:
-    """Windows' default loop is told with what to type; others are fit."""
+def test_the_proactor_event_loop_is_named_with_its_fix() -> None:
+    """The error for Windows' default event loop says what to type; other loops have no error."""
     from azpg._connect import event_loop_error
 
-    windows: Any = type("ProactorEventLoop", (), {})
-    said = event_loop_error(type("Own", (windows,), {}))
-    assert said is not None
-    assert "loop_factory=asyncio.SelectorEventLoop" in said
+    proactor: Any = type("ProactorEventLoop", (), {})
+    problem = event_loop_error(type("Subclass", (proactor,), {}))
+    assert problem is not None
+    assert "loop_factory=asyncio.SelectorEventLoop" in problem
     assert event_loop_error(asyncio.SelectorEventLoop) is None
 
 
-def test_a_pool_on_such_a_loop_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows an async pool says so when it opens, before it could hide the error."""
+def test_an_async_pool_does_not_open_on_the_proactor_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On Windows open() raises the error; the pool's workers would only log it."""
     import sys
 
     class ProactorEventLoop(asyncio.SelectorEventLoop):
-        """What Windows has."""
+        """A loop with the name of Windows' default."""
 
     async def main() -> None:
         pool = azpg.AsyncConnectionPool("host=myserver.postgres.database.azure.com", open=False)

@@ -1,4 +1,4 @@
-"""Pools: fresh sign-ins, what opening waits for, and what it raises."""
+"""create_pool(): authentication of each connection, what opening waits for, what it raises."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 WHO = "select current_user"
 
 
-# Signing in
+# Authentication
 
 
-def test_a_pool_signs_in_with_tokens(api: Api, azure: Emulator) -> None:
+def test_a_pool_authenticates_with_tokens(api: Api, azure: Emulator) -> None:
     """create_pool() takes connect()'s options and returns once `min_size` connections are made."""
     with api.pool(server="myserver", min_size=3) as pool:
         assert idle(pool) == 3
@@ -38,8 +38,8 @@ def test_a_pool_signs_in_with_tokens(api: Api, azure: Emulator) -> None:
         assert isinstance(pool, psycopg_pool.ConnectionPool | psycopg_pool.AsyncConnectionPool)
 
 
-def test_a_pool_goes_through_pgbouncer(api: Api, azure: Emulator) -> None:
-    """The pool's connections have the port and the threshold that connect() would give them."""
+def test_a_pool_connects_to_pgbouncer(api: Api, azure: Emulator) -> None:
+    """The connections have the port and the prepare threshold that connect() uses for PgBouncer."""
     with api.pool(server="myserver", pgbouncer=True, min_size=1) as pool:
         conn = api.run(pool.getconn())
         assert conn.info.port == 6432
@@ -47,27 +47,27 @@ def test_a_pool_goes_through_pgbouncer(api: Api, azure: Emulator) -> None:
         api.run(pool.putconn(conn))
 
 
-def test_every_new_connection_asks_the_callback(api: Api, postgres: Postgres) -> None:
-    """A password callback is asked for each physical connection, those after a drain too."""
-    asked: list[str] = []
+def test_every_new_connection_calls_the_password_callback(api: Api, postgres: Postgres) -> None:
+    """A password callback is called once for each physical connection, also after a drain."""
+    calls: list[str] = []
 
-    def ask() -> str:
-        asked.append("")
+    def password() -> str:
+        calls.append("")
         return postgres.password
 
-    with api.pool(**postgres.conninfo(password=api.callback(ask)), min_size=3) as pool:
-        assert len(asked) == 3
+    with api.pool(**postgres.conninfo(password=api.callback(password)), min_size=3) as pool:
+        assert len(calls) == 3
         api.row_of_pool(pool, WHO)
-        assert len(asked) == 3
+        assert len(calls) == 3
         api.run(pool.drain())
         until(lambda: idle(pool) == 3)
-        assert len(asked) == 6
+        assert len(calls) == 6
 
 
 def test_a_pool_outlives_its_tokens(
     api: Api, mortal: Emulator, credentials: Credentials, clock: Clock
 ) -> None:
-    """Connections made after the first token has died sign in with a new one, over and over."""
+    """Connections made after a token has expired authenticate with a new one, repeatedly."""
     clock.of(mortal)
     before = mortal.counts
     with api.pool(credential=credentials.managed_identity(), min_size=2) as pool:
@@ -86,10 +86,10 @@ def test_a_pool_outlives_its_tokens(
     assert spent.token_requests == 4
 
 
-def test_connections_past_their_lifetime_are_made_anew(
+def test_max_lifetime_replaces_connections(
     api: Api, mortal: Emulator, credentials: Credentials
 ) -> None:
-    """max_lifetime replaces connections one by one, each with a token valid by then."""
+    """A connection older than max_lifetime is replaced by one with a token that is valid then."""
     password = azpg.EntraPassword(credentials.of(mortal))
     with api.pool(password=password, min_size=1, max_lifetime=0.001) as pool:
         mortal.expire_tokens()
@@ -104,7 +104,7 @@ def test_connections_past_their_lifetime_are_made_anew(
 
 
 def test_open_false_connects_nothing(api: Api, azure: Emulator, credentials: Credentials) -> None:
-    """A pool made with open=False asks for no token and knows no server until it is opened."""
+    """A pool with open=False requests no token and connects to no server until it is opened."""
     credential = credentials.of(azure)
     before = azure.counts
     with api.pool(credential=credential, min_size=1, open=False) as pool:
@@ -116,7 +116,7 @@ def test_open_false_connects_nothing(api: Api, azure: Emulator, credentials: Cre
 
 
 def test_async_with_waits_for_connections(azure: Emulator) -> None:
-    """`async with create_pool_async()` is entered when `min_size` connections are made."""
+    """`async with create_pool_async()` waits for `min_size` connections."""
 
     async def main() -> int:
         async with azpg.create_pool_async(min_size=2) as pool:
@@ -126,7 +126,7 @@ def test_async_with_waits_for_connections(azure: Emulator) -> None:
 
 
 def test_async_with_of_an_unopened_pool_does_not_wait(free_port: int) -> None:
-    """With open=False `async with` opens as psycopg_pool does, without waiting."""
+    """With open=False `async with` opens the pool without waiting, as in psycopg_pool."""
 
     async def main() -> int:
         address = {"host": "db.example", "hostaddr": "127.0.0.1", "port": free_port}
@@ -145,13 +145,13 @@ PERMANENT = [
     ({}, {"identity": 400}, azpg.CredentialError),
     ({}, {"token": "expired"}, azpg.LoginError),
 ]
-"""options of a pool, what is broken, and what no further try can mend"""
+"""A pool's arguments, the fault of the emulator, and the permanent error."""
 
 
 @pytest.mark.parametrize(
     ("options", "fault", "error"), PERMANENT, ids=["role", "cert", "tls", "credential", "token"]
 )
-def test_what_no_try_can_mend_surfaces_at_once(
+def test_a_permanent_failure_is_raised_at_once(
     api: Api,
     azure: Emulator,
     credentials: Credentials,
@@ -159,7 +159,7 @@ def test_what_no_try_can_mend_surfaces_at_once(
     fault: dict[str, Any],
     error: type[azpg.ConnectError],
 ) -> None:
-    """create_pool() raises the real error, long before its timeout, and leaves no thread."""
+    """create_pool() raises it long before the timeout, and leaves no thread."""
     threads = set(threading.enumerate())
     started = time.monotonic()
     credential = credentials.managed_identity()
@@ -170,20 +170,20 @@ def test_what_no_try_can_mend_surfaces_at_once(
         until(lambda: set(threading.enumerate()) <= threads)
 
 
-@pytest.mark.parametrize("way", ["open", "wait", "after the failure"])
-def test_the_classes_surface_it_too(api: Api, azure: Emulator, way: str) -> None:
-    """open(wait=True) and wait() of the pool classes raise the real error, and close the pool."""
+@pytest.mark.parametrize("method", ["open", "wait", "after the failure"])
+def test_the_pool_classes_raise_a_permanent_failure(api: Api, azure: Emulator, method: str) -> None:
+    """open(wait=True) and wait() raise it and close the pool."""
     pool = make(api, min_size=1, kwargs={"user": "nobody"})
     api.run(pool.open())
-    if way == "after the failure":
+    if method == "after the failure":
         until(lambda: pool.get_stats().get("connections_errors"))
     with pytest.raises(azpg.LoginError, match="nobody"):
-        api.run(pool.open(wait=True) if way == "open" else pool.wait())
+        api.run(pool.open(wait=True) if method == "open" else pool.wait())
     assert pool.closed
 
 
-def test_a_call_that_cannot_be_meant_makes_no_pool(api: Api) -> None:
-    """create_pool() judges its options before it makes anything, and lists every problem."""
+def test_invalid_arguments_are_all_reported(api: Api) -> None:
+    """create_pool() validates its arguments before it starts a thread, and lists every problem."""
     threads = set(threading.enumerate())
     with pytest.raises(azpg.ConfigError) as caught:
         api.open_pool(sslmode="ful", databse="shop", open=False)
@@ -191,8 +191,8 @@ def test_a_call_that_cannot_be_meant_makes_no_pool(api: Api) -> None:
     assert set(threading.enumerate()) <= threads
 
 
-def test_a_pools_config_error_surfaces_from_the_classes(api: Api) -> None:
-    """A ConfigError of the pool class's own kwargs is raised by open(wait=True) at once."""
+def test_the_pool_classes_raise_a_config_error(api: Api) -> None:
+    """open(wait=True) raises the ConfigError of an invalid conninfo at once."""
     pool = make(api, "sslmode=ful", min_size=1)
     started = time.monotonic()
     with pytest.raises(azpg.ConfigError, match="sslmode"):
@@ -200,22 +200,22 @@ def test_a_pools_config_error_surfaces_from_the_classes(api: Api) -> None:
     assert time.monotonic() - started < 20
 
 
-def test_create_pool_async_judges_before_it_is_awaited() -> None:
-    """A wrong option of create_pool_async() is told where the pool is made."""
+def test_create_pool_async_validates_before_it_is_awaited() -> None:
+    """create_pool_async() raises the ConfigError itself, not `await` or `async with`."""
     with pytest.raises(azpg.ConfigError, match="sslmode"):
         azpg.create_pool_async(server="myserver", sslmode="ful")
 
 
-def test_retry_timeout_is_no_option_of_a_pool(api: Api) -> None:
-    """A pool tries again by itself: retry_timeout is refused with what to use."""
+def test_a_pool_has_no_retry_timeout(api: Api) -> None:
+    """retry_timeout is rejected, and the error names reconnect_timeout."""
     with pytest.raises(azpg.ConfigError, match="reconnect_timeout"):
         api.open_pool(server="myserver", retry_timeout=5)
 
 
-def test_what_may_mend_itself_is_a_pool_timeout_with_its_cause(
+def test_a_transient_failure_is_a_pool_timeout_with_its_cause(
     api: Api, azure: Emulator, free_port: int
 ) -> None:
-    """After `timeout` a PoolTimeout says in its text, and holds as its cause, why."""
+    """After `timeout` a PoolTimeout has the failure in its message and as its cause."""
     started = time.monotonic()
     with pytest.raises(psycopg_pool.PoolTimeout, match=r"[Cc]onnection refused") as caught:
         api.open_pool(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=0.5)
@@ -224,10 +224,10 @@ def test_what_may_mend_itself_is_a_pool_timeout_with_its_cause(
     assert caught.value.__cause__.kind == "refused"
 
 
-def test_a_server_that_comes_in_time_is_waited_for(
+def test_a_transient_failure_is_retried(
     api: Api, azure: Emulator, free_port: int, dig: Callable[..., Tunnel]
 ) -> None:
-    """A server that starts while the pool opens is connected to, by the pool's own retry."""
+    """The pool connects to a server that starts while the pool opens."""
     address = {"hostaddr": "127.0.0.1", "port": free_port}
     pool = make(api, min_size=1, kwargs=address)
     api.run(pool.open())
@@ -238,8 +238,8 @@ def test_a_server_that_comes_in_time_is_waited_for(
     api.run(pool.close())
 
 
-def test_what_configure_raises_is_not_permanent(api: Api, azure: Emulator) -> None:
-    """An error of the caller's configure is no failed sign-in, whatever its class."""
+def test_an_error_of_configure_is_not_permanent(api: Api, azure: Emulator) -> None:
+    """The pool retries after any error of `configure`, also after an azpg error."""
     calls: list[int] = []
 
     def configure(conn: Any) -> None:
@@ -256,8 +256,8 @@ def test_what_configure_raises_is_not_permanent(api: Api, azure: Emulator) -> No
     assert len(calls) == 2
 
 
-def test_a_cancelled_async_with_leaves_no_task(free_port: int) -> None:
-    """Who is cancelled while `async with create_pool_async()` waits leaves nothing running."""
+def test_a_canceled_async_with_leaves_no_task(free_port: int) -> None:
+    """Canceling `async with create_pool_async()` while it waits closes the pool."""
     address: dict[str, Any] = {"host": "db.example", "hostaddr": "127.0.0.1", "port": free_port}
 
     async def enter() -> None:
@@ -268,8 +268,8 @@ def test_a_cancelled_async_with_leaves_no_task(free_port: int) -> None:
         await azpg.create_pool_async(**address, user="me", password="x")
 
     async def main() -> None:
-        for way in (enter, wait):
-            task = asyncio.create_task(way())
+        for function in (enter, wait):
+            task = asyncio.create_task(function())
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -280,7 +280,7 @@ def test_a_cancelled_async_with_leaves_no_task(free_port: int) -> None:
 
 
 def test_no_thread_is_left_after_close(azure: Emulator) -> None:
-    """close() ends every thread that the pool and its tokens started."""
+    """close() ends every thread that the pool and its token requests started."""
     threads = set(threading.enumerate())
     pool = azpg.create_pool(min_size=2)
     pool.close()

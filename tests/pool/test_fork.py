@@ -1,4 +1,4 @@
-"""Fork with connections and pools open: the child is told, and the parent's sessions go on."""
+"""Fork with open connections and pools: the child cannot use them, the parent still can."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
 
 
-@pytest.mark.parametrize("deed", ["query", "close", "forget", "exit"])
-def test_a_connection_is_its_process_own(program: Program, azure: Emulator, deed: str) -> None:
-    """In the child a connection of the parent fails, and nothing done to it reaches the parent."""
+@pytest.mark.parametrize("action", ["query", "close", "forget", "exit"])
+def test_a_forked_child_cannot_use_a_connection(
+    program: Program, azure: Emulator, action: str
+) -> None:
+    """A connection of the parent fails in the child, and still works in the parent."""
 
-    def main(*, deed: str) -> None:
+    def main(*, action: str) -> None:
         import gc
         import sys
 
@@ -27,36 +29,36 @@ def test_a_connection_is_its_process_own(program: Program, azure: Emulator, deed
 
         import azpg
 
-        open_ones = [azpg.connect(autocommit=True)]
-        pid = open_ones[0].info.backend_pid
+        connections = [azpg.connect(autocommit=True)]
+        pid = connections[0].info.backend_pid
 
         def work() -> None:
-            if deed == "query":
+            if action == "query":
                 try:
-                    open_ones[0].execute("select 1")
+                    connections[0].execute("select 1")
                 except psycopg.OperationalError:
-                    assert open_ones[0].closed
+                    assert connections[0].closed
                 else:
                     raise AssertionError
-            elif deed == "close":
-                open_ones[0].close()
-            elif deed == "exit":
-                open_ones[0].close()
+            elif action == "close":
+                connections[0].close()
+            elif action == "exit":
+                connections[0].close()
                 sys.exit(0)
             else:
-                open_ones[0].pgconn.finish()
-                open_ones.clear()
+                connections[0].pgconn.finish()
+                connections.clear()
                 gc.collect()
 
-        ended_well(forked(work)) if deed != "exit" else forked_and_exited(work)
-        assert open_ones[0].execute("select pg_backend_pid()").fetchone() == (pid,)
-        open_ones[0].close()
+        ended_well(forked(work)) if action != "exit" else forked_and_exited(work)
+        assert connections[0].execute("select pg_backend_pid()").fetchone() == (pid,)
+        connections[0].close()
 
-    program(main, forked, ended_well, forked_and_exited, deed=deed)
+    program(main, forked, ended_well, forked_and_exited, action=action)
 
 
 def forked_and_exited(work: Callable[[], object]) -> None:
-    """Fork, do the work in a child that ends as programs do, and wait for it."""
+    """Fork, do the work in a child that exits normally, and wait for it."""
     import os
 
     child = os.fork()
@@ -65,14 +67,14 @@ def forked_and_exited(work: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("deed", ["getconn", "open", "with", "close", "wait", "use what was out"])
+@pytest.mark.parametrize("action", ["getconn", "open", "with", "close", "wait", "use a connection"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_pool_says_that_it_is_the_parents(
-    program: Program, azure: Emulator, kind: str, deed: str
+def test_a_forked_child_cannot_use_a_pool(
+    program: Program, azure: Emulator, kind: str, action: str
 ) -> None:
-    """In the child a pool that was open says so, and nothing done to it reaches the parent's."""
+    """In the child the parent's pool raises PoolClosed; in the parent it works."""
 
-    def main_sync(*, deed: str) -> None:
+    def main_sync(*, action: str) -> None:
         import psycopg
         import psycopg_pool
 
@@ -82,28 +84,28 @@ def test_a_pool_says_that_it_is_the_parents(
         with azpg.create_pool(min_size=2) as pool:
             out = pool.getconn()
 
-            def deeds() -> None:
-                if deed == "close":
+            def act() -> None:
+                if action == "close":
                     pool.close()
-                elif deed == "use what was out":
+                elif action == "use a connection":
                     try:
                         out.execute("select 1")
                     except psycopg.OperationalError:
                         pool.putconn(out)
-                elif deed == "with":
+                elif action == "with":
                     with pool:
                         raise AssertionError
                 else:
-                    getattr(pool, deed)()
+                    getattr(pool, action)()
 
             def work() -> None:
                 try:
-                    deeds()
+                    act()
                 except psycopg_pool.PoolClosed as error:
-                    told = "forked" in str(error)
+                    raised = "forked" in str(error)
                 else:
-                    told = False
-                assert told is (deed not in ("close", "use what was out"))
+                    raised = False
+                assert raised is (action not in ("close", "use a connection"))
 
             pids = {conn.info.backend_pid for conn in [out, *pool._pool]}
             ended_well(forked(work))
@@ -113,7 +115,7 @@ def test_a_pool_says_that_it_is_the_parents(
             assert found == {(number,) for number in pids}
             assert "connections_lost" not in pool.get_stats()
 
-    def main_async(*, deed: str) -> None:
+    def main_async(*, action: str) -> None:
         import asyncio
 
         import psycopg
@@ -127,29 +129,29 @@ def test_a_pool_says_that_it_is_the_parents(
             async with azpg.create_pool_async(min_size=2) as pool:
                 out = await pool.getconn()
 
-                async def deeds() -> None:
-                    if deed == "close":
+                async def act() -> None:
+                    if action == "close":
                         await pool.close()
-                    elif deed == "use what was out":
+                    elif action == "use a connection":
                         try:
                             await out.execute("select 1")
                         except psycopg.OperationalError:
                             await pool.putconn(out)
-                    elif deed == "with":
+                    elif action == "with":
                         async with pool:
                             raise AssertionError
                     else:
-                        await getattr(pool, deed)()
+                        await getattr(pool, action)()
 
                 def work() -> None:
                     asyncio._set_running_loop(None)
                     try:
-                        asyncio.run(deeds())
+                        asyncio.run(act())
                     except psycopg_pool.PoolClosed as error:
-                        told = "forked" in str(error)
+                        raised = "forked" in str(error)
                     else:
-                        told = False
-                    assert told is (deed not in ("close", "use what was out"))
+                        raised = False
+                    assert raised is (action not in ("close", "use a connection"))
 
                 pids = {conn.info.backend_pid for conn in [out, *pool._pool]}
                 ended_well(forked(work))
@@ -161,11 +163,11 @@ def test_a_pool_says_that_it_is_the_parents(
 
         asyncio.run(main())
 
-    program(main_sync if kind == "sync" else main_async, forked, ended_well, deed=deed)
+    program(main_sync if kind == "sync" else main_async, forked, ended_well, action=action)
 
 
-def test_a_pool_never_opened_crosses_a_fork(program: Program, azure: Emulator) -> None:
-    """open=False connects nothing, so that each process may open the pool for itself."""
+def test_an_unopened_pool_can_be_opened_in_a_child(program: Program, azure: Emulator) -> None:
+    """A pool with open=False may be opened in the child and in the parent."""
 
     def main() -> None:
         import azpg
@@ -182,10 +184,8 @@ def test_a_pool_never_opened_crosses_a_fork(program: Program, azure: Emulator) -
     program(main, forked, ended_well)
 
 
-def test_a_lock_of_the_pool_held_at_the_fork_is_no_deadlock(
-    program: Program, azure: Emulator
-) -> None:
-    """Another thread is inside the pool when the process forks: the child is told all the same."""
+def test_a_fork_while_the_pools_lock_is_held(program: Program, azure: Emulator) -> None:
+    """If another thread holds the pool's lock at the fork, the child raises PoolClosed, too."""
 
     def main() -> None:
         import threading
@@ -218,8 +218,8 @@ def test_a_lock_of_the_pool_held_at_the_fork_is_no_deadlock(
     program(main, forked, ended_well)
 
 
-def test_many_forks_beside_a_busy_pool(program: Program, azure: Emulator) -> None:
-    """Threads work on a pool while the process forks: no child and no thread is disturbed."""
+def test_forks_while_threads_use_the_pool(program: Program, azure: Emulator) -> None:
+    """Threads that use a pool while the process forks see no error, and neither does a child."""
 
     def main(*, forks: int) -> None:
         import threading

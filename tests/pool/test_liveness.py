@@ -1,4 +1,4 @@
-"""The look before each checkout: what the server has closed is never handed out."""
+"""The liveness check before each checkout: a connection that the server closed is replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from fix_pools import backends, idle, terminate, until
 
-from azpg.pool._liveness import alive
+from azpg.pool._liveness import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,16 +36,16 @@ ENDS: dict[str, Callable[[Emulator], object]] = {
 }
 
 
-# Of a pool
+# In a pool
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_no_client_meets_a_connection_that_has_ended(api: Api, mortal: Emulator, end: str) -> None:
-    """After all eight have ended the next checkout works, and soon eight wait again."""
+def test_no_client_gets_a_closed_connection(api: Api, mortal: Emulator, end: str) -> None:
+    """After the server closed all eight, the next checkout works and eight are idle again."""
     with api.pool(min_size=8) as pool:
         before = backends(pool)
         ENDS[end](mortal)
-        until(lambda: not any(alive(conn) for conn in pool._pool))
+        until(lambda: not any(is_alive(conn) for conn in pool._pool))
         pid = api.row_of_pool(pool, PID)[0]
         assert pid not in before
         until(lambda: idle(pool) == 8)
@@ -53,8 +53,8 @@ def test_no_client_meets_a_connection_that_has_ended(api: Api, mortal: Emulator,
         assert pool.get_stats()["connections_lost"] == 8
 
 
-def test_pgbouncer_may_restart(api: Api, azure: Emulator) -> None:
-    """The same through PgBouncer, when it is restarted."""
+def test_a_restart_of_pgbouncer(api: Api, azure: Emulator) -> None:
+    """After a restart of PgBouncer each checkout works."""
     with api.pool(min_size=3, pgbouncer=True) as pool:
         azure.restart_pgbouncer()
         for _ in range(3):
@@ -63,8 +63,8 @@ def test_pgbouncer_may_restart(api: Api, azure: Emulator) -> None:
         assert pool.get_stats()["connections_lost"] == 3
 
 
-def test_those_that_live_stay(api: Api, azure: Emulator) -> None:
-    """Only what has ended is replaced, all of it at once."""
+def test_only_closed_connections_are_replaced(api: Api, azure: Emulator) -> None:
+    """A checkout replaces all closed connections, and keeps the open ones."""
     with api.pool(min_size=4) as pool:
         first, second, third, fourth = (conn.info.backend_pid for conn in pool._pool)
         terminate(api, {first, third})
@@ -73,8 +73,8 @@ def test_those_that_live_stay(api: Api, azure: Emulator) -> None:
         assert {second, fourth} == backends(pool) & {first, second, third, fourth}
 
 
-def test_a_client_that_waits_gets_no_dead_connection(api: Api, azure: Emulator) -> None:
-    """A connection that ended while it was out is replaced, not handed to who waits for it."""
+def test_a_waiting_client_gets_no_closed_connection(api: Api, azure: Emulator) -> None:
+    """A connection that was closed in use is replaced, not handed to a waiting client."""
     with api.pool(min_size=1) as pool:
         conn = api.run(pool.getconn())
         waiting = api.begin(pool.getconn, 60)
@@ -87,12 +87,12 @@ def test_a_client_that_waits_gets_no_dead_connection(api: Api, azure: Emulator) 
         api.run(pool.putconn(other))
 
 
-def test_the_callers_check_comes_after_the_look(api: Api, azure: Emulator) -> None:
-    """check= is called with live connections only, so that its pauses never begin."""
+def test_check_is_called_with_open_connections_only(api: Api, azure: Emulator) -> None:
+    """The liveness check runs first, so that `check` never fails and delays the checkout."""
     checked: list[bool] = []
 
     def check(conn: Any) -> None:
-        checked.append(alive(conn))
+        checked.append(is_alive(conn))
 
     async def check_async(conn: Any) -> None:
         check(conn)
@@ -103,8 +103,8 @@ def test_the_callers_check_comes_after_the_look(api: Api, azure: Emulator) -> No
     assert checked == [True]
 
 
-def test_a_notification_that_waited_is_not_lost(api: Api, azure: Emulator) -> None:
-    """What arrives while a connection waits in the pool is there for notifies() after checkout."""
+def test_a_notification_of_an_idle_connection_is_not_lost(api: Api, azure: Emulator) -> None:
+    """notifies() returns, after checkout, what arrived while the connection was idle."""
     with api.pool(min_size=1, autocommit=True) as pool, api.connect(autocommit=True) as other:
         conn = api.run(pool.getconn())
         api.run(conn.execute("listen news"))
@@ -113,18 +113,18 @@ def test_a_notification_that_waited_is_not_lost(api: Api, azure: Emulator) -> No
         again = api.run(pool.getconn())
         assert again is conn
         if api.kind == "sync":
-            told = [each.payload for each in conn.notifies(timeout=5, stop_after=1)]
+            received = [each.payload for each in conn.notifies(timeout=5, stop_after=1)]
         else:
 
             async def notified() -> list[str]:
                 return [each.payload async for each in conn.notifies(timeout=5, stop_after=1)]
 
-            told = api.run(notified())
-        assert told == ["of the day"]
+            received = api.run(notified())
+        assert received == ["of the day"]
         api.run(pool.putconn(conn))
 
 
-# Of a connection
+# On one connection
 
 
 @pytest.fixture
@@ -137,20 +137,20 @@ def conn(azure: Emulator) -> Iterator[Any]:
 
 
 def test_an_idle_connection_is_alive(conn: Any) -> None:
-    """A connection at rest is alive, after queries too."""
-    assert alive(conn)
+    """An idle connection is alive, also after queries."""
+    assert is_alive(conn)
     conn.execute("select 1")
-    assert alive(conn)
+    assert is_alive(conn)
 
 
-def test_a_closed_connection_is_not(conn: Any) -> None:
-    """One that was closed here is not."""
+def test_a_closed_connection_is_not_alive(conn: Any) -> None:
+    """A connection that the client closed is not alive."""
     conn.close()
-    assert not alive(conn)
+    assert not is_alive(conn)
 
 
-def test_a_look_sends_nothing(azure: Emulator, dig: Dig) -> None:
-    """What becomes of a connection behind a network that drops all is not known at a look."""
+def test_the_check_makes_no_round_trip(azure: Emulator, dig: Dig) -> None:
+    """If the network drops every packet, the check still returns at once, with True."""
     import azpg
 
     tunnel = dig((azure.hostaddr, azure.port))
@@ -158,64 +158,64 @@ def test_a_look_sends_nothing(azure: Emulator, dig: Dig) -> None:
         tunnel.swallow()
         started = time.monotonic()
         for _ in range(1000):
-            assert alive(conn)
+            assert is_alive(conn)
         assert time.monotonic() - started < 5
         tunnel.mend()
 
 
-def test_notices_reach_their_handler(hostile: Callable[..., Hostile]) -> None:
-    """A notice that waited is told to the caller's handler, and the connection goes on."""
+def test_notices_are_passed_to_their_handler(hostile: Callable[..., Hostile]) -> None:
+    """The check calls the caller's notice handler, and the connection stays alive."""
     connected = threading.Event()
 
     def script(peer: Peer) -> None:
-        welcome(peer)
+        accept(peer)
         connected.wait(30)
         peer.say(b"N", b"SNOTICE\0VNOTICE\0C00000\0Mbackup begins\0\0")
         peer.read_all()
 
-    told: list[str | None] = []
-    with plain(hostile(script)) as conn:
+    received: list[str | None] = []
+    with connect_unencrypted(hostile(script)) as conn:
         connected.set()
-        conn.add_notice_handler(lambda notice: told.append(notice.message_primary))
-        until(lambda: alive(conn) and told)
-        assert told == ["backup begins"]
-        assert alive(conn)
+        conn.add_notice_handler(lambda notice: received.append(notice.message_primary))
+        until(lambda: is_alive(conn) and received)
+        assert received == ["backup begins"]
+        assert is_alive(conn)
 
 
 @pytest.mark.parametrize("severity", ["FATAL", "PANIC"])
-def test_last_words_are_the_end(hostile: Callable[..., Hostile], severity: str) -> None:
-    """A fatal error that waits is the end, also before the socket is closed."""
+def test_a_fatal_error_is_the_end(hostile: Callable[..., Hostile], severity: str) -> None:
+    """A connection with an unread fatal error is not alive, even if its socket is open."""
     connected = threading.Event()
 
     def script(peer: Peer) -> None:
-        welcome(peer)
+        accept(peer)
         connected.wait(30)
         peer.say(b"E", f"S{severity}\0V{severity}\0C57P01\0Mterminating\0\0".encode())
         peer.read_all()
 
-    with plain(hostile(script)) as conn:
+    with connect_unencrypted(hostile(script)) as conn:
         connected.set()
-        until(lambda: not alive(conn))
+        until(lambda: not is_alive(conn))
         assert not conn.closed
 
 
-def test_endless_talk_is_the_end(hostile: Callable[..., Hostile]) -> None:
-    """Who never stops talking on an idle connection is not waited for."""
+def test_endless_input_is_the_end(hostile: Callable[..., Hostile]) -> None:
+    """A connection on which the server never stops sending is not alive."""
 
     def script(peer: Peer) -> None:
-        welcome(peer)
+        accept(peer)
         notice = b"SNOTICE\0VNOTICE\0C00000\0M" + b"x" * 60000 + b"\0\0"
         while True:
             peer.say(b"N", notice)
 
-    with plain(hostile(script)) as conn:
-        until(lambda: not alive(conn))
+    with connect_unencrypted(hostile(script)) as conn:
+        until(lambda: not is_alive(conn))
 
 
-def test_a_handler_that_fails_costs_the_connection(
+def test_an_error_of_a_handler_is_logged(
     conn: Any, azure: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error of a notification's handler is logged, and its connection given up."""
+    """If the notification handler raises, the error is logged and the connection is not alive."""
     import azpg
 
     def handle(_: object) -> None:
@@ -226,19 +226,19 @@ def test_a_handler_that_fails_costs_the_connection(
     with azpg.connect(autocommit=True) as other:
         other.execute("notify news")
     with caplog.at_level(logging.WARNING, "azpg"):
-        until(lambda: not alive(conn))
+        until(lambda: not is_alive(conn))
     assert "ZeroDivisionError" in caplog.text
 
 
-def welcome(peer: Peer) -> None:
-    """Let a client in without a question."""
+def accept(peer: Peer) -> None:
+    """Accept a client without authentication."""
     peer.packet()
     peer.ask(0)
     peer.say(b"Z", b"I")
 
 
-def plain(server: Hostile) -> psycopg.Connection[Any]:
-    """Connect in clear, as nothing but the talk afterwards matters."""
+def connect_unencrypted(server: Hostile) -> psycopg.Connection[Any]:
+    """Connect without TLS."""
     return psycopg.connect(
         host=server.host, port=server.port, user="me", dbname="x", sslmode="disable"
     )

@@ -1,4 +1,4 @@
-"""Pools in trouble: what clients are told, when it is tried again, and what is never closed."""
+"""Pools that cannot connect: what clients get, when the pool retries, how it recovers."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ POOLS: dict[tuple[str, str], Any] = {
 both = pytest.mark.parametrize("kind", ["pool", "null"])
 
 
-class Key:
-    """A password that can be changed under a pool, and counts how often it is asked for."""
+class PasswordCallback:
+    """A password callback that counts its calls and can return a wrong password."""
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
-        self.right = True
-        self.asked = 0
+        self.correct = True
+        self.calls = 0
 
     def __call__(self) -> str:
         """Return the password, or a wrong one."""
-        self.asked += 1
-        return self.postgres.password if self.right else "wrong"
+        self.calls += 1
+        return self.postgres.password if self.correct else "wrong"
 
     def kwargs(self, api: Api) -> dict[str, Any]:
-        """Return the keywords of a connect that asks for it."""
+        """Return connect()'s arguments with this callback."""
         return self.postgres.conninfo(password=api.callback(self))
 
 
 @pytest.fixture
-def key(postgres: Postgres) -> Key:
-    """Return the password of the server that has SCRAM."""
-    return Key(postgres)
+def password(postgres: Postgres) -> PasswordCallback:
+    """Return a callback for a server with SCRAM."""
+    return PasswordCallback(postgres)
 
 
-# What no further try can mend
+# Permanent failures
 
 
 @both
-def test_a_client_is_told_at_once(api: Api, azure: Emulator, kind: str) -> None:
-    """getconn() raises the refusal itself, within one attempt, and the pool stays open."""
+def test_getconn_raises_a_permanent_failure_at_once(api: Api, azure: Emulator, kind: str) -> None:
+    """getconn() raises the LoginError after one attempt, and the pool stays open."""
     pool = make(api, pool_class=POOLS[api.kind, kind], max_size=4, kwargs={"user": "nobody"})
     api.run(pool.open())
     started = time.monotonic()
@@ -69,8 +69,8 @@ def test_a_client_is_told_at_once(api: Api, azure: Emulator, kind: str) -> None:
 
 
 @both
-def test_all_who_wait_are_told(api: Api, azure: Emulator, kind: str) -> None:
-    """Each of many clients raises an error of its own."""
+def test_all_waiting_clients_get_a_permanent_failure(api: Api, azure: Emulator, kind: str) -> None:
+    """Each of several clients that wait raises its own instance of the error."""
     pool = make(api, pool_class=POOLS[api.kind, kind], max_size=4, kwargs={"user": "nobody"})
     api.run(pool.open())
     waiting = [api.begin(pool.getconn, 60) for _ in range(8)]
@@ -80,28 +80,32 @@ def test_all_who_wait_are_told(api: Api, azure: Emulator, kind: str) -> None:
     api.run(pool.close())
 
 
-def test_who_is_given_up_is_told_whatever_succeeds_meanwhile(api: Api, azure: Emulator) -> None:
-    """A success between giving a client up and telling it takes no reason away."""
+def test_a_later_success_does_not_lose_the_error_of_a_waiting_client(
+    api: Api, azure: Emulator
+) -> None:
+    """A client that was dequeued gets the error, also if another attempt succeeds meanwhile."""
     pool = make(api, min_size=1, kwargs={"user": "nobody"})
-    give_up = pool._give_up
+    fail_waiting = pool._fail_waiting
 
-    def give_up_and_forget() -> Any:
-        told = give_up()
-        pool._causes.succeeded()
-        return told
+    def fail_waiting_and_succeed() -> Any:
+        failed = fail_waiting()
+        pool._history.record_success()
+        return failed
 
-    pool._give_up = give_up_and_forget
+    pool._fail_waiting = fail_waiting_and_succeed
     api.run(pool.open())
     with pytest.raises(azpg.LoginError, match="nobody"):
         api.run(pool.getconn(timeout=60))
     api.run(pool.close())
 
 
-def test_who_waits_is_served_by_a_connection_that_lives(api: Api, key: Key) -> None:
-    """While one connection lives, a refused second one fails nobody."""
-    with api.pool(**key.kwargs(api), min_size=1, max_size=2) as pool:
+def test_waiting_clients_do_not_fail_while_a_connection_is_open(
+    api: Api, password: PasswordCallback
+) -> None:
+    """While one connection is open, the permanent failure of a second one fails no client."""
+    with api.pool(**password.kwargs(api), min_size=1, max_size=2) as pool:
         conn = api.run(pool.getconn())
-        key.right = False
+        password.correct = False
         waiting = api.begin(pool.getconn, 60)
         until(lambda: pool.get_stats().get("connections_errors"))
         api.run(pool.putconn(conn))
@@ -110,12 +114,14 @@ def test_who_waits_is_served_by_a_connection_that_lives(api: Api, key: Key) -> N
 
 
 @both
-def test_a_pool_that_has_connected_recovers(api: Api, key: Key, kind: str) -> None:
-    """It is never closed: once the password is right again the next client is served."""
+def test_a_pool_that_has_connected_recovers(
+    api: Api, password: PasswordCallback, kind: str
+) -> None:
+    """A permanent failure does not close the pool: it serves clients once it can connect."""
     options: dict[str, Any] = {"min_size": 3} if kind == "pool" else {}
-    pool = make(api, pool_class=POOLS[api.kind, kind], kwargs=key.kwargs(api), **options)
+    pool = make(api, pool_class=POOLS[api.kind, kind], kwargs=password.kwargs(api), **options)
     api.run(pool.open(wait=True))
-    key.right = False
+    password.correct = False
     if kind == "pool":
         api.run(pool.drain())
         until(lambda: pool.get_stats()["pool_size"] == 0)
@@ -124,7 +130,7 @@ def test_a_pool_that_has_connected_recovers(api: Api, key: Key, kind: str) -> No
     with pytest.raises(azpg.LoginError):
         api.run(pool.wait(60))
     assert not pool.closed
-    key.right = True
+    password.correct = True
     until(lambda: api.begin(pool.wait, 60).exception(60) is None)
     assert api.row_of_pool(pool, "select current_user") == ("app",)
     if kind == "pool":
@@ -133,45 +139,47 @@ def test_a_pool_that_has_connected_recovers(api: Api, key: Key, kind: str) -> No
 
 
 @both
-def test_a_refusal_is_not_repeated_for_a_second(api: Api, key: Key, kind: str) -> None:
-    """However many clients come, a server that refuses is asked once a second at most."""
-    pool = make(api, pool_class=POOLS[api.kind, kind], max_size=4, kwargs=key.kwargs(api))
-    key.right = False
+def test_a_permanent_failure_is_retried_once_a_second_at_most(
+    api: Api, password: PasswordCallback, kind: str
+) -> None:
+    """However many clients call getconn(), the pool connects at most once a second."""
+    pool = make(api, pool_class=POOLS[api.kind, kind], max_size=4, kwargs=password.kwargs(api))
+    password.correct = False
     started = time.monotonic()
     api.run(pool.open())
     for _ in range(50):
         with pytest.raises(azpg.LoginError):
             api.run(pool.getconn(timeout=60))
     opening = 4 if kind == "pool" else 0
-    assert key.asked <= opening + 1 + time.monotonic() - started
+    assert password.calls <= opening + 1 + time.monotonic() - started
     api.run(pool.close())
 
 
-def test_a_refusal_is_not_repeated_for_who_waits_either(api: Api, key: Key) -> None:
-    """Clients that wait beside a live connection have a server asked once a second at most."""
-    with api.pool(**key.kwargs(api), min_size=1, max_size=4) as pool:
+def test_waiting_clients_do_not_shorten_the_cooldown(api: Api, password: PasswordCallback) -> None:
+    """While clients wait for the one open connection, the pool connects at most once a second."""
+    with api.pool(**password.kwargs(api), min_size=1, max_size=4) as pool:
         conn = api.run(pool.getconn())
-        key.right = False
-        asked, started = key.asked, time.monotonic()
+        password.correct = False
+        calls, started = password.calls, time.monotonic()
         for _ in range(30):
             with pytest.raises(psycopg_pool.PoolTimeout):
                 api.run(pool.getconn(timeout=0.03))
-        assert key.asked - asked <= 2 + time.monotonic() - started
+        assert password.calls - calls <= 2 + time.monotonic() - started
         api.run(pool.putconn(conn))
 
 
-def test_a_pool_grows_back_when_it_can(api: Api, key: Key) -> None:
-    """A pool that refusals have made small is full again after the next checkout."""
-    with api.pool(**key.kwargs(api), min_size=3) as pool:
+def test_a_pool_grows_back_to_min_size(api: Api, password: PasswordCallback) -> None:
+    """A pool that permanent failures have shrunk grows to min_size after a checkout."""
+    with api.pool(**password.kwargs(api), min_size=3) as pool:
         conn = api.run(pool.getconn())
-        key.right = False
+        password.correct = False
         for pid in backends(pool):
             api.row(conn, "select pg_terminate_backend(%s, 5000)", pid)
         waiting = api.begin(pool.getconn, 60)
         until(lambda: pool.get_stats()["pool_size"] == 1)
         api.run(pool.putconn(conn))
         api.run(pool.putconn(waiting.result(60)))
-        key.right = True
+        password.correct = True
 
         def full() -> bool:
             api.row_of_pool(pool, "select 1")
@@ -180,12 +188,14 @@ def test_a_pool_grows_back_when_it_can(api: Api, key: Key) -> None:
         until(full)
 
 
-# What may mend itself
+# Transient failures
 
 
 @both
-def test_a_timeout_says_why(api: Api, mortal: Emulator, kind: str) -> None:
-    """A PoolTimeout of getconn() holds the last failure as its cause and in its text."""
+def test_a_pool_timeout_has_the_last_failure_as_its_cause(
+    api: Api, mortal: Emulator, kind: str
+) -> None:
+    """A PoolTimeout of getconn() has the last failure in its message, too."""
     pool = make(api, pool_class=POOLS[api.kind, kind], max_size=4, kwargs={"connect_timeout": 2})
     api.run(pool.open(wait=True))
     fault: Any = {"connect": "refuse"} if kind == "pool" else {"connect": "stall"}
@@ -201,8 +211,8 @@ def test_a_timeout_says_why(api: Api, mortal: Emulator, kind: str) -> None:
     api.run(pool.close())
 
 
-def test_a_pool_whose_connections_are_all_in_use_blames_nothing(api: Api, azure: Emulator) -> None:
-    """Without a failed connect a PoolTimeout is psycopg_pool's own."""
+def test_a_pool_timeout_without_a_failure_has_no_cause(api: Api, azure: Emulator) -> None:
+    """If all connections are in use, the PoolTimeout is psycopg_pool's."""
     with api.pool(min_size=1) as pool:
         conn = api.run(pool.getconn())
         with pytest.raises(psycopg_pool.PoolTimeout) as caught:
@@ -213,7 +223,7 @@ def test_a_pool_whose_connections_are_all_in_use_blames_nothing(api: Api, azure:
 
 
 def test_a_pool_is_full_again_soon_after_a_failure(api: Api, mortal: Emulator) -> None:
-    """The tries come fast at first: a pool whose server was away is back within seconds."""
+    """The first delays are short: the pool recovers within seconds after the server is back."""
     with api.pool(min_size=3) as pool:
         before = backends(pool)
         with mortal.fault(connect="refuse"):
@@ -224,8 +234,8 @@ def test_a_pool_is_full_again_soon_after_a_failure(api: Api, mortal: Emulator) -
         assert not backends(pool) & before
 
 
-def test_who_waits_is_served_after_a_reconnection_has_failed(api: Api, mortal: Emulator) -> None:
-    """While a client waits the pool goes on trying, also when reconnect_timeout is over."""
+def test_waiting_clients_are_served_after_reconnect_timeout(api: Api, mortal: Emulator) -> None:
+    """While a client waits, the pool retries also after reconnect_timeout."""
     with api.pool(min_size=1, reconnect_timeout=0.1) as pool:
         with mortal.fault(connect="refuse"):
             mortal.cut()
@@ -234,22 +244,22 @@ def test_who_waits_is_served_after_a_reconnection_has_failed(api: Api, mortal: E
         api.run(pool.putconn(waiting.result(60)))
 
 
-def test_a_failed_reconnection_is_told_to_the_callback(api: Api, mortal: Emulator) -> None:
-    """reconnect_failed is called by null pools too, which psycopg_pool's forget."""
-    told: list[Any] = []
+def test_null_pools_call_reconnect_failed(api: Api, mortal: Emulator) -> None:
+    """A null pool calls reconnect_failed, which psycopg_pool's does not."""
+    called: list[Any] = []
 
-    def tell(pool: Any) -> None:
-        told.append(pool)
+    def reconnect_failed(pool: Any) -> None:
+        called.append(pool)
 
-    async def tell_async(pool: Any) -> None:
-        told.append(pool)
+    async def reconnect_failed_async(pool: Any) -> None:
+        called.append(pool)
 
     pool = make(
         api,
         pool_class=POOLS[api.kind, "null"],
         max_size=1,
         reconnect_timeout=0.1,
-        reconnect_failed=tell if api.kind == "sync" else tell_async,
+        reconnect_failed=reconnect_failed if api.kind == "sync" else reconnect_failed_async,
     )
     api.run(pool.open())
     conn = api.run(pool.getconn())
@@ -259,16 +269,16 @@ def test_a_failed_reconnection_is_told_to_the_callback(api: Api, mortal: Emulato
         mortal.cut()
         api.run(pool.putconn(conn))
         assert isinstance(waiting.exception(60), psycopg_pool.PoolTimeout)
-        until(lambda: told)
-    assert told == [pool]
+        until(lambda: called)
+    assert called == [pool]
     api.run(pool.close())
 
 
-# Null pools through create_pool
+# Null pools and statistics
 
 
-def test_create_pool_takes_a_class_of_pools(api: Api, azure: Emulator) -> None:
-    """pool_class= makes a null pool, whose connections are closed when they come back."""
+def test_create_pool_takes_a_pool_class(api: Api, azure: Emulator) -> None:
+    """pool_class= makes a null pool, which closes a connection when it is returned."""
     with api.pool(pool_class=POOLS[api.kind, "null"], max_size=2) as pool:
         assert type(pool) is POOLS[api.kind, "null"]
         conn = api.run(pool.getconn())
@@ -278,8 +288,8 @@ def test_create_pool_takes_a_class_of_pools(api: Api, azure: Emulator) -> None:
         assert pool.get_stats()["pool_size"] == 0
 
 
-def test_the_figures_tell_of_tokens(api: Api, azure: Emulator) -> None:
-    """get_stats() has the tokens fetched and failed, and the seconds that the last one is good."""
+def test_statistics_of_tokens(api: Api, azure: Emulator) -> None:
+    """get_stats() has the number of token requests and failures, and the seconds to expiry."""
     with api.pool(min_size=1) as pool:
         stats = pool.get_stats()
         assert (stats["tokens_fetched"], stats["tokens_failed"]) == (1, 0)
@@ -287,17 +297,19 @@ def test_the_figures_tell_of_tokens(api: Api, azure: Emulator) -> None:
         assert pool.pop_stats()["tokens_fetched"] == 1
 
 
-def test_a_pool_with_a_password_has_no_figures_of_tokens(api: Api, key: Key) -> None:
-    """Who signs in with a password reads nothing of tokens."""
-    with api.pool(**key.kwargs(api), min_size=1) as pool:
+def test_no_statistics_of_tokens_with_a_password(api: Api, password: PasswordCallback) -> None:
+    """A pool with a password has no statistics of tokens."""
+    with api.pool(**password.kwargs(api), min_size=1) as pool:
         assert not [name for name in pool.get_stats() if name.startswith("token")]
 
 
-def test_live_connections_are_those_that_are_not_closed(api: Api, key: Key) -> None:
-    """A connection that was closed while it was out keeps nobody waiting for it."""
-    with api.pool(**key.kwargs(api), min_size=1) as pool:
+def test_a_connection_closed_in_use_does_not_keep_clients_waiting(
+    api: Api, password: PasswordCallback
+) -> None:
+    """If a client closes the last open connection, waiting clients get the permanent failure."""
+    with api.pool(**password.kwargs(api), min_size=1) as pool:
         conn = api.run(pool.getconn())
-        key.right = False
+        password.correct = False
         waiting = api.begin(pool.getconn, 60)
         until(lambda: pool.get_stats()["requests_waiting"])
         api.run(conn.close())
@@ -305,22 +317,23 @@ def test_live_connections_are_those_that_are_not_closed(api: Api, key: Key) -> N
         assert isinstance(waiting.exception(60), azpg.LoginError)
 
 
-def test_a_connection_made_at_that_moment_does_no_harm(api: Api) -> None:
-    """One worker may add its connection while another looks whether any lives."""
+def test_a_connection_registered_during_the_check(api: Api) -> None:
+    """One worker may register a connection while another one lists them."""
     pool = make(api)
     made: list[Any] = []
 
-    class Meanwhile:
-        """A closed connection; another is made while it is looked at."""
+    class ClosedConnection:
+        """A closed connection; reading `closed` registers another one."""
 
         @property
         def closed(self) -> bool:
-            made.append(Meanwhile())
-            pool._took(made[-1])
+            made.append(ClosedConnection())
+            pool._register(made[-1])
             return True
 
-    pool._took(first := Meanwhile())
-    pool._causes.failed(azpg.LoginError("refused", kind="role", hint=""), pool._causes.successes)
-    assert str(pool._hopeless()) == "refused"
+    pool._register(first := ClosedConnection())
+    failure = azpg.LoginError("refused", kind="role", hint="")
+    pool._history.record_failure(failure, pool._history.successes)
+    assert str(pool._permanent_failure()) == "refused"
     assert made
     assert first.closed
