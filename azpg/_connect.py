@@ -64,7 +64,7 @@ class Call:
     _answer: Answer = (None, None)
     _is_token = False
     """the password is a Microsoft Entra token that azpg did not fetch"""
-    _pauses: _retry.Retry | None = None
+    _pauses: _retry.Backoff | None = None
     pause: float | None = None
     """seconds to wait before the next try"""
 
@@ -198,7 +198,7 @@ class Call:
         params |= self._secrets
         if self._hurry:
             asked = params["connect_timeout"]
-            params["connect_timeout"] = self._tries().timeout(asked, time.monotonic())
+            params["connect_timeout"] = self._tries().attempt_timeout(asked, time.monotonic())
         secret, user = answer
         if secret is not None:
             params["password"] = secret
@@ -251,7 +251,7 @@ class Call:
             text, kind=found.kind, hint=found.hint, transient=found.transient, pgconn=pgconn
         )
         if found.transient:
-            self.pause = self._tries().pause(found.kind, time.monotonic(), random.uniform)
+            self.pause = self._tries().next_delay(found.kind, time.monotonic(), random.uniform)
             if self.pause is not None:
                 self._hurry = True
                 logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
@@ -264,9 +264,9 @@ class Call:
         self._refused = token, refusal
         self.entra.drop(token)
 
-    def _tries(self) -> _retry.Retry:
+    def _tries(self) -> _retry.Backoff:
         if self._pauses is None:
-            self._pauses = _retry.Retry(self._budget, self._started)
+            self._pauses = _retry.Backoff(self._budget, self._started)
         return self._pauses
 
     def _shown(self, text: str) -> str:

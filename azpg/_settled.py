@@ -139,7 +139,7 @@ def settle(
     plan = _plan(frozenset(said.items()), wishes)
     connected = sources.by(said, "host") == "Service Connector"
     named = identity(environ) if connected else None
-    settled = Settled(plan, secrets, _retry.budget(asked), named)
+    settled = Settled(plan, secrets, _retry.default_retry_timeout(asked), named)
     # A secret may be among the words also where another outdoes it
     secret = secrets or hidden or not environ.keys().isdisjoint(VARIABLES)
     passing = sources.may_name_a_service(conninfo, keywords, environ)

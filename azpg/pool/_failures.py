@@ -89,14 +89,14 @@ class Attempt(AttemptWithBackoff):
     def __init__(self, causes: Causes, timeout: float) -> None:
         super().__init__(timeout=timeout)
         self._causes = causes
-        self._retry: _retry.Retry | None = None
+        self._retry: _retry.Backoff | None = None
 
     def update_delay(self, now: float) -> None:
         """Set the seconds to the next try."""
         if self._retry is None:
-            self._retry = _retry.Retry(self.timeout, now, cap=_retry.POOL_CAP)
+            self._retry = _retry.Backoff(self.timeout, now, max_delay=_retry.POOL_MAX_DELAY_SECONDS)
             self.give_up_at = now + self.timeout
-        pause = self._retry.pause(self._causes.kind, now, random.uniform)
+        pause = self._retry.next_delay(self._causes.kind, now, random.uniform)
         self.delay = max(0.0, self.give_up_at - now) if pause is None else pause
 
     def time_to_give_up(self, now: float) -> bool:
