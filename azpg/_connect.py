@@ -236,14 +236,14 @@ class Call:
         pgconn = self._finished(error.pgconn)
         try:
             # late: who is let in needs no word of it
-            from ._diagnosis.classify import BAD_TOKEN, diagnose  # noqa: PLC0415
-            from ._diagnosis.hints import Context  # noqa: PLC0415
+            from ._diagnosis.classify import BAD_TOKEN_KINDS, classify  # noqa: PLC0415
+            from ._diagnosis.hints import HintContext  # noqa: PLC0415
         except OSError:
             hint = "no file descriptor is free to read more with: close some, or raise ulimit -n"
             self.error = ConnectError(text, hint=hint, pgconn=pgconn)
             return
         # Judged as it was said: a password may be one of the words that a failure is told by
-        found = diagnose(str(error), Context(**self._known()))
+        found = classify(str(error), HintContext(**self._known()))
         if found.kind == "config":
             self.error = LibpqConfigError(text)
             return
@@ -256,7 +256,7 @@ class Call:
                 self._hurry = True
                 logger.warning("connecting again in %.1f s: %s", self.pause, refusal)
                 return
-        if self.entra is None or self._refused or found.kind not in BAD_TOKEN:
+        if self.entra is None or self._refused or found.kind not in BAD_TOKEN_KINDS:
             self.error = refusal
             return
         # Said over verified TLS, as to every token: another one is asked for, once.

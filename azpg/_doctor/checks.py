@@ -15,8 +15,8 @@ from azpg._connect import Call
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg._conninfo.sources import merge
 from azpg._conninfo.suggestions import on_command_line
-from azpg._diagnosis.classify import diagnose
-from azpg._diagnosis.hints import Context
+from azpg._diagnosis.classify import classify
+from azpg._diagnosis.hints import HintContext
 from azpg._libpq import libpq_info
 from azpg._redact import redact
 from azpg._tls.roots import certificates, root_file, user_root_crt
@@ -126,7 +126,7 @@ class _Examination:
     def diagnosed(self, said: str, place: Place, facts: dict[str, Fact]) -> Finding:
         """Return what a failure means, by the table that `connect` reads too."""
         plan = self.plan
-        context = Context(
+        context = HintContext(
             host=place.name or place.address,
             port=str(place.port),
             user=plan.params.get("user", ""),
@@ -134,7 +134,7 @@ class _Examination:
             scope=plan.cloud.scope,
             root_file=plan.params.get("sslrootcert", ""),
         )
-        hint = diagnose(said, context).hint
+        hint = classify(said, context).hint
         return Finding(facts, "failed", self.shown(said), hint)
 
     @property
