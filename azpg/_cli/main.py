@@ -152,7 +152,7 @@ def _run(words: list[str]) -> int:
 def _doctor(*, json: bool, **options: Any) -> int:
     from azpg._doctor import report
 
-    return report.main(options, as_json=json)
+    return report.print_report(options, as_json=json)
 
 
 def _psql(*, command: list[str], **options: Any) -> int:
@@ -210,9 +210,9 @@ def _token(*, cloud: str | None = None, client_id: str | None = None, **options:
 
 
 def _roots(*, pem: bool) -> int:
-    from azpg._doctor import report
+    from . import roots
 
-    return report.roots(as_pem=pem)
+    return roots.print_roots(as_pem=pem)
 
 
 def _demo() -> int:
