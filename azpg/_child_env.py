@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 import time
@@ -303,26 +302,3 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         pass  # the command runs as another user, as sudo does
     return True
-
-
-# Running
-
-
-def run_in_place(command: list[str], child: ChildEnvironment) -> int:
-    """Run a command in place of this process, so that signals and exit status are its own.
-
-    It returns only if that is not possible: with the command's status on Windows, and with a
-    shell's (127 not found, 126 not executable) after a message on stderr.
-    """
-    sys.stdout.flush()
-    with child.exported(in_place=sys.platform != "win32") as environ:
-        try:
-            if sys.platform == "win32":
-                return subprocess.run(command, env=environ, check=False).returncode  # noqa: S603
-            # Python ignores it, and what is ignored stays so: `azpg exec -- pg_dump | head`
-            # would print an error
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            os.execvpe(command[0], command, environ)  # noqa: S606  # what the caller asked for
-        except OSError as error:
-            print(f"azpg: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
-            return 127 if isinstance(error, FileNotFoundError) else 126

@@ -30,8 +30,8 @@ from ._conninfo.resolve import (
     with_addresses,
 )
 from ._conninfo.suggestions import placeholder_errors
-from ._diagnosis.classify import BAD_TOKEN, diagnose
-from ._diagnosis.hints import Context
+from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
+from ._diagnosis.hints import HintContext
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
 from ._tls.roots import replaceable_by, root_file, user_root_crt
@@ -101,7 +101,7 @@ class ConnectRequest:
         self._rejected: tuple[str, ConnectError] | None = None
         """a token that the server rejected, and the error"""
         given = options.retry_timeout
-        self._backoff = _retry.Retry(
+        self._backoff = _retry.Backoff(
             resolved.retry_timeout if given is None else given, self._started
         )
         self._cap_connect_timeout = given is not None and given > 0
@@ -175,7 +175,7 @@ class ConnectRequest:
         params = self.public_params(addresses) | self._secrets
         if self._cap_connect_timeout:
             asked = params["connect_timeout"]
-            params["connect_timeout"] = self._backoff.timeout(asked, time.monotonic())
+            params["connect_timeout"] = self._backoff.attempt_timeout(asked, time.monotonic())
         if login.password is not None:
             params["password"] = login.password
         if login.user is not None:
@@ -219,7 +219,7 @@ class ConnectRequest:
                 raise self._rejected[1] from None
             return self._next_delay(error) if isinstance(error, CredentialError) else None
         # By the message as it was: a password could contain a word that a failure is told by
-        found = diagnose(str(error), self._hint_context())
+        found = classify(str(error), self._hint_context())
         redact_exception(error, None, self._redact)
         message = str(error)
         if found.kind == "config":
@@ -233,7 +233,7 @@ class ConnectRequest:
         )
         if (delay := self._next_delay(failure)) is not None:
             return delay
-        if self.entra is None or self._rejected or found.kind not in BAD_TOKEN:
+        if self.entra is None or self._rejected or found.kind not in BAD_TOKEN_KINDS:
             raise failure from None
         # The server was verified, as always with tokens: try once more, with another token
         token = cast("str", self._login.password)
@@ -246,7 +246,7 @@ class ConnectRequest:
         if not failure.transient:
             return None
         now = time.monotonic()
-        delay = self._backoff.pause(failure.kind, now, random.uniform)
+        delay = self._backoff.next_delay(failure.kind, now, random.uniform)
         if delay is None:
             return None
         self._cap_connect_timeout = True
@@ -256,9 +256,9 @@ class ConnectRequest:
     def _redact(self, message: str) -> str:
         return redact(message, self._login.password, *self._secrets.values())
 
-    def _hint_context(self) -> Context:
+    def _hint_context(self) -> HintContext:
         params = self.config.params
-        return Context(
+        return HintContext(
             host=params.get("host") or params.get("hostaddr", "the server"),
             port=params["port"],
             dbname=params.get("dbname", ""),
@@ -339,7 +339,7 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
     return _Resolved(
         config=config,
         secrets=secrets,
-        retry_timeout=_retry.budget(timeout.value if timeout is not None else None),
+        retry_timeout=_retry.default_retry_timeout(timeout.value if timeout is not None else None),
         identity=service_connector.identity_from_environ(environ) if is_connector else None,
     )
 

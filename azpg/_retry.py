@@ -1,4 +1,7 @@
-"""When a failed connect is tried again, and when not. Pure: clock and chance come in."""
+"""Retry delays: exponential backoff with full jitter, limited by a retry timeout.
+
+Nothing here reads the clock or draws random numbers: both are arguments.
+"""
 
 from __future__ import annotations
 
@@ -8,66 +11,96 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUDGET = 30.0
-"""Seconds that a connect tries again, where nobody said how long."""
+DEFAULT_RETRY_TIMEOUT_SECONDS = 30.0
+"""The retry timeout of a connect, if the caller set none."""
 
-FIRST, CAP = 0.25, 8.0
-"""Seconds that the first pause, and any, may last at most."""
+INITIAL_DELAY_SECONDS = 0.25
+"""The longest delay before the second attempt; it doubles with each further one."""
 
-POOL_CAP = 5.0
-"""The same for a pool, where clients wait."""
+MAX_DELAY_SECONDS = 8.0
+"""The longest delay before any attempt of a connect."""
 
-BUSY = 1.0
-"""Seconds that a server without free connections is left alone at least."""
+POOL_MAX_DELAY_SECONDS = 5.0
+"""The longest delay before any attempt of a pool, where clients wait."""
 
-LEAST, MOST = 2, 130
-"""Seconds that libpq waits for an address at least, and psycopg where connect_timeout is 0."""
+TOO_MANY_CONNECTIONS_DELAY_SECONDS = 1.0
+"""The shortest delay if the server has no free connections: they become free slowly."""
+
+LIBPQ_MIN_TIMEOUT_SECONDS = 2
+"""libpq reads a smaller connect_timeout as this."""
+
+PSYCOPG_DEFAULT_TIMEOUT_SECONDS = 130
+"""psycopg's own timeout of an attempt, which it uses if connect_timeout is 0."""
 
 
-def budget(connect_timeout: str | None) -> float:
-    """Return the seconds for tries: who asked to wait less for one is not kept waiting by all."""
+def default_retry_timeout(connect_timeout: str | None) -> float:
+    """Return the retry timeout in seconds, if the caller set none.
+
+    It is no longer than `connect_timeout`: a caller who limits one attempt to a few seconds would
+    not expect the retries to take longer.
+    """
     try:
-        asked = float(connect_timeout or 0)
-    except ValueError:  # told with the call's other problems
-        return BUDGET
-    return min(asked, BUDGET) if asked > 0 else BUDGET
+        seconds = float(connect_timeout or 0)
+    except ValueError:  # reported with the other invalid arguments
+        return DEFAULT_RETRY_TIMEOUT_SECONDS
+    if seconds > 0:
+        return min(seconds, DEFAULT_RETRY_TIMEOUT_SECONDS)
+    return DEFAULT_RETRY_TIMEOUT_SECONDS
 
 
 class Deadline(NamedTuple):
-    """The moment at which a caller stops waiting, and who set it."""
+    """The moment at which a caller stops waiting, and the option that sets it."""
 
     at: float
     """of time.monotonic()"""
     seconds: float
-    """what was asked for, for messages"""
+    """the value of the option, for messages"""
     source: str
-    """as a person typed it: `connect_timeout=3`, `PGCONNECT_TIMEOUT=3`, `retry_timeout=0`"""
+    """the option as the caller wrote it: `connect_timeout=3`, `PGCONNECT_TIMEOUT=3`,
+    `retry_timeout=0`"""
 
 
-class Retry:
-    """The pauses of one connect: exponential with full jitter, within a budget of seconds."""
+class Backoff:
+    """The delays between the attempts of one connect.
 
-    def __init__(self, budget: float, started: float, cap: float = CAP) -> None:
-        self.budget = budget
+    Args:
+        retry_timeout: seconds after `started` at which the last attempt may begin.
+        started: the moment of the first attempt, of the same clock as `now` below.
+        max_delay: the longest delay, in seconds.
+    """
+
+    def __init__(
+        self, retry_timeout: float, started: float, max_delay: float = MAX_DELAY_SECONDS
+    ) -> None:
+        self.retry_timeout = retry_timeout
         self.started = started
-        self.cap = cap
-        self.tries = 0
+        self.max_delay = max_delay
+        self.attempts = 0
 
-    def pause(self, kind: str, now: float, chance: Callable[[float, float], float]) -> float | None:
-        """Return the seconds to wait before the next try, or None when the budget is spent."""
-        left = self._left(now)
-        at_least = BUSY if kind == "too-many-connections" else 0.0
-        if left <= at_least:
+    def next_delay(
+        self, kind: str, now: float, uniform: Callable[[float, float], float]
+    ) -> float | None:
+        """Return the seconds to wait before the next attempt, or None if no time is left.
+
+        Args:
+            kind: the kind of the error that the last attempt ended with.
+            now: the time.
+            uniform: returns a random number between two others, as `random.uniform` does.
+        """
+        remaining = self._remaining(now)
+        min_delay = TOO_MANY_CONNECTIONS_DELAY_SECONDS if kind == "too-many-connections" else 0.0
+        if remaining <= min_delay:
             return None
-        most = min(self.cap, FIRST * 2**self.tries)
-        self.tries += 1
-        return min(left, max(at_least, chance(0.0, most)))
+        max_delay = min(self.max_delay, INITIAL_DELAY_SECONDS * 2**self.attempts)
+        self.attempts += 1
+        return min(remaining, max(min_delay, uniform(0.0, max_delay)))
 
-    def timeout(self, asked: str, now: float) -> str:
-        """Return the connect_timeout of the next try: what was asked, or what is left if less."""
-        seconds = float(asked)
-        left = max(LEAST, self._left(now))
-        return asked if (seconds if seconds > 0 else MOST) <= left else str(math.ceil(left))
+    def attempt_timeout(self, connect_timeout: str, now: float) -> str:
+        """Return the connect_timeout of the next attempt: the caller's, or what time remains."""
+        requested = float(connect_timeout)
+        seconds = requested if requested > 0 else PSYCOPG_DEFAULT_TIMEOUT_SECONDS
+        remaining = max(LIBPQ_MIN_TIMEOUT_SECONDS, self._remaining(now))
+        return connect_timeout if seconds <= remaining else str(math.ceil(remaining))
 
-    def _left(self, now: float) -> float:
-        return self.started + self.budget - now
+    def _remaining(self, now: float) -> float:
+        return self.started + self.retry_timeout - now

@@ -22,7 +22,7 @@ from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions, hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
 from ._redact import quote, redact
-from ._tls.ssl_context import create_ssl_context
+from ._tls.ssl_context import create_ssl_context, insecure_reason
 from ._tracebacks import redact_exception
 from .abc import UNSET, Unset
 from .errors import ConfigError

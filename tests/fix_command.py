@@ -1,4 +1,4 @@
-"""The command `azpg` as a process of its own: plain, and in a terminal of a given width."""
+"""Run the command `azpg` in a process of its own: with pipes, or in a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT = 60
 
 
 class Ran(NamedTuple):
-    """What a command did."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -35,21 +35,21 @@ class Command(Protocol):
     """Run `azpg` with some arguments."""
 
     def __call__(self, *args: str, debug: bool = False, **env: str) -> Ran:
-        """Take its arguments and more variables; `debug` logs all there is."""
+        """Return the result for arguments and additional variables; `debug` logs everything."""
 
 
 class Screen(Protocol):
-    """Return what something prints to a terminal."""
+    """Call a function with a terminal as its stream."""
 
-    def __call__(self, columns: int, show: Callable[[TextIO], object]) -> str:
-        """Take the terminal's width, and what is handed the terminal as a stream."""
+    def __call__(self, columns: int, write: Callable[[TextIO], object]) -> str:
+        """Return what the function writes to a terminal of that width."""
 
 
 class Terminal(Protocol):
     """Run `azpg` in a terminal."""
 
     def __call__(self, columns: int, *args: str, **env: str) -> Ran:
-        """Take the terminal's width, the arguments and more variables."""
+        """Return the result for a terminal's width, arguments and additional variables."""
 
 
 _DEBUG = (
@@ -83,34 +83,34 @@ def terminal() -> Terminal:
     """Run `azpg` in a pseudo terminal of the test's environment."""
 
     def run(columns: int, *args: str, **env: str) -> Ran:
-        near, far = open_terminal(columns)
+        controller, tty = open_terminal(columns)
         with subprocess.Popen(
             [sys.executable, "-m", "azpg", *args],
             env={k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"} | env,
-            stdin=far,
-            stdout=far,
-            stderr=far,
+            stdin=tty,
+            stdout=tty,
+            stderr=tty,
         ) as process:
-            os.close(far)
-            said = b"".join(_read(near))
-            os.close(near)
-            return Ran(process.wait(TIMEOUT), said.decode().replace("\r\n", "\n"))
+            os.close(tty)
+            output = b"".join(_read(controller))
+            os.close(controller)
+            return Ran(process.wait(TIMEOUT), output.decode().replace("\r\n", "\n"))
 
     return run
 
 
 def open_terminal(columns: int) -> tuple[int, int]:
-    """Return both ends of a pseudo terminal of a width."""
-    near, far = pty.openpty()
-    fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    return near, far
+    """Return the controlling end and the terminal end of a pseudo terminal."""
+    controller, tty = pty.openpty()
+    fcntl.ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return controller, tty
 
 
-def _read(near: int) -> Iterator[bytes]:
+def _read(controller: int) -> Iterator[bytes]:
     while True:
         try:
-            data = os.read(near, 1 << 16)
-        except OSError:  # Linux says so when the last far end is closed
+            data = os.read(controller, 1 << 16)
+        except OSError:  # on Linux: the last terminal end is closed
             return
         if not data:
             return
@@ -119,37 +119,37 @@ def _read(near: int) -> Iterator[bytes]:
 
 @pytest.fixture
 def screen() -> Screen:
-    """Show something in a pseudo terminal, in this process."""
+    """Write to a pseudo terminal in this process."""
 
-    def shown(columns: int, show: Callable[[TextIO], object]) -> str:
-        near, far = open_terminal(columns)
+    def run(columns: int, write: Callable[[TextIO], object]) -> str:
+        controller, tty = open_terminal(columns)
         with ThreadPoolExecutor(1) as reader:
-            said = reader.submit(lambda: b"".join(_read(near)))
-            with open(far, "w", encoding="utf-8") as stream:
-                show(stream)
-            text = said.result().decode().replace("\r\n", "\n")
-        os.close(near)
+            output = reader.submit(lambda: b"".join(_read(controller)))
+            with open(tty, "w", encoding="utf-8") as stream:
+                write(stream)
+            text = output.result().decode().replace("\r\n", "\n")
+        os.close(controller)
         return text
 
-    return shown
+    return run
 
 
 @pytest.fixture(scope="session")
 def tools() -> Path:
-    """Return the folder of psql, pg_dump and pgbench: of the newest PostgreSQL installed."""
+    """Return the folder of psql, pg_dump and pgbench of the newest PostgreSQL installed."""
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
 
 @pytest.fixture(scope="session")
 def emulator15(tools: Path) -> Iterator[Emulator]:
-    """Run an emulator with the tools' own PostgreSQL: pg_dump refuses a newer one."""
+    """Run an emulator with the tools' version of PostgreSQL: pg_dump rejects a newer server."""
     with Emulator(postgres=tools.parent) as emulator:
         yield emulator
 
 
 @pytest.fixture
 def azure15(emulator15: Emulator, tools: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Export what leads to it, with its tools first on the PATH."""
+    """Set the variables that lead to that emulator, and put its tools first on the PATH."""
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     for name, value in emulator15.env.items():
         monkeypatch.setenv(name, value)

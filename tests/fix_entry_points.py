@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import azpg
 from azpg import _child_env
-from azpg._doctor.checks import examine
+from azpg._doctor.checks import run_checks
 
 if TYPE_CHECKING:
     from fix_api import Api
@@ -143,7 +143,7 @@ def _django_pool_dsn(using: Integrations, options: Options) -> None:
 
 
 def _doctor(using: Integrations, options: Options) -> None:
-    steps = [*examine({"conninfo": _dsn(options)})]
+    steps = [*run_checks({"conninfo": _dsn(options)})]
     raise azpg.ConnectError(repr(steps))  # so that what it found is searched
 
 

@@ -501,9 +501,9 @@ GUARDS = (
     Guard(
         "the doctor prints no secret",
         "_doctor/token",
-        "value if name in _SHOWN else '…'",
+        "value if name in _SHOWN_VARIABLES else '…'",
         "value",
-        ("doctor/test_examine::test_secrets_are_masked",),
+        ("doctor/test_checks::test_secrets_are_masked",),
     ),
     Guard(
         "a short secret is masked where it is a whole word",

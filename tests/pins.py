@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import certifi
 
 from azpg._clouds import AZURE_ROOTS
-from azpg._doctor.tls import read
+from azpg._doctor.tls import read_certificates
 from azpg._tls import roots
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ SOON = 365
 
 def seen(roots: Iterable[roots.Root]) -> dict[str, Certificate]:
     """Return what certificates say, by their SHA-256."""
-    return {each.sha256: each for each in read([root.der for root in roots])}
+    return {each.sha256: each for each in read_certificates([root.der for root in roots])}
 
 
 def show(title: str, found: Iterable[Certificate]) -> None:
     """Print certificates under a title, or that there are none."""
-    lines = [f"  {each.subject}, ends {each.ends:%Y-%m-%d}\n    {each.sha256}" for each in found]
+    lines = [
+        f"  {each.subject}, ends {each.not_after:%Y-%m-%d}\n    {each.sha256}" for each in found
+    ]
     print(f"{title}:", *(lines or ["  none"]), sep="\n")
 
 

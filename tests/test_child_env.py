@@ -129,12 +129,13 @@ def test_a_dbname_that_leads_elsewhere_is_refused(dbname: str, leaks: Leaks) -> 
 OTHER_ROOTS = """
 import subprocess, azpg
 from azpg import _child_env
+from azpg._cli.exec import exec_command
 
 cloud = azpg.AZURE_PUBLIC.replace(roots=frozenset(sorted(azpg.AZURE_PUBLIC.roots)[:2]))
 child = _child_env.child_environment(server="myserver", user="app", password="secret", cloud=cloud)
 command = ["sh", "-c", 'cat "$PGSSLROOTCERT"; true']
 """
-IN_PLACE = "_child_env.run_in_place(command, child)"
+IN_PLACE = "exec_command(command, child)"
 AWAITED = """
 with child.exported() as environ:
     subprocess.run(command, env=environ, check=True)

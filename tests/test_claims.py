@@ -1,4 +1,4 @@
-"""What a token says of itself is unverified: nothing of it reaches libpq or a terminal as it is."""
+"""The claims of a token are unverified: none reaches libpq or a terminal unsanitized."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from azpg._cli import demo
 from azpg._clouds import AZURE_PUBLIC
 from azpg._connect import ConnectRequest
 from azpg._conninfo.options import ConnectOptions
-from azpg._doctor.checks import examine
-from azpg._doctor.report import Report
+from azpg._doctor.checks import run_checks
+from azpg._doctor.report import TextReport
 from azpg._doctor.result import Step
-from azpg._doctor.token import judged
+from azpg._doctor.token import check_token
 from azpg._redact import MAX_CLAIM_CHARACTERS, sanitized
 from azpg._tokens.token import lifetime, nameless
 
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
 
 NOWHERE: dict[str, Any] = {"server": "myserver", "hostaddr": "127.0.0.1", "port": 1}
-"""where nobody listens, so that a call ends with its claims already read"""
+"""a closed port, so that a connect fails after the claims have been read"""
 
 MANY = 10_000
-"""characters, far more than any message may have"""
+"""characters: more than any message may have"""
 
 
 class Claiming:
-    """A credential whose tokens say what they are told."""
+    """A credential whose tokens have the given claims."""
 
     def __init__(self, claims: object) -> None:
         self._token = jwt(claims)
@@ -60,20 +60,20 @@ class Claiming:
 
 
 def printable(text: str) -> bool:
-    """Tell whether a terminal shows a text as it is."""
+    """Return whether a text has no control characters except line breaks."""
     return all(c.isprintable() or c == "\n" for c in text)
 
 
 BAD = ["\0", "\n", "\r", "\t", "\x1b[31m", "\x7f", "\x9b", "\u200b", "\u202e", "\ud800"]
 
 
-# Names that libpq must not be given
+# User names
 
 
 @pytest.mark.parametrize("bad", BAD, ids=ascii)
 @pytest.mark.parametrize("claim", ["upn", "preferred_username", "unique_name", "xms_mirid"])
 def test_a_user_name_that_is_not_printable_is_an_error(claim: str, bad: str) -> None:
-    """user() raises, and says why and what to type; a NUL is called by its name."""
+    """`user()` raises an error with a reason and a hint; a NUL is named."""
     password = azpg.EntraPassword(Claiming({claim: f"/a/b/alice{bad}sslmode=disable"}))
     with pytest.raises(azpg.CredentialError) as caught:
         password.user()
@@ -84,7 +84,7 @@ def test_a_user_name_that_is_not_printable_is_an_error(claim: str, bad: str) -> 
 
 
 @pytest.mark.parametrize("bad", ["\0", "\x1b", "\ud800"], ids=ascii)
-def test_no_entry_point_hands_it_over(
+def test_no_entry_point_passes_it_to_libpq(
     api: Api, engines: Engines, run: Run, databases: Databases, bad: str
 ) -> None:
     """connect(), pools, asyncpg, commands, SQLAlchemy and Django raise before they connect."""
@@ -104,19 +104,19 @@ def test_no_entry_point_hands_it_over(
         assert printable(str(caught.value))
 
 
-def test_an_explicit_user_reads_no_claim(api: Api, azure: Emulator, users: Users) -> None:
-    """With user= a token signs in whatever name it has."""
+def test_with_an_explicit_user_no_claim_is_read(api: Api, azure: Emulator, users: Users) -> None:
+    """A token with any name is used."""
     with api.connect(user="myapp", credential=users.per_user(lambda _user: azure.token())) as conn:
         assert conn.info.user == "myapp"
     with pytest.raises(azpg.UnreachableError):
         api.open(**NOWHERE, user="x", retry_timeout=0, credential=Claiming({"upn": "a\0b"}))
 
 
-# What is printed
+# Messages
 
 
-def test_a_claim_is_shown_as_one_short_printable_line() -> None:
-    """Line breaks and escapes become spaces, lists their type, and a long value its beginning."""
+def test_a_sanitized_claim_is_one_short_printable_line() -> None:
+    """Line breaks and escapes become spaces, a list its type, and a long value is cut."""
     assert sanitized("a\nHINT: b\x1b[2J\u202ec") == "a HINT: b [2J c"
     assert sanitized(["\x1b"]) == "list"
     assert sanitized(None) == "NoneType"
@@ -128,26 +128,26 @@ def test_a_claim_is_shown_as_one_short_printable_line() -> None:
 
 
 def test_a_nameless_tokens_ids_are_sanitized() -> None:
-    """Neither an escape nor a hint of their own gets into the sentence."""
-    said = nameless({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
-    assert said.endswith("(appid a [2J, oid b HINT: run this)")
+    """Neither an escape nor a line break gets into the message."""
+    message = nameless({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
+    assert message.endswith("(appid a [2J, oid b HINT: run this)")
     assert len(nameless({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
 
 
-def test_numbers_beyond_any_clock_are_borne() -> None:
-    """Times too large for a float neither break a token nor the doctor's look at it."""
+def test_times_that_are_too_large_for_a_float_are_no_error() -> None:
+    """They break neither a token nor the doctor's check of it."""
     far = 10**2000
     assert lifetime({"iat": 0, "exp": far}) is None
     assert azpg.EntraPassword(Claiming({"upn": "alice", "iat": -far, "exp": far})).user() == "alice"
-    found = judged({"nbf": far}, AZURE_PUBLIC, 0.0)
+    found = check_token({"nbf": far}, AZURE_PUBLIC, 0.0)
     assert found.status == "warning"
     assert len(found.problem) < 2 * MAX_CLAIM_CHARACTERS
 
 
-def test_the_demo_prints_no_claim_as_it_is(
+def test_the_demo_sanitizes_claims(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its line for each claim is sanitized."""
+    """It prints each one on one line."""
     claims = {"aud": "\x1b[2J", "oid": "a\nb", "xms_mirid": "/a/b/myapp", "tid": "x"}
     password = azpg.EntraPassword(Claiming(claims))
     monkeypatch.setattr(azpg, "EntraPassword", lambda: password)
@@ -195,7 +195,7 @@ def logged() -> Iterator[list[str]]:
 
 
 def check(claims: object, logged: list[str]) -> None:
-    """See that all that azpg prints or raises for a token is printable, and not long."""
+    """Check that all that azpg prints or raises for a token is printable and short."""
     credential = Claiming(claims)
     printed: list[str] = []
     try:
@@ -206,13 +206,13 @@ def check(claims: object, logged: list[str]) -> None:
         azpg.connect(**NOWHERE, credential=credential, retry_timeout=0)
     printed += [str(caught.value), caught.value.hint, azpg.explain(caught.value).hint]
     stream = io.StringIO()
-    report = Report(stream, {})
-    walked = examine(NOWHERE | {"credential": credential})
-    steps = [each for each in walked if isinstance(each, Step)]
+    report = TextReport(stream, {})
+    results = run_checks(NOWHERE | {"credential": credential})
+    steps = [each for each in results if isinstance(each, Step)]
     for step in steps:
-        report.step(step)
-        printed += [step.found.problem, step.found.hint, repr(step.as_data())]
-    report.end(steps)
+        report.print_step(step)
+        printed += [step.result.problem, step.result.hint, repr(step.to_json())]
+    report.print_summary(steps)
     printed += [stream.getvalue(), *logged]
     logged.clear()
     for text in printed:
@@ -220,19 +220,19 @@ def check(claims: object, logged: list[str]) -> None:
         assert len(text) < 20 * MAX_CLAIM_CHARACTERS
 
 
-@settings(max_examples=30)  # each looks at every place that prints a claim
+@settings(max_examples=30)  # each runs everything that prints a claim
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES) | st.dictionaries(TEXTS, VALUES))
 @example({"aud": "https://x\x1b[2J", "nbf": 10**300})
 @example({"upn": "x" * MANY})
-def test_nothing_of_a_claim_reaches_a_terminal_as_it_is(
+def test_every_message_with_a_claim_is_printable_and_short(
     logged: list[str], claims: dict[str, Any]
 ) -> None:
-    """Errors, hints, logs, user names and the doctor's report are printable, and not long."""
+    """Errors, hints, logs, user names and the doctor's report."""
     check(claims, logged)
 
 
-def test_deeply_nested_claims_are_no_recursion(logged: list[str]) -> None:
-    """Lists in lists, as deep as JSON is read, are shown by their type."""
+def test_deeply_nested_claims_are_no_error(logged: list[str]) -> None:
+    """Python reads JSON to some depth; of such a list only the type is printed."""
     deep: list[object] = ["\x1b"]
     for _ in range(800):
         deep = [deep]

@@ -13,8 +13,8 @@ import azpg
 from azpg._conninfo import service_connector
 from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.sources import Parameter, merge
-from azpg._doctor.checks import examine
-from azpg._doctor.result import Setting, Step
+from azpg._doctor.checks import run_checks
+from azpg._doctor.result import SourcedValue, Step
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
@@ -264,16 +264,16 @@ def authority_refuses(authority: Authority) -> str:
 def test_the_doctor_shows_where_each_value_came_from(authority: Authority, connected: Any) -> None:
     """Each value of the connector's is told as such, and a service principal by its name."""
     connected(CONNECTIONSTRING=STRING, **PRINCIPAL)
-    walk = examine({"dbname": "postgres"})
-    steps = {step.name: step for step in walk if isinstance(step, Step)}
-    facts = steps["configuration"].found.facts
-    assert facts["user"] == Setting("myapp", "Service Connector")
-    assert facts["sslmode"] == Setting("verify-full", "azpg; Service Connector said require")
-    assert facts["dbname"] == Setting("postgres", "--dbname")
-    identity = steps["identity"].found.facts
+    results = run_checks({"dbname": "postgres"})
+    steps = {step.name: step for step in results if isinstance(step, Step)}
+    facts = steps["configuration"].result.details
+    assert facts["user"] == SourcedValue("myapp", "Service Connector")
+    assert facts["sslmode"] == SourcedValue("verify-full", "azpg; Service Connector said require")
+    assert facts["dbname"] == SourcedValue("postgres", "--dbname")
+    identity = steps["identity"].result.details
     assert identity["credential"] == "ClientSecretCredential"
     assert "AZURE_POSTGRESQL_CLIENTSECRET=…" in str(identity["environment"])
-    assert steps["sign-in"].found.status == "ok"
+    assert steps["sign-in"].result.status == "ok"
     assert authority.forms
 
 

@@ -74,7 +74,9 @@ def test_the_steps_of_a_connection_name_their_modules() -> None:
         name = module.rstrip("/")
         assert (ROOT / "azpg" / name).is_dir() or (ROOT / "azpg" / f"{name}.py").is_file()
         assert f"`{name}" in page
-    assert f"again from 3, for {_retry.BUDGET:.0f} s" in " ".join(texts("connection.svg"))
+    assert f"again from 3, for {_retry.DEFAULT_RETRY_TIMEOUT_SECONDS:.0f} s" in " ".join(
+        texts("connection.svg")
+    )
 
 
 def test_the_roots_of_the_page_are_the_pinned_ones() -> None:

@@ -26,7 +26,7 @@ from werkzeug.local import LocalProxy
 import azpg
 import azpg.asyncpg
 from azpg import _child_env
-from azpg._doctor.checks import examine
+from azpg._doctor.checks import run_checks
 from azpg._doctor.result import Step
 from azpg._tokens.cache import MAX_STRONG_CREDENTIALS, SLOTS
 
@@ -166,9 +166,9 @@ def test_the_doctor_names_a_proxy(proxy: Any) -> None:
     """Its first step fails with the same sentence."""
     credential, instead = proxy
     options = {"server": "myserver", "hostaddr": "127.0.0.1", "credential": credential}
-    step = next(each for each in examine(options) if isinstance(each, Step))
-    assert step.found.status == "failed"
-    refused(ValueError(step.found.problem), "credential", instead)
+    step = next(each for each in run_checks(options) if isinstance(each, Step))
+    assert step.result.status == "failed"
+    refused(ValueError(step.result.problem), "credential", instead)
 
 
 def test_all_problems_are_reported_with_it(api: Api, proxy: Any) -> None:

@@ -96,10 +96,10 @@ def test_the_times_are_those_of_the_code() -> None:
         MARGIN,
         LATE,
         ONE_REPLACEMENT,
-        _retry.FIRST,
-        _retry.CAP,
-        _retry.POOL_CAP,
-        _retry.BUSY,
+        _retry.INITIAL_DELAY_SECONDS,
+        _retry.MAX_DELAY_SECONDS,
+        _retry.POOL_MAX_DELAY_SECONDS,
+        _retry.TOO_MANY_CONNECTIONS_DELAY_SECONDS,
     ]
 
 

@@ -1,4 +1,4 @@
-"""When a failed connect is tried again, and when not."""
+"""Retry delays: exponential backoff with full jitter, within the retry timeout."""
 
 from __future__ import annotations
 
@@ -6,72 +6,82 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azpg._retry import BUDGET, BUSY, CAP, FIRST, LEAST, Retry, budget
+from azpg._retry import (
+    DEFAULT_RETRY_TIMEOUT_SECONDS,
+    INITIAL_DELAY_SECONDS,
+    LIBPQ_MIN_TIMEOUT_SECONDS,
+    MAX_DELAY_SECONDS,
+    TOO_MANY_CONNECTIONS_DELAY_SECONDS,
+    Backoff,
+    default_retry_timeout,
+)
 
 
-def most(_least: float, most: float) -> float:
-    """Draw the longest pause."""
-    return most
+def highest(_low: float, high: float) -> float:
+    """Return the longest delay."""
+    return high
 
 
-def least(least: float, _most: float) -> float:
-    """Draw the shortest pause."""
-    return least
+def lowest(low: float, _high: float) -> float:
+    """Return the shortest delay."""
+    return low
 
 
-def test_pauses_double_up_to_a_cap() -> None:
-    """Exponential, so that a server that is coming up is not stormed."""
-    retry = Retry(1000.0, 0.0)
-    pauses = [retry.pause("refused", 0.0, most) for _ in range(8)]
-    assert pauses == [FIRST * 2**n for n in range(5)] + [CAP] * 3
+def test_delays_double_up_to_a_maximum() -> None:
+    """The backoff is exponential, so that a server that is starting gets few connects."""
+    backoff = Backoff(1000.0, 0.0)
+    delays = [backoff.next_delay("refused", 0.0, highest) for _ in range(8)]
+    doubling = [INITIAL_DELAY_SECONDS * 2**n for n in range(5)]
+    assert delays == doubling + [MAX_DELAY_SECONDS] * 3
 
 
-def test_pauses_have_full_jitter() -> None:
-    """Any pause from nothing up: clients that failed together do not come back together."""
-    assert Retry(1000.0, 0.0).pause("refused", 0.0, least) == 0.0
+def test_delays_have_full_jitter() -> None:
+    """A delay can be 0: clients that failed at the same time do not retry at the same time."""
+    assert Backoff(1000.0, 0.0).next_delay("refused", 0.0, lowest) == 0.0
 
 
-def test_the_budget_ends_it() -> None:
-    """No pause reaches over the end, and none begins behind it."""
-    retry = Retry(10.0, 100.0)
-    assert retry.pause("refused", 109.9, most) == pytest.approx(0.1)
-    assert retry.pause("refused", 110.0, most) is None
-    assert retry.pause("refused", 120.0, most) is None
+def test_no_delay_exceeds_the_retry_timeout() -> None:
+    """The last one is cut, and after the timeout there is none."""
+    backoff = Backoff(10.0, 100.0)
+    assert backoff.next_delay("refused", 109.9, highest) == pytest.approx(0.1)
+    assert backoff.next_delay("refused", 110.0, highest) is None
+    assert backoff.next_delay("refused", 120.0, highest) is None
 
 
-def test_a_budget_of_nothing_never_tries_again() -> None:
-    """A timeout of 0 turns it off."""
-    assert Retry(0.0, 100.0).pause("refused", 100.0, most) is None
+def test_a_retry_timeout_of_zero_disables_retries() -> None:
+    """There is no delay after the first attempt."""
+    assert Backoff(0.0, 100.0).next_delay("refused", 100.0, highest) is None
 
 
-def test_a_full_server_is_left_alone_for_a_while() -> None:
-    """Connections free themselves slowly."""
-    assert Retry(10.0, 0.0).pause("too-many-connections", 0.0, least) == BUSY
-    assert Retry(BUSY / 2, 0.0).pause("too-many-connections", 0.0, least) is None
+def test_a_server_without_free_connections_gets_a_minimum_delay() -> None:
+    """Its connections become free slowly."""
+    minimum = TOO_MANY_CONNECTIONS_DELAY_SECONDS
+    assert Backoff(10.0, 0.0).next_delay("too-many-connections", 0.0, lowest) == minimum
+    assert Backoff(minimum / 2, 0.0).next_delay("too-many-connections", 0.0, lowest) is None
 
 
 @given(
-    budget=st.floats(0, 1e4),
-    steps=st.lists(st.floats(0, 60), max_size=30),
-    chance=st.floats(0, 1),
+    retry_timeout=st.floats(0, 1e4),
+    attempt_seconds=st.lists(st.floats(0, 60), max_size=30),
+    fraction=st.floats(0, 1),
     kind=st.sampled_from(["refused", "too-many-connections"]),
 )
-def test_every_pause_lies_within_the_budget(
-    budget: float, steps: list[float], chance: float, kind: str
+def test_every_delay_is_within_the_retry_timeout(
+    retry_timeout: float, attempt_seconds: list[float], fraction: float, kind: str
 ) -> None:
-    """Whatever the clock and chance say."""
-    retry, now = Retry(budget, 0.0), 0.0
-    for step in steps:
-        pause = retry.pause(kind, now, lambda low, high: low + (high - low) * chance)
-        if pause is None:
+    """Whatever the clock and the random numbers are."""
+    backoff, now = Backoff(retry_timeout, 0.0), 0.0
+    for seconds in attempt_seconds:
+        delay = backoff.next_delay(kind, now, lambda low, high: low + (high - low) * fraction)
+        if delay is None:
             break
-        assert 0 <= pause <= max(CAP, BUSY)
-        assert now + pause <= budget + 1e-9
-        now += pause + step
+        assert 0 <= delay <= max(MAX_DELAY_SECONDS, TOO_MANY_CONNECTIONS_DELAY_SECONDS)
+        assert now + delay <= retry_timeout + 1e-9
+        now += delay + seconds
 
 
 @pytest.mark.parametrize(
-    ("asked", "left", "given"),
+    ("connect_timeout", "remaining", "expected"),
     [
         ("15", 30.0, "15"),
         ("15", 15.0, "15"),
@@ -87,25 +97,38 @@ def test_every_pause_lies_within_the_budget(
         ("15", float("inf"), "15"),
     ],
 )
-def test_a_try_takes_no_longer_than_what_is_left(asked: str, left: float, given: str) -> None:
-    """It has its connect_timeout, shrunk to what is left of the budget, but to no less than 2 s."""
-    assert Retry(left, 100.0).timeout(asked, 100.0) == given
+def test_an_attempt_takes_no_longer_than_what_remains(
+    connect_timeout: str, remaining: float, expected: str
+) -> None:
+    """Its connect_timeout is reduced to the time that remains, but to no less than 2 s."""
+    assert Backoff(remaining, 100.0).attempt_timeout(connect_timeout, 100.0) == expected
 
 
-@given(budget=st.floats(0, 1e6), now=st.floats(0, 1e6), asked=st.integers(-1, 1000))
-def test_no_try_outlives_the_budget_by_much(budget: float, now: float, asked: int) -> None:
-    """Whatever was asked, a try ends with the budget, or after libpq's least."""
-    given = int(Retry(budget, 0.0).timeout(str(asked), now))
-    # libpq, and psycopg with it, reads less than nothing as 130 and 1 as 2
-    takes = given if given > 0 else 130
-    assert takes <= max(LEAST, budget - now) + 1
-    assert asked <= 0 or given <= asked
+@given(
+    retry_timeout=st.floats(0, 1e6),
+    now=st.floats(0, 1e6),
+    connect_timeout=st.integers(-1, 1000),
+)
+def test_an_attempt_ends_with_the_retry_timeout(
+    retry_timeout: float, now: float, connect_timeout: int
+) -> None:
+    """Or after libpq's minimum, whatever the connect_timeout is."""
+    given = int(Backoff(retry_timeout, 0.0).attempt_timeout(str(connect_timeout), now))
+    # libpq, and psycopg with it, reads 0 and less as 130, and 1 as 2
+    seconds = given if given > 0 else 130
+    assert seconds <= max(LIBPQ_MIN_TIMEOUT_SECONDS, retry_timeout - now) + 1
+    assert connect_timeout <= 0 or given <= connect_timeout
 
 
 @pytest.mark.parametrize(
     ("connect_timeout", "seconds"),
-    [(None, BUDGET), ("", BUDGET), ("0", BUDGET), ("-1", BUDGET), ("2", 2.0), ("300", BUDGET)],
+    [
+        *((each, DEFAULT_RETRY_TIMEOUT_SECONDS) for each in (None, "", "0", "-1", "300", "x")),
+        ("2", 2.0),
+    ],
 )
-def test_who_asks_for_less_is_not_kept_waiting(connect_timeout: str, seconds: float) -> None:
-    """The connect_timeout of a caller, where it is less, is the budget of all tries together."""
-    assert budget(connect_timeout) == seconds
+def test_the_default_retry_timeout_is_at_most_the_connect_timeout(
+    connect_timeout: str, seconds: float
+) -> None:
+    """Retries take no longer than the caller lets one attempt take."""
+    assert default_retry_timeout(connect_timeout) == seconds

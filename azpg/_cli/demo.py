@@ -1,4 +1,4 @@
-"""`azpg demo`: the main job against an emulator of Azure, line by line as it happens."""
+"""`azpg demo`: connect to an emulator of Azure, and print each step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from azpg.emulator import Emulator, EmulatorError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FOR_YOUR_SERVER = """
+NEXT_STEPS = """
 For your own server, signed in with `az login` or as a managed identity:
 
     import azpg
@@ -32,42 +32,42 @@ For your own server, signed in with `az login` or as a managed identity:
 
 
 class _DemoError(Exception):
-    """Say which promise did not hold."""
+    """A step did not do what it should."""
 
 
-def main() -> int:
-    """Run the demo; return 0 only if all of it held."""
-    # It warns, rightly, that variables lead elsewhere: here they lead to the emulator.
+def run_demo() -> int:
+    """Run the demo; return the exit status, 0 if every step succeeded."""
+    # azpg warns of environment variables that redirect an Azure host; here the demo has set them.
     logging.getLogger("azpg").setLevel(logging.ERROR)
     try:
-        with Emulator() as emulator, _environment(emulator):
-            _show(emulator)
+        with Emulator() as emulator, _emulator_environment(emulator):
+            _run_steps(emulator)
     except (azpg.ConnectError, azpg.ConfigError, EmulatorError, _DemoError) as error:
         print(f"✗ {error}", file=sys.stderr)  # noqa: T201
         return 1
-    _say(FOR_YOUR_SERVER.rstrip())
+    _print(NEXT_STEPS.rstrip())
     return 0
 
 
-def _show(emulator: Emulator) -> None:
-    _say(f"An emulator of Azure: {emulator.host}")
-    _say(f"  at {emulator.hostaddr}, PostgreSQL {emulator.postgres_version}, loopback only")
+def _run_steps(emulator: Emulator) -> None:
+    _print(f"An emulator of Azure: {emulator.host}")
+    _print(f"  at {emulator.hostaddr}, PostgreSQL {emulator.postgres_version}, loopback only")
     for note in emulator.notes:
-        _say(f"  {note}")
+        _print(f"  {note}")
     _roots_step()
     _token_step()
-    _sign_in_step(emulator.port)
+    _connect_step(emulator.port)
     if emulator.pgbouncer_port is not None:
         _pgbouncer_step(emulator.pgbouncer_port)
     _pool_step(emulator)
-    _refusal_step(emulator)
+    _wrong_certificate_step(emulator)
 
 
 def _roots_step() -> None:
     with _step("Root certificates, by fingerprint"):
         path = root_file(azpg.AZURE_PUBLIC.roots)
-        _say(f"  {len(azpg.AZURE_PUBLIC.roots)} of Azure's in {path}")
-        _say(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
+        _print(f"  {len(azpg.AZURE_PUBLIC.roots)} of Azure's in {path}")
+        _print(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
 
 
 def _token_step() -> None:
@@ -75,38 +75,38 @@ def _token_step() -> None:
         password = azpg.EntraPassword()
         claims = _jwt.claims(password())
         for name in ("aud", "oid", "xms_mirid"):
-            _say(f"  {name:9} {sanitized(claims.get(name))}")
-        _say(f"  so the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")
+            _print(f"  {name:9} {sanitized(claims.get(name))}")
+        _print(f"  so the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")
 
 
 def _seconds_left(password: azpg.EntraPassword) -> float:
     return password.stats().seconds_to_expiry or 0.0
 
 
-def _sign_in_step(port: int) -> None:
+def _connect_step(port: int) -> None:
     with _step('azpg.connect(server="myserver")'), azpg.connect(server="myserver") as conn:
-        _sign_in(conn, port)
+        _check_connection(conn, port)
 
 
 def _pgbouncer_step(port: int) -> None:
-    elsewhere = None if port == 6432 else port  # 6432 may be taken on this machine
-    call = 'azpg.connect(server="myserver", pgbouncer=True)'
-    with _step(call), azpg.connect(server="myserver", pgbouncer=True, port=elsewhere) as conn:
-        _sign_in(conn, port)
-        _expect(conn.prepare_threshold is None, "prepared statements are off")
+    other_port = None if port == 6432 else port  # 6432 may be in use on this machine
+    title = 'azpg.connect(server="myserver", pgbouncer=True)'
+    with _step(title), azpg.connect(server="myserver", pgbouncer=True, port=other_port) as conn:
+        _check_connection(conn, port)
+        _check(conn.prepare_threshold is None, "prepared statements are off")
 
 
-def _sign_in(conn: azpg.Connection[tuple[object, ...]], port: int) -> None:
+def _check_connection(conn: azpg.Connection[tuple[object, ...]], port: int) -> None:
     row = conn.execute("select current_user").fetchone()
     mode = conn.info.get_parameters()["sslmode"]
-    _expect(conn.pgconn.ssl_in_use and mode == "verify-full", "TLS is verified")
-    _expect(conn.info.port == port, f"port {port} is used")
-    _say(f"  signed in as {row and row[0]!r} on port {conn.info.port}, {mode}")
+    _check(conn.pgconn.ssl_in_use and mode == "verify-full", "TLS is verified")
+    _check(conn.info.port == port, f"port {port} is used")
+    _print(f"  signed in as {row and row[0]!r} on port {conn.info.port}, {mode}")
 
 
 def _pool_step(emulator: Emulator) -> None:
     with _step("A pool that outlives its token"):
-        # The token of two seconds, and what it must have left when it is handed out
+        # azpg uses each token for two seconds: it hands out none that expires within MARGIN
         emulator.token_lifetime = MARGIN + 2.0
         before = emulator.counts.tokens_issued
         credential = ManagedIdentityCredential()
@@ -116,47 +116,47 @@ def _pool_step(emulator: Emulator) -> None:
             with pool.connection() as conn:
                 conn.execute("select 1")
             first = emulator.counts.tokens_issued - before
-            _say("  one connection, one token; waiting until the token is used up")
+            _print("  one connection, one token; waiting until the token is used up")
             time.sleep(2.5)
             with pool.connection(), pool.connection() as conn:
                 conn.execute("select 1")
             second = emulator.counts.tokens_issued - before
-        _expect((first, second) == (1, 2), "the second connection brought a token of its own")
-        _say("  a second connection, a second token")
+        _check((first, second) == (1, 2), "the second connection brought a token of its own")
+        _print("  a second connection, a second token")
         emulator.token_lifetime = 3600.0
 
 
-def _refusal_step(emulator: Emulator) -> None:
+def _wrong_certificate_step(emulator: Emulator) -> None:
     with _step("A server with the wrong certificate"), emulator.fault(certificate="other-root"):
         try:
             azpg.connect(server="myserver").close()
         except azpg.TLSError as error:
-            _say("  refused, and nothing secret was sent:")
+            _print("  refused, and nothing secret was sent:")
             for line in str(error).splitlines():
-                _say(f"  {line}")
+                _print(f"  {line}")
         else:
             raise _DemoError("a certificate from an unknown root was accepted")
 
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
-    _say(f"\n{title}")
+    _print(f"\n{title}")
     started = time.perf_counter()
     yield
-    _say(f"  ✓ {1000 * (time.perf_counter() - started):.0f} ms")
+    _print(f"  ✓ {1000 * (time.perf_counter() - started):.0f} ms")
 
 
-def _expect(holds: bool, promise: str) -> None:
-    if not holds:
-        raise _DemoError(f"it does not hold that {promise}")
+def _check(is_true: bool, statement: str) -> None:
+    if not is_true:
+        raise _DemoError(f"it does not hold that {statement}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
 @contextmanager
-def _environment(emulator: Emulator) -> Iterator[None]:
+def _emulator_environment(emulator: Emulator) -> Iterator[None]:
     before = dict(os.environ)
     for name in emulator.env_to_unset:
         os.environ.pop(name, None)

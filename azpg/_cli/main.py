@@ -1,20 +1,18 @@
 """The command `azpg`: doctor, psql, exec, conninfo, token, roots, demo, emulator."""
 
-# ruff: noqa: T201, PLC0415  # a command prints; what a subcommand needs is imported by it alone
+# ruff: noqa: T201, PLC0415  # a command prints; a subcommand imports what only it needs
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import azpg
 from azpg._conninfo.suggestions import to_cli_options
 from azpg._redact import quote
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DESCRIPTION = "The correct connection from Python to Azure Database for PostgreSQL."
 
@@ -36,7 +34,7 @@ COMMANDS = {
     "emulator": "run an emulator of Azure, or a command inside one",
 }
 
-OF_EACH = {
+DESCRIPTIONS = {
     "doctor": """\
 Walk the way of a connection: configuration, name, TCP, TLS, identity, sign-in,
 PgBouncer, speed. It prints no secret, so its output can be shown to others.
@@ -101,10 +99,9 @@ example:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    words = sys.argv[1:] if argv is None else argv
     try:
-        status = _run(words)
-        sys.stdout.flush()  # here, to hear of a reader that has gone
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # raises BrokenPipeError here, and not at exit, if the reader has gone
     except azpg.ConfigError as error:
         for problem in error.problems:
             print(f"azpg: {to_cli_options(problem)}", file=sys.stderr)
@@ -113,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"azpg: {to_cli_options(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Its reader has gone; Python would say so once more on its way out
+        # Python flushes stdout at exit, and would print the error again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -121,50 +118,54 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _run(words: list[str]) -> int:
-    name, rest = words[:1], words[1:]
+def _run(argv: list[str]) -> int:
+    name, options = argv[:1], argv[1:]
     if name == ["emulator"]:
         from azpg.emulator import _command
 
-        return _command.main(rest)
+        return _command.main(options)
     command: list[str] = []
     if name == ["psql"]:
-        rest, command = _split_psql(rest)
-    elif name == ["exec"] and "--" in rest:
-        at = rest.index("--")
-        rest, command = rest[:at], rest[at + 1 :]
-    parser, parsers = _parsers()
-    given = vars(parser.parse_args([*name, *rest]))
-    run: Callable[..., int] = given.pop("run")
+        options, command = _split_psql_args(options)
+    elif name == ["exec"] and "--" in options:
+        separator = options.index("--")
+        options, command = options[:separator], options[separator + 1 :]
+    parser, subparsers = _make_parsers()
+    parsed = vars(parser.parse_args([*name, *options]))
+    run: Callable[..., int] = parsed.pop("run")
     if name in (["psql"], ["exec"]):
-        given["command"] = command
+        parsed["command"] = command
     if name == ["exec"] and not command:
-        parsers["exec"].error("no command is given: azpg exec --server myserver -- pg_dump mydb")
-    word = given.get("conninfo")
-    if word and "=" not in word and "://" not in word:
-        shown = quote(word, r"[A-Za-z0-9.-]{1,253}").strip("'")
-        parsers[name[0]].error(
-            f"the argument is no connection string; a server's name is --server {shown}"
+        subparsers["exec"].error("no command is given: azpg exec --server myserver -- pg_dump mydb")
+    conninfo = parsed.get("conninfo")
+    if conninfo and "=" not in conninfo and "://" not in conninfo:
+        server = quote(conninfo, r"[A-Za-z0-9.-]{1,253}").strip("'")
+        subparsers[name[0]].error(
+            f"the argument is no connection string; a server's name is --server {server}"
         )
-    return run(**{key: value for key, value in given.items() if value is not None})
+    return run(**{key: value for key, value in parsed.items() if value is not None})
 
 
 def _doctor(*, json: bool, **options: Any) -> int:
     from azpg._doctor import report
 
-    return report.main(options, as_json=json)
+    return report.print_report(options, as_json=json)
 
 
 def _psql(*, command: list[str], **options: Any) -> int:
     from azpg import _child_env
 
-    return _child_env.run_in_place(*_child_env.psql_command("psql", command, options))
+    from .exec import exec_command
+
+    return exec_command(*_child_env.psql_command("psql", command, options))
 
 
 def _exec(*, command: list[str], **options: Any) -> int:
     from azpg import _child_env
 
-    return _child_env.run_in_place(command, _child_env.child_environment(**options))
+    from .exec import exec_command
+
+    return exec_command(command, _child_env.child_environment(**options))
 
 
 def _conninfo(**options: Any) -> int:
@@ -178,19 +179,19 @@ def _token(*, cloud: str | None = None, client_id: str | None = None, **options:
     from azpg._conninfo.options import ConnectOptions
 
     for name in ("PGPASSWORD", _passfile.VARIABLE):
-        os.environ.pop(name, None)  # often the token of an earlier run: no sign-in by password
-    named = not options.keys().isdisjoint(("conninfo", "server", "host"))
-    if cloud is not None and not named:
+        os.environ.pop(name, None)  # often the token of an earlier run, not a password
+    has_server = not options.keys().isdisjoint(("conninfo", "server", "host"))
+    if cloud is not None and not has_server:
         entra = azpg.EntraPassword(cloud=cloud, client_id=client_id)
     else:
         given = {**options, "client_id": client_id, "cloud": cloud}
         try:
             request = ConnectRequest(ConnectOptions.from_mapping(given), is_async=False)
         except azpg.ConfigError as error:
-            if named:
+            if has_server:
                 raise
-            other = "or name the cloud that the token is for: --cloud public"
-            raise azpg.ConfigError([*error.problems, other]) from None
+            problem = "or name the cloud that the token is for: --cloud public"
+            raise azpg.ConfigError([*error.problems, problem]) from None
         if request.entra is None:
             raise azpg.ConfigError(
                 "a password is given, and a token is for who signs in without: leave out password "
@@ -205,40 +206,55 @@ def _token(*, cloud: str | None = None, client_id: str | None = None, **options:
 
 
 def _roots(*, pem: bool) -> int:
-    from azpg._doctor import report
+    from . import roots
 
-    return report.roots(as_pem=pem)
+    return roots.print_roots(as_pem=pem)
 
 
 def _demo() -> int:
     from . import demo
 
-    return demo.main()
+    return demo.run_demo()
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    form = argparse.RawDescriptionHelpFormatter
+_FUNCTIONS: dict[str, Callable[..., int]] = {
+    "doctor": _doctor,
+    "psql": _psql,
+    "exec": _exec,
+    "conninfo": _conninfo,
+    "token": _token,
+    "roots": _roots,
+    "demo": _demo,
+}
+"""Each subcommand but `emulator`, which parses its own arguments."""
+
+_CONNECTING_COMMANDS = ("doctor", "psql", "exec", "conninfo", "token")
+"""The subcommands that take the arguments of `azpg.connect`."""
+
+
+def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="azpg", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=form
+        prog="azpg", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
     )
     parser.add_argument("--version", action="version", version=f"azpg {azpg.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    parsers = {}
-    for name, purpose in COMMANDS.items():
-        parsers[name] = each = commands.add_parser(
+    subparsers = {}
+    for name, summary in COMMANDS.items():
+        subparsers[name] = subparser = commands.add_parser(
             name,
-            help=purpose,
-            description=OF_EACH.get(name),
-            formatter_class=form,
+            help=summary,
+            description=DESCRIPTIONS.get(name),
+            formatter_class=formatter,
             allow_abbrev=False,
             usage=_USAGES.get(name),
         )
-        each.set_defaults(run=globals()[f"_{name}"] if name != "emulator" else None)
-        if name in ("doctor", "psql", "exec", "conninfo", "token"):
-            _connection(each)
-    parsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
-    parsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
-    return parser, parsers
+        subparser.set_defaults(run=_FUNCTIONS.get(name))
+        if name in _CONNECTING_COMMANDS:
+            _add_connect_options(subparser)
+    subparsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
+    subparsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
+    return parser, subparsers
 
 
 _USAGES = {
@@ -249,7 +265,7 @@ _USAGES = {
     "exec": "azpg exec [CONNECTION] -- COMMAND [ARGUMENTS]",
 }
 
-_VALUED = {
+_CONNECT_OPTIONS = {
     "server": ("NAME", "the server's short name, or its full one"),
     "host": ("NAME", "a full host name; beside --server the way there, such as a tunnel"),
     "hostaddr": ("ADDRESS", "the address to go to; the name is verified all the same"),
@@ -261,15 +277,15 @@ _VALUED = {
 }
 
 
-def _connection(parser: argparse.ArgumentParser) -> None:
+def _add_connect_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "connection", "as azpg.connect takes it; PG* variables and service files count as well"
     )
     group.add_argument(
         "conninfo", nargs="?", metavar="CONNINFO", help="a key=value string or postgresql:// URI"
     )
-    for name, (metavar, text) in _VALUED.items():
-        group.add_argument(f"--{name}", metavar=metavar, help=text)
+    for name, (metavar, help_text) in _CONNECT_OPTIONS.items():
+        group.add_argument(f"--{name}", metavar=metavar, help=help_text)
     group.add_argument(
         "--pgbouncer",
         action=argparse.BooleanOptionalAction,
@@ -277,20 +293,20 @@ def _connection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _split_psql(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return what comes first and is azpg's, and what follows and is psql's."""
+def _split_psql_args(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Return azpg's own options, which come first, and the arguments of psql."""
     from azpg._psql import is_conninfo
 
-    at = 0
-    while at < len(words):
-        option, equals, _ = words[at].partition("=")
-        if option.removeprefix("--") in _VALUED and option.startswith("--"):
-            at += 1 if equals else 2
+    end = 0
+    while end < len(argv):
+        option, equals, _ = argv[end].partition("=")
+        if option.startswith("--") and option.removeprefix("--") in _CONNECT_OPTIONS:
+            end += 1 if equals else 2
         elif option in ("--pgbouncer", "--no-pgbouncer", "--help") or (
-            is_conninfo(words[at]) and not option.startswith("-")
+            is_conninfo(argv[end]) and not option.startswith("-")
         ):
-            at += 1
+            end += 1
         else:
             break
-    rest = words[at:]
-    return words[:at], rest[1:] if rest[:1] == ["--"] else rest
+    psql_args = argv[end:]
+    return argv[:end], psql_args[1:] if psql_args[:1] == ["--"] else psql_args

@@ -487,8 +487,8 @@ class _Resolver:
             self.params.setdefault(keyword, value)
         else:
             self.problems.append(
-                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE_VERSION[keyword]} and "
-                f"newer have, and this is libpq {self.platform.libpq_version}: {_libpq.INSTALL}"
+                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE_VERSION[keyword]} "
+                f"and newer have, and this is libpq {self.platform.libpq_version}: {_libpq.INSTALL}"
             )
 
     def set_default(self, keyword: str, value: str) -> None:

@@ -1,1 +1,1 @@
-"""What the messages of servers and drivers mean."""
+"""Classify the error messages of servers and drivers, and write hints for them."""

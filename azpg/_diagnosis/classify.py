@@ -1,85 +1,92 @@
-"""What a driver's text means: kind, error class, worth another try, and what to type. Pure."""
+"""Classify an error message: its kind, its error class, whether it is transient, and a hint."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from azpg._record import Record
 from azpg.errors import ConnectError
 
-from .hints import Context, is_address, write_hint
-from .patterns import STATES, TABLE, compiled
-
-if TYPE_CHECKING:
-    from .patterns import Row
+from .hints import HintContext, is_address, write_hint
+from .patterns import PATTERNS, SQLSTATES, Pattern, compile_pattern
 
 
-class Diagnosis(Record):
-    """What one text means."""
+class Diagnosis(NamedTuple):
+    """The meaning of an error message."""
 
     kind: str = "unknown"
     error: type[ConnectError] = ConnectError
     hint: str = ""
     transient: bool = False
 
-    @classmethod
-    def of(cls, row: Row, hint: str) -> Diagnosis:
-        """Return what a row of the table says."""
-        return cls(kind=row.kind, error=row.error, hint=hint, transient=row.transient)
-
 
 UNKNOWN = Diagnosis()
 
-BAD_TOKEN = frozenset({"token-audience", "token-expired", "token-invalid"})
-"""Kinds of refusals that blame the token itself."""
+BAD_TOKEN_KINDS = frozenset({"token-audience", "token-expired", "token-invalid"})
+"""Kinds of the errors by which a server rejects the token itself."""
 
-_SEVERAL = "all failures were:"
+_SEVERAL_ATTEMPTS = "all failures were:"
 _QUOTED = r'"[^"\n]*"'
 _ATTEMPT = r"- host: '([^'\n]*)', port: '(\d+)'"
-_ADDRESS = r"""(?:server at "|hostaddr: ')([0-9a-f.:]+)"""
-_CLIENT = r'for host "([0-9a-f.:]+)"'
+_SERVER_ADDRESS = r"""(?:server at "|hostaddr: ')([0-9a-f.:]+)"""
+_CLIENT_ADDRESS = r'for host "([0-9a-f.:]+)"'
 
 
-def diagnose(text: str, context: Context, state: str = "") -> Diagnosis:
-    """Return what a text means, as far as it is known; `state` is its SQLSTATE, if it has one."""
-    if state and state not in STATES:
+def classify(message: str, context: HintContext, sqlstate: str = "") -> Diagnosis:
+    """Return the meaning of an error message, or `UNKNOWN`.
+
+    Args:
+        message: the message of libpq, psycopg or the server.
+        context: what is known of the attempt.
+        sqlstate: the error's SQLSTATE; empty for an error of a connect, which has none.
+    """
+    if sqlstate and sqlstate not in SQLSTATES:
         return UNKNOWN
-    if found := telling(text):
-        row, said = found
-        line = text[said.end() :].partition("\n")[0]
-        context = _of_attempt(text[: said.end()] + line, context)
-        # Only a query's error may give names: at a connect they could be a secret thrown back
-        names = said.groupdict() if state else {}
-        return Diagnosis.of(row, write_hint(row.hint, context, names))
-    for row in TABLE:
-        if state and row.kind == STATES[state]:
-            return Diagnosis.of(row, write_hint(row.hint, context, {}))
+    if found := match(message):
+        pattern, matched = found
+        rest_of_line = message[matched.end() :].partition("\n")[0]
+        context = _attempt_context(message[: matched.end()] + rest_of_line, context)
+        # Only the error of a query may name objects. In that of a connect, a name may be a secret
+        # that the server repeats.
+        names = matched.groupdict() if sqlstate else {}
+        return _diagnosis(pattern, context, names)
+    for pattern in PATTERNS:
+        if sqlstate and pattern.kind == SQLSTATES[sqlstate]:
+            return _diagnosis(pattern, context, {})
     return UNKNOWN
 
 
-def telling(text: str) -> tuple[Row, re.Match[str]] | None:
-    """Return the row that tells most of a text, and where the text says so."""
-    # psycopg puts the last of several failures first, without a word about where it happened
-    several = compiled(_SEVERAL).search(text)
-    begin = several.end() if several else 0
-    # What is quoted are mostly names, which may hold any words
-    plain = compiled(_QUOTED).sub(lambda quoted: f'"{"." * (len(quoted[0]) - 2)}"', text)
-    for row in TABLE:
-        pattern = compiled(row.pattern)
-        if said := pattern.search(plain, begin) or pattern.match(plain):
-            return row, said
+def match(message: str) -> tuple[Pattern, re.Match[str]] | None:
+    """Return the most specific pattern that a message matches, and its match."""
+    # If several attempts failed, psycopg repeats the last one's message before the list of all
+    # failures, without its host.
+    several = compile_pattern(_SEVERAL_ATTEMPTS).search(message)
+    start = several.end() if several else 0
+    # Quoted names can contain any text. They are masked in their length, so that the match's
+    # position is valid in the message.
+    masked = compile_pattern(_QUOTED).sub(lambda quoted: f'"{"." * (len(quoted[0]) - 2)}"', message)
+    for pattern in PATTERNS:
+        regex = compile_pattern(pattern.regex)
+        if matched := regex.search(masked, start) or regex.match(masked):
+            return pattern, matched
     return None
 
 
-def _of_attempt(text: str, context: Context) -> Context:
-    """Return the context of the attempt that a text ends with, as far as the text tells."""
-    if attempts := compiled(_ATTEMPT).findall(text):
+def _diagnosis(pattern: Pattern, context: HintContext, names: dict[str, str]) -> Diagnosis:
+    hint = write_hint(pattern.hint, context, names)
+    return Diagnosis(pattern.kind, pattern.error, hint, pattern.transient)
+
+
+def _attempt_context(message: str, context: HintContext) -> HintContext:
+    """Return the context of the last attempt in a message."""
+    if attempts := compile_pattern(_ATTEMPT).findall(message):
         host, port = attempts[-1]
         if host in context.host.split(","):
-            context = context.replace(host=host, port=port)
-    addresses, clients = compiled(_ADDRESS).findall(text), compiled(_CLIENT).findall(text)
-    return context.replace(
-        address=addresses[-1] if addresses else "",
-        client=clients[-1] if clients and is_address(clients[-1]) else "this machine's address",
+            context = context._replace(host=host, port=port)
+    servers = compile_pattern(_SERVER_ADDRESS).findall(message)
+    clients = compile_pattern(_CLIENT_ADDRESS).findall(message)
+    is_client_known = clients and is_address(clients[-1])
+    return context._replace(
+        server_address=servers[-1] if servers else "",
+        client_address=clients[-1] if is_client_known else "this machine's address",
     )

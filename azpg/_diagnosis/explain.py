@@ -1,30 +1,34 @@
-"""Kind and hint for any psycopg exception, also for one that something else has wrapped."""
+"""Explain any psycopg exception, also one that another library has wrapped."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.errors import FinishedPGconn
 
-from azpg._record import Record
 from azpg.errors import ConfigError, ConnectError
 
-from .classify import diagnose
-from .hints import Context
+from .classify import classify
+from .hints import HintContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VAGUE = {"unknown", "closed", "pool-timeout"}
-"""kinds that say less than an error behind them may"""
+_UNSPECIFIC_KINDS = {"unknown", "closed", "pool-timeout"}
+"""Kinds that say less than an error behind them may."""
 
 
-class Explanation(Record):
-    """Say what an error means.
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The meaning of an error, as `explain` returns it.
 
-    `kind` is a short word to branch on, `"unknown"` where azpg does not know the error; `hint` is
-    what to type, or empty; `transient` tells whether another try on a new connection may succeed.
+    Attributes:
+        kind: a short word to branch on, such as `"read-only"`; `"unknown"` if azpg does not know
+            the error.
+        hint: what to type; empty if azpg has no hint.
+        transient: whether another attempt on a new connection may succeed without any change.
     """
 
     __module__ = "azpg"
@@ -35,68 +39,72 @@ class Explanation(Record):
 
 
 def explain(error: BaseException) -> Explanation:
-    """Return what an error means, be it azpg's, psycopg's, or one that wraps theirs.
+    """Return kind, hint and transience of an error.
 
-    `error` may be of a connect, of a query (told by its SQLSTATE) or of a pool. SQLAlchemy's,
-    Django's and your own wrappers, and exception groups, are looked through for the error behind
-    them. Nothing is raised: an error that is not known has the kind `"unknown"` and no hint.
+    Args:
+        error: an error of azpg, psycopg or psycopg_pool: of a connect, of a query (classified by
+            its SQLSTATE) or of a pool. An error that wraps one, as SQLAlchemy's and Django's do,
+            and an exception group are searched for it.
+
+    Returns:
+        The `Explanation`. An unknown error has the kind `"unknown"` and no hint.
 
     >>> error = psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only ...")
     >>> azpg.explain(error).kind
     'read-only'
     """
-    vague = Explanation()
-    for behind in _chain(error):
-        found = _judged(behind)
-        if found.kind not in _VAGUE:
-            return found
-        if vague.kind == "unknown":
-            vague = found
-    return vague
+    unspecific = Explanation()
+    for cause in _causes(error):
+        explanation = _classify(cause)
+        if explanation.kind not in _UNSPECIFIC_KINDS:
+            return explanation
+        if unspecific.kind == "unknown":
+            unspecific = explanation
+    return unspecific
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, then what it was made from, nearest first."""
-    waiting: list[object] = [error]
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and the errors behind it, the nearest first."""
+    pending: list[object] = [error]
     seen: set[int] = set()
-    for link in waiting:  # grows on the way
-        if not isinstance(link, BaseException) or id(link) in seen:
+    for cause in pending:  # grows while it is read
+        if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
-        seen.add(id(link))
-        yield link
-        waiting += [getattr(link, "orig", None), link.__cause__]
-        if isinstance(link, BaseExceptionGroup):
-            waiting += link.exceptions
-        # What a driver's error happened to be raised beside is another matter
-        if not isinstance(link, psycopg.Error) and not link.__suppress_context__:
-            waiting.append(link.__context__)
+        seen.add(id(cause))
+        yield cause
+        pending += [getattr(cause, "orig", None), cause.__cause__]
+        if isinstance(cause, BaseExceptionGroup):
+            pending += cause.exceptions
+        # The context of a driver's own error is an unrelated error that was being handled
+        if not isinstance(cause, psycopg.Error) and not cause.__suppress_context__:
+            pending.append(cause.__context__)
 
 
-def _judged(error: BaseException) -> Explanation:
+def _classify(error: BaseException) -> Explanation:
     if isinstance(error, ConnectError | ConfigError) and error.kind != "unknown":
         return Explanation(kind=error.kind, hint=error.hint, transient=error.transient)
-    state = getattr(error, "sqlstate", None)  # asyncpg's errors have it too
-    if not isinstance(error, psycopg.Error) and not isinstance(state, str):
+    sqlstate = getattr(error, "sqlstate", None)  # asyncpg's errors have it too
+    if not isinstance(error, psycopg.Error) and not isinstance(sqlstate, str):
         return Explanation()
-    found = diagnose(str(error), _context(error), state or "")
+    found = classify(str(error), _hint_context(error), sqlstate or "")
     return Explanation(kind=found.kind, hint=found.hint, transient=found.transient)
 
 
-def _context(error: BaseException) -> Context:
-    conn = getattr(error, "pgconn", None)
-    if not isinstance(conn, FinishedPGconn):
-        return Context()
-    option = {option.keyword: option.val for option in conn.info}
-    return Context(
-        host=_text(conn.host or conn.hostaddr) or "the server",
-        port=_text(conn.port) or "5432",
-        user=_text(conn.user),
-        dbname=_text(conn.db),
-        entra=conn.password.startswith(b"eyJ"),  # as every JWT does
-        secret_length=len(conn.password),
-        root_file=_text(option.get(b"sslrootcert")),
+def _hint_context(error: BaseException) -> HintContext:
+    pgconn = getattr(error, "pgconn", None)
+    if not isinstance(pgconn, FinishedPGconn):
+        return HintContext()
+    options = {option.keyword: option.val for option in pgconn.info}
+    return HintContext(
+        host=_decode(pgconn.host or pgconn.hostaddr) or "the server",
+        port=_decode(pgconn.port) or "5432",
+        user=_decode(pgconn.user),
+        dbname=_decode(pgconn.db),
+        entra=pgconn.password.startswith(b"eyJ"),  # as every JWT does
+        secret_length=len(pgconn.password),
+        root_file=_decode(options.get(b"sslrootcert")),
     )
 
 
-def _text(value: bytes | None) -> str:
+def _decode(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")

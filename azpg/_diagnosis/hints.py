@@ -1,58 +1,71 @@
-"""Write hints: what to type, from a pattern's template and what is known of the attempt. Pure."""
+"""Write a hint from a pattern's template and from what is known of the attempt."""
 
 from __future__ import annotations
 
 import ipaddress
+from typing import TYPE_CHECKING, NamedTuple
 
-from azpg._record import Record
 from azpg._redact import redact
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _PGBOUNCER_PORTS = ("6432", "8432")
-_PGBOUNCER_TAKES = 2047
-"""bytes of a password, up to 1.25; pgbouncer/pgbouncer#1310 made it more"""
+_PGBOUNCER_MAX_PASSWORD_BYTES = 2047
+"""up to PgBouncer 1.25; pgbouncer/pgbouncer#1310 raised it"""
 
 
-class Context(Record):
-    """What is known of the attempt; hints are written with it."""
+class HintContext(NamedTuple):
+    """What is known of the attempt that failed."""
 
     host: str = "the server"
     port: str = "5432"
     user: str = ""
     dbname: str = ""
     entra: bool = False
+    """the password is a Microsoft Entra token"""
     scope: str = ""
+    """the scope that the token was requested for"""
     secret_length: int = 0
+    """of the token or password, in bytes"""
     root_file: str = ""
     """the caller's own sslrootcert"""
-    address: str = ""
-    """the address that was tried, where the text tells"""
-    client: str = ""
-    """the address that the server saw, where the text tells"""
+    server_address: str = ""
+    """the IP address that was tried, if the message contains it"""
+    client_address: str = ""
+    """this machine's IP address as the server saw it, if the message contains it"""
 
 
-def write_hint(template: str, context: Context, names: dict[str, str]) -> str:
-    context = context.replace(user=context.user or "…")
-    words = {
+def write_hint(template: str, context: HintContext, names: Mapping[str, str]) -> str:
+    """Return a hint: the template of a pattern, filled in.
+
+    Args:
+        template: the pattern's `hint`.
+        context: what is known of the attempt.
+        names: `object_type` and `object_name` from the message, if a pattern matched them.
+    """
+    context = context._replace(user=context.user or "…")
+    values = {
         "host": context.host,
         "port": context.port,
         "user": repr(context.user),
-        "name": _identifier(context.user),
+        "role": _identifier(context.user),
         "database": _identifier(context.dbname or "…"),
-        "client": context.client,
+        "client_address": context.client_address,
         "secret": "token" if context.entra else "password",
         "secret_length": context.secret_length,
-        "what": names.get("what", "…"),
-        "object": _identifier(names.get("object") or "…"),
-        "asked": f"the token was asked for {_resource(context)}; " if context.scope else "",
-        "token": _token(context),
-        "login": _login(context),
-        "long": _long(context),
-        "roots": _roots(context),
-        "listens": _listens(context),
-        "silence": _silence(context),
-        "local": "" if context.entra else "For a server on your own machine only: sslmode=disable",
+        "object_type": names.get("object_type", "…"),
+        "object_name": _identifier(names.get("object_name") or "…"),
+        "requested_resource": _hint_requested_resource(context),
+        "token": _hint_token(context),
+        "login": _hint_login(context),
+        "password_length": _hint_password_length(context),
+        "roots": _hint_roots(context),
+        "port_closed": _hint_port_closed(context),
+        "no_answer": _hint_no_answer(context),
+        "own_machine": _hint_own_machine(context),
     }
-    return redact(template.format_map(words))
+    return redact(template.format_map(values))
 
 
 def _identifier(name: str) -> str:
@@ -63,11 +76,13 @@ def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _resource(context: Context) -> str:
-    return context.scope.removesuffix("/.default")
+def _hint_requested_resource(context: HintContext) -> str:
+    if not context.scope:
+        return ""
+    return f"the token was asked for {context.scope.removesuffix('/.default')}; "
 
 
-def _token(context: Context) -> str:
+def _hint_token(context: HintContext) -> str:
     if context.entra:
         return (
             "the server cannot read the token: hand it over exactly as the credential gave it, and "
@@ -79,26 +94,28 @@ def _token(context: Context) -> str:
     )
 
 
-def _login(context: Context) -> str:
+def _hint_login(context: HintContext) -> str:
     role = _literal(context.user)
-    short = context.host.partition(".")[0]
-    name = context.user.removesuffix(f"@{short}")
-    single = f"Flexible Server takes no @{short}: user={_literal(name)}"
+    server = context.host.partition(".")[0]
+    # Single Server took user@server
+    name = context.user.removesuffix(f"@{server}")
+    has_server_suffix = name != context.user
+    suffix_hint = f"Flexible Server takes no @{server}: user={_literal(name)}"
     if context.entra:
-        return (
-            (f"{single}. Otherwise " if name != context.user else "")
-            + _MAKE_ROLE.format(role=role)
-            + _long(context)
+        hint = _CREATE_ROLE.format(role=role)
+        if has_server_suffix:
+            hint = f"{suffix_hint}. Otherwise {hint}"
+    else:
+        hint = (
+            f"check user={role} and its password; a role of Microsoft Entra has none: leave out "
+            "password= (or unset PGPASSWORD), and azpg gets a token"
         )
-    return (
-        f"check user={role} and its password; a role of Microsoft Entra has none: leave out "
-        "password= (or unset PGPASSWORD), and azpg gets a token"
-        + (f"; {single}" if name != context.user else "")
-        + _long(context)
-    )
+        if has_server_suffix:
+            hint = f"{hint}; {suffix_hint}"
+    return hint + _hint_password_length(context)
 
 
-_MAKE_ROLE = (
+_CREATE_ROLE = (
     "no role of Microsoft Entra has exactly the name {role} here, or its sign-in is off (portal: "
     "Authentication). An Entra administrator makes the role, in database postgres: SELECT * FROM "
     "pgaadauth_create_principal({role}, false, false); or by the identity's object id, with 'user' "
@@ -107,17 +124,18 @@ _MAKE_ROLE = (
 )
 
 
-def _long(context: Context) -> str:
-    if context.port not in _PGBOUNCER_PORTS or context.secret_length <= _PGBOUNCER_TAKES:
+def _hint_password_length(context: HintContext) -> str:
+    is_pgbouncer = context.port in _PGBOUNCER_PORTS
+    if not is_pgbouncer or context.secret_length <= _PGBOUNCER_MAX_PASSWORD_BYTES:
         return ""
     secret = "token" if context.entra else "password"
     return (
         f". The {secret} has {context.secret_length} bytes, and PgBouncer may take only "
-        f"{_PGBOUNCER_TAKES}: pgbouncer=False goes to the server itself"
+        f"{_PGBOUNCER_MAX_PASSWORD_BYTES}: pgbouncer=False goes to the server itself"
     )
 
 
-def _roots(context: Context) -> str:
+def _hint_roots(context: HintContext) -> str:
     if context.root_file == "system":
         return (
             "sslrootcert=system finds the system's roots only where SSL_CERT_FILE names them: "
@@ -131,7 +149,7 @@ def _roots(context: Context) -> str:
     return ""
 
 
-def _listens(context: Context) -> str:
+def _hint_port_closed(context: HintContext) -> str:
     if context.port in _PGBOUNCER_PORTS:
         return (
             ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
@@ -140,24 +158,31 @@ def _listens(context: Context) -> str:
     return f" of {context.host}: is it started (portal: Overview), and is that its port?"
 
 
-def _silence(context: Context) -> str:
-    waits = (
-        ". Or PgBouncer waits for the server behind it, as for a dbname= that does not exist: "
-        "pgbouncer=False tells"
-        if context.port in _PGBOUNCER_PORTS
-        else ""
-    )
-    if is_address(context.address) and _is_private(context.address):
-        return (
-            f"{context.address} is a private address, reached only from its virtual network: check "
-            f"VPN, peering and private endpoint" + waits
+def _hint_no_answer(context: HintContext) -> str:
+    if is_address(context.server_address) and _is_private(context.server_address):
+        hint = (
+            f"{context.server_address} is a private address, reached only from its virtual "
+            "network: check VPN, peering and private endpoint"
         )
-    return (
-        f"the server's firewall has no rule for this machine's address (portal: Networking), or a "
-        f"firewall here lets nothing out to port {context.port}. A server with private access is "
-        f"reached only from its virtual network, under a name that its private DNS zone resolves"
-        + waits
-    )
+    else:
+        hint = (
+            "the server's firewall has no rule for this machine's address (portal: Networking), or "
+            f"a firewall here lets nothing out to port {context.port}. A server with private "
+            "access is reached only from its virtual network, under a name that its private DNS "
+            "zone resolves"
+        )
+    if context.port in _PGBOUNCER_PORTS:
+        hint += (
+            ". Or PgBouncer waits for the server behind it, as for a dbname= that does not exist: "
+            "pgbouncer=False tells"
+        )
+    return hint
+
+
+def _hint_own_machine(context: HintContext) -> str:
+    if context.entra:
+        return ""
+    return "For a server on your own machine only: sslmode=disable"
 
 
 def is_address(text: str) -> bool:
@@ -169,5 +194,5 @@ def is_address(text: str) -> bool:
 
 
 def _is_private(address: str) -> bool:
-    known = ipaddress.ip_address(address)
-    return known.is_private and not known.is_loopback
+    ip = ipaddress.ip_address(address)
+    return ip.is_private and not ip.is_loopback

@@ -1,13 +1,15 @@
-"""What drivers and servers say when something failed: one table of texts, each with its hint.
+"""The error messages of drivers and servers: one table of patterns, each with its hint.
 
-libpq gives no SQLSTATE for a failed connect, so its text is all there is. The texts have changed
-over the years and will again: patterns are loose, and a text that none matches passes unchanged.
+libpq reports no SQLSTATE for a failed connect, so its message is all that there is to classify.
+The messages change between versions, so the patterns are loose. A message that no pattern matches
+is passed on unchanged.
 """
 
 from __future__ import annotations
 
 import re
 from functools import cache
+from typing import NamedTuple
 
 from azpg.errors import (
     ConnectError,
@@ -18,38 +20,42 @@ from azpg.errors import (
 )
 
 
-class Row:
-    """One meaning: a short word for it, its error, and what to type; `{…}` is filled in."""
+class Pattern(NamedTuple):
+    """One meaning of an error message.
 
-    def __init__(
-        self,
-        kind: str,
-        error: type[ConnectError],
-        pattern: str,
-        hint: str,
-        *,
-        transient: bool = False,
-    ) -> None:
-        self.kind = kind
-        self.error = error
-        self.pattern = pattern
-        self.hint = hint
-        self.transient = transient
+    Several patterns can have the same kind, and then differ in their hint only.
+    """
+
+    kind: str
+    error: type[ConnectError]
+    regex: str
+    """searched for case-insensitively; `compile_pattern` compiles it"""
+    hint: str
+    """a template: `hints.write_hint` fills in the `{...}`"""
+    transient: bool = False
 
 
 @cache
-def compiled(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern when a text is first held against it: who connects pays for none."""
-    return re.compile(pattern, re.IGNORECASE)
+def compile_pattern(regex: str) -> re.Pattern[str]:
+    """Compile a regular expression on first use: most programs see no error at all."""
+    return re.compile(regex, re.IGNORECASE)
 
 
-_HBA = r"(no pg_hba\.conf entry|pg_hba\.conf rejects) .*"
-_IN_CLEAR = r"no encryption|SSL off"
+_PG_HBA = r"(no pg_hba\.conf entry|pg_hba\.conf rejects)"
+_UNENCRYPTED = r"no encryption|SSL off"
 
-# The most telling first, as in the whole table that these rows are part of.
-REFUSALS = (
-    # The token. Azure documents none of these texts; they were seen in public threads
-    Row(
+# The most specific pattern first, because one message can contain the errors of several attempts.
+PATTERNS = (
+    # Configuration
+    Pattern(
+        "config",
+        ConnectError,
+        r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
+        r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
+        "",
+    ),
+    # Token. Azure documents none of these messages; they are from public issues and forums
+    Pattern(
         "token-expired",
         LoginError,
         r"access token has expired",
@@ -57,14 +63,15 @@ REFUSALS = (
         "connection, as azpg.connect and azpg.create_pool do. If it was new, this machine's clock "
         "is wrong (timedatectl)",
     ),
-    Row(
+    Pattern(
         "token-audience",
         LoginError,
         r"valid audience claim",
-        '{asked}name the cloud of the server: cloud="usgov", "china", or "cosmos" for Azure Cosmos '
-        "DB for PostgreSQL. A token of your own must be for the resource that the server names",
+        '{requested_resource}name the cloud of the server: cloud="usgov", "china", or "cosmos" for '
+        "Azure Cosmos DB for PostgreSQL. A token of your own must be for the resource that the "
+        "server names",
     ),
-    Row(
+    Pattern(
         "token-invalid",
         LoginError,
         r"access token (has invalid format|does ?n.t have|does not have)|"
@@ -72,16 +79,16 @@ REFUSALS = (
         "{token}",
     ),
     # github.com/cyrilgdn/terraform-provider-postgresql/issues/423
-    Row(
+    Pattern(
         "wrong-object-id",
         LoginError,
         r"oid mismatch for role",
         "role {user} is bound to another identity, often one of the same name that was deleted. "
         "Bind it to the new one, in database postgres as an Entra administrator: SECURITY LABEL "
-        "FOR \"pgaadauth\" ON ROLE {name} IS 'aadauth,oid=<object id>,type=service', with the id "
+        "FOR \"pgaadauth\" ON ROLE {role} IS 'aadauth,oid=<object id>,type=service', with the id "
         "of az ad sp show --id <client id> --query id; or choose the right one with client_id=",
     ),
-    Row(
+    Pattern(
         "wrong-role",
         LoginError,
         r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
@@ -91,7 +98,7 @@ REFUSALS = (
         "identity's new membership may take 24 h to count)",
     ),
     # github.com/Azure/azure-postgresql/issues/132
-    Row(
+    Pattern(
         "server-fault",
         LoginError,
         r"cannot read pg_class without having selected a database",
@@ -99,159 +106,146 @@ REFUSALS = (
         "repair, and until then sign in with a password",
     ),
     # github.com/pgbouncer/pgbouncer/issues/874
-    Row(
+    Pattern(
         "pgbouncer-password-length",
         LoginError,
         r"client sent partial pkt in startup phase|(password|packet|pkt) too long|password packet",
         "the {secret} has {secret_length} bytes, and PgBouncer takes 2047: write pgbouncer=False "
         "to go to the server itself, or sign in as a managed identity, whose tokens are shorter",
     ),
-    # The role and the database
-    Row(
+    # Role and database
+    Pattern(
         "no-login",
         LoginError,
         r"is not permitted to log in",
-        "let it: ALTER ROLE {name} LOGIN",
+        "let it: ALTER ROLE {role} LOGIN",
     ),
-    Row(
+    Pattern(
         "no-connect",
         LoginError,
         r"permission denied for database .*\s.*CONNECT privilege",
-        "let the role in: GRANT CONNECT ON DATABASE {database} TO {name}",
+        "let the role in: GRANT CONNECT ON DATABASE {database} TO {role}",
     ),
-    Row(
+    Pattern(
         "login",
         LoginError,
         r"authentication failed for user|(password|SASL) authentication failed|no such user",
         "{login}",
     ),
-    Row(
+    Pattern(
         "no-role",
         LoginError,
         r'role "[^"]*" does not exist',
-        "create the role, CREATE ROLE {name} LOGIN, or correct user= (names are case-sensitive)",
+        "create the role, CREATE ROLE {role} LOGIN, or correct user= (names are case-sensitive)",
     ),
-    Row(
+    Pattern(
         "no-database",
         LoginError,
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
         "correct dbname= (left out with a password, it is the user's name), or CREATE DATABASE "
         "{database}. SELECT datname FROM pg_database tells which there are",
     ),
-    Row(
+    Pattern(
         "firewall",
         LoginError,
-        rf"{_HBA[:-2]}(?!.*({_IN_CLEAR}))",
-        "the server does not let {client} in: add a firewall rule for it (portal: Networking), or "
-        "connect through the private endpoint",
+        rf"{_PG_HBA} (?!.*({_UNENCRYPTED}))",
+        "the server does not let {client_address} in: add a firewall rule for it (portal: "
+        "Networking), or connect through the private endpoint",
     ),
-    Row(
+    Pattern(
         "no-tls",
         LoginError,
-        _HBA + rf"({_IN_CLEAR})|SSL connection is required|(SSL|TLS connection) required",
+        rf"{_PG_HBA} .*({_UNENCRYPTED})|SSL connection is required|(SSL|TLS connection) required",
         "the server takes only TLS: leave out sslmode, azpg asks for verify-full",
     ),
-    Row(
+    Pattern(
         "startup-parameter",
         LoginError,
         r"unsupported (options )?startup parameter",
         "PgBouncer takes no options= and no other setting from a connection: set it once for the "
-        "role, ALTER ROLE {name} IN DATABASE {database} SET search_path = …, or go to the server "
+        "role, ALTER ROLE {role} IN DATABASE {database} SET search_path = …, or go to the server "
         "itself with pgbouncer=False",
     ),
-    Row(
+    Pattern(
         "server-option",
         LoginError,
         r"unrecognized configuration parameter|invalid value for parameter",
         "the server does not take a setting of options= (or PGOPTIONS), of client_encoding= or of "
-        "the role (ALTER ROLE {name} RESET ALL drops those): correct it",
+        "the role (ALTER ROLE {role} RESET ALL drops those): correct it",
     ),
-    Row(
+    Pattern(
         "auth-method",
         LoginError,
         r"channel binding (is )?required",
         "channel_binding=require (or PGCHANNELBINDING) wants SCRAM, and a Microsoft Entra token "
         "goes without: leave it out, the token is safe in verified TLS",
     ),
-    Row(
+    Pattern(
         "auth-method",
         LoginError,
         r"authentication method requirement",
         "the server asks for another way to sign in than require_auth (or PGREQUIREAUTH) allows: "
         "leave it out; a Microsoft Entra token goes as a password, inside TLS",
     ),
-    Row(
+    Pattern(
         "auth-method",
         LoginError,
         r"no password supplied",
         "the server asks for a password: give password=, or leave it out altogether (an empty one "
         "counts) to sign in with a Microsoft Entra token",
     ),
-)
-
-# The most telling first: several attempts are joined in one message, and the last hides the first.
-TABLE = (
-    # The call itself
-    Row(
-        "config",
-        ConnectError,
-        r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
-        r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
-        "",
-    ),
-    *REFUSALS,
     # TLS
-    Row(
+    Pattern(
         "certificate-name",
         TLSError,
         r"certificate for .* does not match|does not match host name",
         "connect under a name that is on the certificate, and give the way there apart from it: "
         'server="myserver", host="{host}" (or hostaddr=)',
     ),
-    Row(
+    Pattern(
         "root-file",
         TLSError,
         r"root certificate file|root\.crt|no certificate or crl found",
         "sslrootcert (or PGSSLROOTCERT) names a file that is not there or holds no PEM "
         "certificates: leave it out for Azure's own roots",
     ),
-    Row(
+    Pattern(
         "client-certificate",
         TLSError,
         r"certificate file|private key file",
         "Azure asks for no client certificate: leave out sslcert and sslkey (or PGSSLCERT and "
         "PGSSLKEY)",
     ),
-    Row(
+    Pattern(
         "certificate",
         TLSError,
         r"certificate has expired|certificate is not yet valid",
         "the certificate or its root has expired, or is not valid yet: check this machine's clock "
-        "(timedatectl). {roots}python -m azpg doctor shows the dates. {local}",
+        "(timedatectl). {roots}python -m azpg doctor shows the dates. {own_machine}",
     ),
-    Row(
+    Pattern(
         "certificate",
         TLSError,
         r"certificate verify failed|self.signed certificate|unable to get (local )?issuer",
         "the certificate ends in none of the trusted roots, or is expired. {roots}Something "
         "between you and {host} may break TLS open: python -m azpg doctor shows who signed it, "
         "beside the pinned roots. If Azure has a new root, upgrade azpg or set "
-        "PGSSLROOTCERT=$(python -m certifi). {local}",
+        "PGSSLROOTCERT=$(python -m certifi). {own_machine}",
     ),
-    Row(
+    Pattern(
         "tls-refused",
         TLSError,
         r"does not support SSL|server refused (SSL|TLS)",
         "Azure always has TLS, so this is not its server or something in between took TLS away; "
-        "nothing was sent. {local}",
+        "nothing was sent. {own_machine}",
     ),
-    Row(
+    Pattern(
         "direct-tls",
         TLSError,
         r"direct SSL connection|ALPN",
         "leave out sslnegotiation=direct: this server does not take it",
     ),
-    Row(
+    Pattern(
         "tls",
         TLSError,
         r"SSL error(?!: unexpected eof)|TLSv1 alert|wrong version number|unsupported protocol|"
@@ -259,16 +253,16 @@ TABLE = (
         "no TLS connection could be made: check that {host}:{port} is the PostgreSQL server, not "
         "a proxy or another service. Azure takes TLS 1.2 and 1.3",
     ),
-    # Busy
-    Row(
+    # Connection limits
+    Pattern(
         "too-many-connections",
         ConnectError,
         r"too many connections for (role|database)",
         "the role or database has a limit of its own: use fewer connections, or raise it, ALTER "
-        "ROLE {name} (or DATABASE {database}) CONNECTION LIMIT …",
+        "ROLE {role} (or DATABASE {database}) CONNECTION LIMIT …",
         transient=True,
     ),
-    Row(
+    Pattern(
         "too-many-connections",
         ConnectError,
         r"too many (clients|connections)|remaining connection slots",
@@ -276,7 +270,7 @@ TABLE = (
         "for each process, or share them through PgBouncer (pgbouncer=True)",
         transient=True,
     ),
-    Row(
+    Pattern(
         "too-many-connections",
         ConnectError,
         r"no more connections allowed|client connections exceeded",
@@ -284,7 +278,7 @@ TABLE = (
         "smaller, counting one for each process",
         transient=True,
     ),
-    Row(
+    Pattern(
         "too-many-connections",
         ConnectError,
         r"query_wait_timeout",
@@ -293,7 +287,7 @@ TABLE = (
         transient=True,
     ),
     # Read-only
-    Row(
+    Pattern(
         "session-attrs",
         ConnectError,
         r"session is (not )?read-only|server is (not )?in hot standby|target_session_attrs",
@@ -302,7 +296,7 @@ TABLE = (
         "primary's storage: full, it is read-only",
         transient=True,
     ),
-    Row(
+    Pattern(
         "read-only",
         ConnectError,
         r"in a read-only transaction",
@@ -310,15 +304,15 @@ TABLE = (
         "before a failover: connect again, to the primary's name. False, and the storage is more "
         "than 95 % full: enlarge it (portal: Compute + storage). Or you asked for read-only",
     ),
-    Row(
+    Pattern(
         "storage-full",
         ConnectError,
         r"No space left on device|disk full",
         "the server's storage is full: enlarge it (portal: Compute + storage), and turn on "
         "autogrow",
     ),
-    # Starting, going down
-    Row(
+    # Startup, shutdown, timeouts of the server
+    Pattern(
         "starting",
         ConnectError,
         r"database system is (starting up|shutting down|in recovery|not (yet )?accept)|"
@@ -328,7 +322,7 @@ TABLE = (
         "the server is restarting or failing over, which takes up to two minutes: connect again",
         transient=True,
     ),
-    Row(
+    Pattern(
         "idle",
         ConnectError,
         r"idle-session timeout|idle.in.transaction timeout|idle.transaction.timeout|"
@@ -337,8 +331,8 @@ TABLE = (
         "pool keep connections (max_idle= below the server's limit)",
         transient=True,
     ),
-    # The way there
-    Row(
+    # Network
+    Pattern(
         "resolver",
         UnreachableError,
         r"temporary failure in name resolution|Errno -3\]|Errno 11002\]|: Try again",
@@ -346,7 +340,7 @@ TABLE = (
         "DNS here (in Kubernetes: CoreDNS)",
         transient=True,
     ),
-    Row(
+    Pattern(
         "unknown-host",
         UnreachableError,
         r"failed to resolve host|could not translate host name|name or service not known|"
@@ -354,28 +348,28 @@ TABLE = (
         "check the spelling of {host}; a server with private access has a name only inside its "
         "virtual network, where its private DNS zone is linked",
     ),
-    Row(
+    Pattern(
         "timeout",
         ConnectTimeoutError,
         r"timeout expired|timed out|did not properly respond|/10060\)",
-        "no answer from {host} on port {port}: {silence}",
+        "no answer from {host} on port {port}: {no_answer}",
         transient=True,
     ),
-    Row(
+    Pattern(
         "no-socket",
         UnreachableError,
         r"on socket .*(No such file or directory|refused)",
         'no server has this Unix socket: name the server, server="myserver"',
         transient=True,
     ),
-    Row(
+    Pattern(
         "refused",
         UnreachableError,
         r"connection refused|actively refused|/10061\)",
-        "nothing listens on port {port}{listens}",
+        "nothing listens on port {port}{port_closed}",
         transient=True,
     ),
-    Row(
+    Pattern(
         "no-route",
         UnreachableError,
         r"network is unreachable|unreachable (network|host)|no route to host|/10051\)|/10065\)|"
@@ -384,17 +378,17 @@ TABLE = (
         "all",
         transient=True,
     ),
-    Row(
+    Pattern(
         "cut",
         UnreachableError,
         r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
         r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
         r"could not (send|receive)|response during SSL exchange|connection is lost",
         "the connection was cut on its way to {host}: a restart, or a firewall in between. "
-        "Connect again{long}",
+        "Connect again{password_length}",
         transient=True,
     ),
-    Row(
+    Pattern(
         "protocol",
         ConnectError,
         r"(expected|invalid) authentication request|unexpected response from server|"
@@ -405,8 +399,8 @@ TABLE = (
         "what answered does not follow PostgreSQL's protocol: check that {host}:{port} is the "
         "PostgreSQL server or its PgBouncer, not a proxy or another service",
     ),
-    # PgBouncer alone knows more; it comes after all that it may have quoted
-    Row(
+    # PgBouncer in general. After the patterns above, because its messages can quote their errors
+    Pattern(
         "pgbouncer-server",
         ConnectError,
         r"server login (has been|failed)|client_login_timeout|pgbouncer cannot connect|"
@@ -416,7 +410,7 @@ TABLE = (
         transient=True,
     ),
     # Queries
-    Row(
+    Pattern(
         "prepared-statement",
         ConnectError,
         r"prepared statement .*(does not exist|already exists|already in use)",
@@ -424,29 +418,29 @@ TABLE = (
         "(pgbouncer=True does) and no prepare=True, or let PgBouncer keep track with server "
         "parameter pgbouncer.max_prepared_statements above 0",
     ),
-    Row(
+    Pattern(
         "permission",
         ConnectError,
-        r"permission denied for (?P<what>schema|table|sequence|function|database) "
-        r'"?(?P<object>[^"\n]*)',
-        "let its owner or an administrator grant it, or less: GRANT ALL ON {what} {object} TO "
-        "{name}",
+        r"permission denied for (?P<object_type>schema|table|sequence|function|database) "
+        r'"?(?P<object_name>[^"\n]*)',
+        "let its owner or an administrator grant it, or less: GRANT ALL ON {object_type} "
+        "{object_name} TO {role}",
     ),
-    Row(
+    Pattern(
         "permission",
         ConnectError,
         r"permission denied|must be (owner|member|superuser)|row-level security",
         "the role may not do that: let the owner grant it, or sign in as a role that may, user=",
     ),
-    # psycopg's own, which say least
-    Row(
+    # psycopg and its pool, whose messages are the least specific
+    Pattern(
         "event-loop",
         ConnectError,
         r"ProactorEventLoop",
         "on Windows psycopg needs another event loop: "
         "asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop)",
     ),
-    Row(
+    Pattern(
         "closed",
         ConnectError,
         r"connection is closed|consuming input failed|sending query failed",
@@ -454,7 +448,7 @@ TABLE = (
         "pool for each piece of work",
         transient=True,
     ),
-    Row(
+    Pattern(
         "pool-timeout",
         ConnectError,
         r"couldn't get a connection|pool initialization incomplete|requests waiting",
@@ -462,7 +456,7 @@ TABLE = (
         "give them back sooner, `with pool.connection() as conn:`, or raise max_size=",
         transient=True,
     ),
-    Row(
+    Pattern(
         "pool-closed",
         ConnectError,
         r"the pool .* is (not open yet|already closed)|pool has already been opened/closed",
@@ -471,7 +465,7 @@ TABLE = (
     ),
 )
 
-STATES = {
+SQLSTATES = {
     "08P01": "",
     "25006": "read-only",
     "25P03": "idle",
@@ -488,4 +482,5 @@ STATES = {
     "57P03": "starting",
     "57P05": "idle",
 }
-"""SQLSTATE to kind, for a server that does not speak English; empty where only the text tells."""
+"""SQLSTATE to kind, for a server whose messages are not in English; empty if only the message
+can tell."""

@@ -1,1 +1,1 @@
-"""What `azpg doctor` looks at, judges and prints."""
+"""`azpg doctor`: check a connection step by step, and report the result of each step."""

@@ -1,4 +1,4 @@
-"""`azpg doctor`: walks the way of a connection step by step; what it finds is data."""
+"""The checks of `azpg doctor`, in the order in which a connection is established."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg._conninfo.sources import merge
 from azpg._conninfo.suggestions import to_cli_options
-from azpg._diagnosis.classify import diagnose
-from azpg._diagnosis.hints import Context
+from azpg._diagnosis.classify import classify
+from azpg._diagnosis.hints import HintContext
 from azpg._libpq import libpq_info
 from azpg._redact import redact
 from azpg._tls.roots import certificates, root_file, user_root_crt
 from azpg._tokens.cache import clocks
 
 from . import network
-from . import token as token_module
-from .result import Finding, Setting, Step
-from .session import pool_mode, round_trip_ms, session, takes_prepared
-from .tls import Handshake, NoTLSError, look, read
+from .result import CheckResult, SourcedValue, Step
+from .session import pool_mode, round_trip_ms, session_details, tracks_prepared_statements
+from .tls import Handshake, NoTLSError, inspect_tls, read_certificates
+from .token import (
+    CLOCK_HINT,
+    MAX_CLOCK_SKEW_SECONDS,
+    check_token,
+    credential_variables,
+    token_details,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,36 +42,42 @@ if TYPE_CHECKING:
     from azpg._conninfo.resolve import ResolvedConfig
     from azpg._conninfo.sources import Parameters
 
-    from .network import Place
-    from .result import Fact, Status
+    from .network import Address
+    from .result import Detail, Status
+
+PGBOUNCER_TIMEOUT_SECONDS = 3.0
+"""The longest wait for PgBouncer's port, if the connection does not use it."""
 
 
-def examine(options: Mapping[str, Any]) -> Iterator[str | Step]:
-    """Walk every step for the arguments of `azpg.connect`; yield its name, and then the step.
+def run_checks(options: Mapping[str, Any]) -> Iterator[str | Step]:
+    """Run every check for the arguments of `azpg.connect`.
 
-    A step that fails does not end it: the later ones are walked as far as they can be.
+    A check that fails does not end the run: the later ones run as far as they can.
+
+    Yields:
+        The name of each step before its check runs, and the `Step` after it has.
     """
-    examination = _Examination(options)
+    checks = _Checks(options)
     try:
-        for name, walk in examination.steps.items():
+        for name, check in checks.steps.items():
             yield name
             started = time.perf_counter()
-            found = examination.find(walk)
-            yield Step(name, time.perf_counter() - started, found)
+            result = checks.run_check(check)
+            yield Step(name, time.perf_counter() - started, result)
     finally:
-        examination.end()
+        checks.close()
 
 
-class _Skipped(Exception):  # noqa: N818  # no error: there is nothing to walk
-    """Say why a step is not walked."""
+class _Skipped(Exception):  # noqa: N818  # not an error
+    """The check does not run; the message is the reason."""
 
 
-class _Examination:
-    """One walk: what a step has found, the later ones stand on."""
+class _Checks:
+    """The checks, and what the earlier ones found for the later ones."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = dict(options)
-        self.steps: dict[str, Callable[[], Finding]] = {
+        self.steps: dict[str, Callable[[], CheckResult]] = {
             "configuration": self.configuration,
             "name": self.name,
             "TCP": self.tcp,
@@ -75,267 +87,269 @@ class _Examination:
             "PgBouncer": self.pgbouncer,
             "speed": self.speed,
         }
-        self._plan: ResolvedConfig | None = None
+        self._config: ResolvedConfig | None = None
         self._entra: azpg.EntraPassword | None = None
         self._root_file = ""
         self._secrets: list[str] = []
-        self._places: list[Place] = []
-        self._reached: Place | None = None
-        self._blocked = ""
-        """why a sign-in cannot be tried"""
+        self._addresses: list[Address] = []
+        self._reached: Address | None = None
+        """the first address that answers"""
+        self._blocker = ""
+        """why no connection can be tried; empty if it can"""
         self._conn: azpg.Connection[Any] | None = None
         self._connect_ms = 0.0
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self._conn is not None:
             self._conn.close()
 
-    def find(self, walk: Callable[[], Finding]) -> Finding:
-        """Walk a step; whatever goes wrong there is what it has found."""
+    def run_check(self, check: Callable[[], CheckResult]) -> CheckResult:
+        """Run one check and return its result, with secrets masked; it raises nothing."""
         try:
-            found = walk()
+            result = check()
         except _Skipped as reason:
-            found = Finding({}, "skipped", str(reason))
+            result = CheckResult({}, "skipped", str(reason))
         except azpg.ConnectError as error:
-            found = self.refused(error, {})
-        except Exception as error:  # noqa: BLE001  # a doctor goes on
-            found = Finding({}, "failed", self.shown(error) or type(error).__name__)
-        facts = {name: self._clean(fact) for name, fact in found.facts.items()}
-        hint = redact(to_cli_options(found.hint))
-        return replace(found, facts=facts, problem=self.shown(found.problem), hint=hint)
+            result = self._error_result(error, {})
+        except Exception as error:  # noqa: BLE001  # the other checks still run
+            result = CheckResult({}, "failed", self._redact(error) or type(error).__name__)
+        return replace(
+            result,
+            details={name: self._redact_detail(value) for name, value in result.details.items()},
+            problem=self._redact(result.problem),
+            hint=redact(to_cli_options(result.hint)),
+        )
 
-    def refused(
-        self, error: azpg.ConnectError, facts: dict[str, Fact], status: Status = "failed"
-    ) -> Finding:
-        """Return what an error of azpg's tells."""
-        said = str(error).removesuffix(f"\nHINT: {error.hint}")
-        # The place has been told already
-        said = re.sub(r"\A(connection failed: )?connection to server at [^\n]*? failed: ", "", said)
-        return Finding(facts, status, self.shown(said), error.hint)
+    # Results of failures
 
-    def shown(self, text: object) -> str:
-        """Return foreign text fit to print."""
+    def _error_result(
+        self, error: azpg.ConnectError, details: dict[str, Detail], status: Status = "failed"
+    ) -> CheckResult:
+        message = str(error).removesuffix(f"\nHINT: {error.hint}")
+        # The TCP check has already reported the address
+        message = re.sub(
+            r"\A(connection failed: )?connection to server at [^\n]*? failed: ", "", message
+        )
+        return CheckResult(details, status, self._redact(message), error.hint)
+
+    def _message_result(
+        self, message: str, address: Address, details: dict[str, Detail]
+    ) -> CheckResult:
+        """Return the result of a failure, with the hint that `connect` would have."""
+        config = self.config
+        context = HintContext(
+            host=address.server_name or address.ip,
+            port=str(address.port),
+            user=config.params.get("user", ""),
+            entra=config.auth == "entra",
+            scope=config.cloud.scope,
+            root_file=config.params.get("sslrootcert", ""),
+        )
+        hint = classify(message, context).hint
+        return CheckResult(details, "failed", self._redact(message), hint)
+
+    def _redact(self, text: object) -> str:
         return redact(str(text), *self._secrets)
 
-    def _clean(self, fact: Fact) -> Fact:
-        if isinstance(fact, Setting):
-            return Setting(*map(self.shown, fact))
-        if isinstance(fact, list):
-            return [self.shown(each) for each in fact]
-        return self.shown(fact) if isinstance(fact, str) else fact
+    def _redact_detail(self, detail: Detail) -> Detail:
+        if isinstance(detail, SourcedValue):
+            return SourcedValue(self._redact(detail.value), self._redact(detail.source))
+        if isinstance(detail, list):
+            return [self._redact(each) for each in detail]
+        return self._redact(detail) if isinstance(detail, str) else detail
 
-    def diagnosed(self, said: str, place: Place, facts: dict[str, Fact]) -> Finding:
-        """Return what a failure means, by the table that `connect` reads too."""
-        plan = self.plan
-        context = Context(
-            host=place.name or place.address,
-            port=str(place.port),
-            user=plan.params.get("user", ""),
-            entra=plan.auth == "entra",
-            scope=plan.cloud.scope,
-            root_file=plan.params.get("sslrootcert", ""),
-        )
-        hint = diagnose(said, context).hint
-        return Finding(facts, "failed", self.shown(said), hint)
+    # The checks
 
     @property
-    def plan(self) -> ResolvedConfig:
-        if self._plan is None:
+    def config(self) -> ResolvedConfig:
+        if self._config is None:
             raise _Skipped("the configuration is to be mended first")
-        return self._plan
+        return self._config
 
-    def configuration(self) -> Finding:
+    def configuration(self) -> CheckResult:
         options = ConnectOptions.from_mapping(self.options)
-        said, _ = merge(options, os.environ)
-        hidden = libpq_info().secrets & said.keys()
-        self._secrets = [said[name].value for name in hidden]
-        facts: dict[str, Fact] = {name: Setting("…", _source(name, said)) for name in hidden}
+        given, _ = merge(options, os.environ)
+        secret_names = libpq_info().secrets & given.keys()
+        self._secrets = [given[name].value for name in secret_names]
+        details: dict[str, Detail] = {
+            name: SourcedValue("…", _source(name, given)) for name in secret_names
+        }
         try:
             request = ConnectRequest(options, is_async=False)
         except azpg.ConfigError as error:
-            self._blocked = "the configuration is to be mended first"
-            return Finding(facts, "failed", self.shown(to_cli_options(str(error))))
-        self._plan = plan = request.config
+            self._blocker = "the configuration is to be mended first"
+            return CheckResult(details, "failed", self._redact(to_cli_options(str(error))))
+        self._config = config = request.config
         self._entra = request.entra
-        params = dict(plan.params)
-        if plan.pinned_roots is not None:
-            params["sslrootcert"] = root_file(plan.pinned_roots)
-        # Where nobody named one, libpq's own
+        params = dict(config.params)
+        if config.pinned_roots is not None:
+            params["sslrootcert"] = root_file(config.pinned_roots)
+        # Without sslrootcert libpq reads the user's own file
         self._root_file = params.get("sslrootcert") or user_root_crt()
         for name in sorted(params):
-            source = _source(name, said)
+            source = _source(name, given)
             if name == "host" and self.options.get("server"):
                 source = "--server"
-            elif name in said and said[name].value != params[name]:
-                source = f"azpg; {source} said {said[name].value}"
-            facts[name] = Setting(params[name], source)
-        facts |= {"sign_in": _SIGN_INS[plan.auth], "cloud": plan.cloud.name}
-        facts["pgbouncer"] = plan.pgbouncer
-        return Finding(facts, "warning" if plan.warnings else "ok", "\n".join(plan.warnings))
+            elif name in given and given[name].value != params[name]:
+                source = f"azpg; {source} said {given[name].value}"
+            details[name] = SourcedValue(params[name], source)
+        details["sign_in"] = _AUTH_LABELS[config.auth]
+        details["cloud"] = config.cloud.name
+        details["pgbouncer"] = config.pgbouncer
+        return CheckResult(
+            details, "warning" if config.warnings else "ok", "\n".join(config.warnings)
+        )
 
-    def name(self) -> Finding:
+    def name(self) -> CheckResult:
         addresses: list[str] = []
         names: list[str] = []
-        failed: list[str] = []
-        for goal in network.goals(self.plan.params, self.plan.lookup_hosts):
+        failures: list[str] = []
+        targets = list(network.targets(self.config.params, self.config.lookup_hosts))
+        for target in targets:
             try:
-                real, found = network.look_up(goal.found_at)
+                canonical_name, ips = network.resolve(target.lookup)
             except OSError as error:
-                failed.append(f"failed to resolve host {goal.found_at!r}: {error.strerror}")
+                failures.append(f"failed to resolve host {target.lookup!r}: {error.strerror}")
                 continue
-            self._places += [network.Place(goal.name, each, goal.port) for each in found]
-            addresses += [f"{each} ({network.kind(each)})" for each in found]
-            if goal.found_at not in found:
-                names.append(" → ".join(dict.fromkeys((goal.found_at, real))))
-        facts: dict[str, Fact] = {"name": names} if names else {}
+            self._addresses += [network.Address(target.server_name, ip, target.port) for ip in ips]
+            addresses += [f"{ip} ({network.address_kind(ip)})" for ip in ips]
+            if target.lookup not in ips:
+                names.append(" → ".join(dict.fromkeys((target.lookup, canonical_name))))
+        details: dict[str, Detail] = {"name": names} if names else {}
         if addresses:
-            facts["addresses"] = addresses
-        if not failed and not addresses:
+            details["addresses"] = addresses
+        if not failures and not addresses:
             raise _Skipped("a Unix socket has none")
-        if failed and not self._places:
-            self._blocked = "no address to go to"
-            goal = next(network.goals(self.plan.params, self.plan.lookup_hosts))
-            return self.diagnosed("\n".join(failed), network.Place(*goal), facts)
-        return Finding(facts, "warning" if failed else "ok", "\n".join(failed))
+        if failures and not self._addresses:
+            self._blocker = "no address to go to"
+            address = network.Address(*targets[0])
+            return self._message_result("\n".join(failures), address, details)
+        return CheckResult(details, "warning" if failures else "ok", "\n".join(failures))
 
-    def tcp(self) -> Finding:
+    def tcp(self) -> CheckResult:
         timeout = self._timeout()
-        if not self._places:
-            raise _Skipped(self._blocked or "a Unix socket has no port")
-        failed: list[str] = []
-        for place in self._places:
+        if not self._addresses:
+            raise _Skipped(self._blocker or "a Unix socket has no port")
+        failures: list[str] = []
+        for address in self._addresses:
             try:
-                own = network.knock(place, timeout)
+                own_address = network.tcp_connect(address, timeout)
             except OSError as error:
-                failed.append(f"{place}: {error.strerror or error}")
+                failures.append(f"{address}: {error.strerror or error}")
                 continue
-            self._reached = place
-            facts: dict[str, Fact] = {"address": str(place), "from": own}
-            return Finding(facts, "warning" if failed else "ok", "\n".join(failed))
-        self._blocked = "nothing answers on the port"
-        return self.diagnosed("\n".join(failed), self._places[0], {})
+            self._reached = address
+            details: dict[str, Detail] = {"address": str(address), "from": own_address}
+            return CheckResult(details, "warning" if failures else "ok", "\n".join(failures))
+        self._blocker = "nothing answers on the port"
+        return self._message_result("\n".join(failures), self._addresses[0], {})
 
     def _timeout(self) -> float:
-        asked = float(self.plan.params.get("connect_timeout") or 0)
-        return max(asked, 2.0) if asked > 0 else 15.0
+        seconds = float(self.config.params.get("connect_timeout") or 0)
+        return max(seconds, 2.0) if seconds > 0 else 15.0
 
-    def tls(self) -> Finding:
-        params = self.plan.params
+    def tls(self) -> CheckResult:
+        params = self.config.params
         mode = params.get("sslmode", "prefer")
         if self._reached is None:
-            raise _Skipped(self._blocked or "a Unix socket has no TLS")
+            raise _Skipped(self._blocker or "a Unix socket has no TLS")
         if mode == "disable":
             raise _Skipped("sslmode=disable")
-        place = self._reached
+        address = self._reached
         try:
-            seen = look(
-                (place.address, place.port),
-                place.name,
+            handshake = inspect_tls(
+                (address.ip, address.port),
+                address.server_name,
                 roots=self._root_file if mode in {"verify-full", "verify-ca"} else None,
                 check_name=mode == "verify-full",
                 direct=params.get("sslnegotiation") == "direct",
                 timeout=self._timeout(),
             )
         except (NoTLSError, OSError) as error:
-            return self.diagnosed(str(error), place, {})
-        facts = self._facts_of(seen)
-        if seen.problem:
-            return self.diagnosed(seen.problem, place, facts)
-        if seen.root is None:
-            return Finding(facts, "warning", f"sslmode={mode} takes any certificate")
-        return Finding(facts)
+            return self._message_result(str(error), address, {})
+        details = _handshake_details(handshake)
+        if handshake.problem:
+            return self._message_result(handshake.problem, address, details)
+        if handshake.root is None:
+            return CheckResult(details, "warning", f"sslmode={mode} takes any certificate")
+        return CheckResult(details)
 
-    def _facts_of(self, seen: Handshake) -> dict[str, Fact]:
-        facts: dict[str, Fact] = {"version": seen.version, "cipher": seen.cipher}
-        if seen.sent:
-            own, last = seen.sent[0], seen.sent[-1]
-            facts["names"] = list(own.names or [own.subject])
-            facts["days_left"] = own.days_left()
-            facts["chain"] = [*(each.subject for each in seen.sent), last.issuer]
-        if seen.root is not None:
-            facts["root"] = seen.root.subject
-            facts["root_sha256"] = seen.root.sha256
-            facts["root_pinned"] = seen.root.sha256 in AZURE_ROOTS
-            facts["root_days_left"] = seen.root.days_left()
-        roots = certificates(AZURE_ROOTS).values()
-        if missing := [root.der for root in roots if root.source != "certifi"]:
-            facts["certifi_lacks"] = [each.subject for each in read(missing)]
-        return facts
-
-    def identity(self) -> Finding:
-        if self._plan is not None and self._plan.auth != "entra":
-            raise _Skipped(f"{_SIGN_INS[self._plan.auth]}: no token is asked for")
-        cloud = self._plan.cloud if self._plan else _wished_cloud(self.options)
+    def identity(self) -> CheckResult:
+        if self._config is not None and self._config.auth != "entra":
+            raise _Skipped(f"{_AUTH_LABELS[self._config.auth]}: no token is asked for")
+        cloud = self._config.cloud if self._config else _requested_cloud(self.options)
         client_id = self.options.get("client_id")
         password = self._entra or azpg.EntraPassword(cloud=cloud, client_id=client_id)
-        facts: dict[str, Fact] = {"environment": list(token_module.variables(os.environ))}
+        details: dict[str, Detail] = {"environment": list(credential_variables(os.environ))}
         try:
             token = password.token()
         except azpg.CredentialError as error:
-            self._blocked = self._blocked or "there is no token"
-            return self.refused(error, facts)
+            self._blocker = self._blocker or "there is no token"
+            return self._error_result(error, details)
         self._secrets.append(token.text)
         claims = _jwt.claims(token.text)
-        facts |= {"credential": password.answered_by(), **token_module.facts(claims)}
-        facts |= {"characters": len(token.text), "minutes_left": int(token.left(clocks()) / 60)}
-        return replace(token_module.judged(claims, cloud, clocks().wall), facts=facts)
+        details["credential"] = password.answered_by()
+        details |= token_details(claims)
+        details["characters"] = len(token.text)
+        details["minutes_left"] = int(token.left(clocks()) / 60)
+        return replace(check_token(claims, cloud, clocks().wall), details=details)
 
-    def sign_in(self) -> Finding:
-        if self._blocked:
-            raise _Skipped(self._blocked)
+    def sign_in(self) -> CheckResult:
+        if self._blocker:
+            raise _Skipped(self._blocker)
         started = time.perf_counter()
-        self._conn = conn = azpg.connect(**self._once(), autocommit=True)
+        self._conn = conn = azpg.connect(**self._connect_options(), autocommit=True)
         self._connect_ms = 1000 * (time.perf_counter() - started)
-        facts = session(conn)
-        ahead = float(str(facts["clock_ahead_seconds"]))
-        if abs(ahead) > token_module.CLOCKS_APART:
-            return Finding(
-                facts,
+        details = session_details(conn)
+        ahead = float(str(details["clock_ahead_seconds"]))
+        if abs(ahead) > MAX_CLOCK_SKEW_SECONDS:
+            return CheckResult(
+                details,
                 "warning",
                 f"the server's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
-                f"{token_module.SET_THE_CLOCK}: tokens are judged by the server's",
+                f"{CLOCK_HINT}: tokens are judged by the server's",
             )
-        return Finding(facts)
+        return CheckResult(details)
 
-    def _once(self, **changes: object) -> dict[str, Any]:
+    def _connect_options(self, **changes: object) -> dict[str, Any]:
         return {**self.options, "retry_timeout": 0.0, **changes}
 
-    def pgbouncer(self) -> Finding:
-        conn = self._signed_in()
-        if self.plan.pgbouncer:
-            return self._pooled(conn, conn.info.port, self._once())
+    def pgbouncer(self) -> CheckResult:
+        conn = self._open_connection()
+        if self.config.pgbouncer:
+            return self._pgbouncer_result(conn, conn.info.port, self._connect_options())
         port = PGBOUNCER_PORTS.get(str(conn.info.port))
         if port is None or self._reached is None:
             raise _Skipped(f"port {conn.info.port} does not tell where it would be")
-        place = self._reached._replace(port=int(port))
+        address = self._reached._replace(port=int(port))
         try:
-            network.knock(place, min(self._timeout(), 3.0))
+            network.tcp_connect(address, min(self._timeout(), PGBOUNCER_TIMEOUT_SECONDS))
         except OSError as error:
-            return Finding(
+            return CheckResult(
                 {},
                 "skipped",
                 f"not on port {port} ({error.strerror or error})",
                 "to have it: the server parameter pgbouncer.enabled (not in the Burstable tier)",
             )
-        options = self._once(pgbouncer=True, port=port)
+        options = self._connect_options(pgbouncer=True, port=port)
         try:
             with azpg.connect(**options, autocommit=True) as pooled:
-                return self._pooled(pooled, int(port), options)
+                return self._pgbouncer_result(pooled, int(port), options)
         except azpg.ConnectError as error:
-            return self.refused(error, {"port": int(port)}, "warning")
+            return self._error_result(error, {"port": int(port)}, "warning")
 
-    def _pooled(self, conn: azpg.Connection[Any], port: int, options: Mapping[str, Any]) -> Finding:
-        with azpg.connect(**options, autocommit=True) as other:
-            mode = pool_mode(conn, other)
-        facts: dict[str, Fact] = {"port": port, "pool_mode": mode}
+    def _pgbouncer_result(
+        self, conn: azpg.Connection[Any], port: int, options: Mapping[str, Any]
+    ) -> CheckResult:
+        with azpg.connect(**options, autocommit=True) as second:
+            mode = pool_mode(conn, second)
+        details: dict[str, Detail] = {"port": port, "pool_mode": mode}
         if mode != "statement":
-            facts["prepared_statements"] = takes_prepared(conn)
-        return Finding(facts)
+            details["prepared_statements"] = tracks_prepared_statements(conn)
+        return CheckResult(details)
 
-    def speed(self) -> Finding:
-        conn = self._signed_in()
-        round_trip = round_trip_ms(conn)
-        return Finding(
+    def speed(self) -> CheckResult:
+        round_trip = round_trip_ms(self._open_connection())
+        return CheckResult(
             {
                 "round_trip_ms": round(round_trip, 2),
                 "connect_ms": round(self._connect_ms, 1),
@@ -343,13 +357,13 @@ class _Examination:
             }
         )
 
-    def _signed_in(self) -> azpg.Connection[Any]:
+    def _open_connection(self) -> azpg.Connection[Any]:
         if self._conn is None:
             raise _Skipped("nobody is signed in")
         return self._conn
 
 
-_SIGN_INS = {
+_AUTH_LABELS = {
     "entra": "Microsoft Entra",
     "token": "a Microsoft Entra token given as the password",
     "password": "password",
@@ -358,14 +372,33 @@ _SIGN_INS = {
 }
 
 
-def _source(name: str, said: Parameters) -> str:
-    if name not in said:
+def _handshake_details(handshake: Handshake) -> dict[str, Detail]:
+    details: dict[str, Detail] = {"version": handshake.version, "cipher": handshake.cipher}
+    if handshake.chain:
+        server, last = handshake.chain[0], handshake.chain[-1]
+        details["names"] = list(server.names or [server.subject])
+        details["days_left"] = server.days_left()
+        details["chain"] = [*(each.subject for each in handshake.chain), last.issuer]
+    if handshake.root is not None:
+        details["root"] = handshake.root.subject
+        details["root_sha256"] = handshake.root.sha256
+        details["root_pinned"] = handshake.root.sha256 in AZURE_ROOTS
+        details["root_days_left"] = handshake.root.days_left()
+    roots = certificates(AZURE_ROOTS).values()
+    if missing := [root.der for root in roots if root.source != "certifi"]:
+        details["certifi_lacks"] = [each.subject for each in read_certificates(missing)]
+    return details
+
+
+def _source(name: str, given: Parameters) -> str:
+    """Return the source of a parameter as the user wrote it; "azpg" for azpg's own defaults."""
+    if name not in given:
         return "azpg"
-    by = said[name].source
-    if by == "environment":
+    source = given[name].source
+    if source == "environment":
         return libpq_info().variables[name]
-    return f"--{name}" if by == "keyword" else by
+    return f"--{name}" if source == "keyword" else source
 
 
-def _wished_cloud(options: Mapping[str, Any]) -> Cloud:
+def _requested_cloud(options: Mapping[str, Any]) -> Cloud:
     return cloud_by_name(options.get("cloud", "")) or AZURE_PUBLIC

@@ -1,4 +1,4 @@
-"""The way to a server: what its names lead to, and which of its addresses answer."""
+"""The network path to a server: resolve its hosts, and find out which addresses answer."""
 
 from __future__ import annotations
 
@@ -12,65 +12,72 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-class Goal(NamedTuple):
-    """One host of a connection: the name it is verified by, and where it is to be found."""
+class Target(NamedTuple):
+    """One host of a connection."""
 
-    name: str
-    found_at: str
+    server_name: str
+    """the name that the certificate is verified against"""
+    lookup: str
+    """the host name or IP address to connect to"""
     port: int
 
 
-class Place(NamedTuple):
-    """One address of a server, and the name it is verified by."""
+class Address(NamedTuple):
+    """One IP address of a server."""
 
-    name: str
-    address: str
+    server_name: str
+    """the name that the certificate is verified against"""
+    ip: str
     port: int
 
     def __str__(self) -> str:
-        return (
-            f"[{self.address}]:{self.port}" if ":" in self.address else ":".join(map(str, self[1:]))
-        )
+        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
 
-def goals(params: Mapping[str, str], reach: Sequence[str]) -> Iterator[Goal]:
-    """Yield the hosts that a plan's parameters lead to over TCP; `reach` is the plan's own."""
-    names, addresses, ports = (params.get(each, "").split(",") for each in _LISTS)
+def targets(params: Mapping[str, str], lookup_hosts: Sequence[str]) -> Iterator[Target]:
+    """Yield the hosts that a connection uses over TCP.
+
+    Args:
+        params: libpq's parameters, of which `host`, `hostaddr` and `port` are lists.
+        lookup_hosts: the hosts to connect to, if they differ from the servers' names.
+    """
+    names = params.get("host", "").split(",")
+    addresses = params.get("hostaddr", "").split(",")
+    ports = params.get("port", "").split(",")
     for i in range(max(len(names), len(addresses))):
         name = names[i] if i < len(names) else ""
         address = addresses[i] if i < len(addresses) else ""
         if address or not is_socket(name):
-            place = address or (reach[i] if reach else name)
-            yield Goal(name, place, int(ports[i] if len(ports) > 1 else ports[0]))
+            lookup = address or (lookup_hosts[i] if lookup_hosts else name)
+            yield Target(name, lookup, int(ports[i] if len(ports) > 1 else ports[0]))
 
 
-_LISTS = ("host", "hostaddr", "port")
+def resolve(host: str) -> tuple[str, list[str]]:
+    """Return the canonical name of a host, if the resolver returns it, and its IP addresses.
 
-
-def look_up(host: str) -> tuple[str, list[str]]:
-    """Return what a host is really called, as far as the resolver says, and its addresses.
-
-    Raise `OSError` where it has none.
+    Raises:
+        OSError: the host has no address.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
     return found[0][3] or host, [str(address[0]) for *_, address in found]
 
 
-def kind(address: str) -> str:
-    """Return whether an address is private, public or this machine's own."""
+def address_kind(address: str) -> str:
+    """Return "private", "public" or "this machine"; empty for what is no IP address."""
     try:
-        known = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
-    if known.is_loopback:
+    if ip.is_loopback:
         return "this machine"
-    return "public" if known.is_global else "private"
+    return "public" if ip.is_global else "private"
 
 
-def knock(place: Place, timeout: float) -> str:
-    """Return the address that this machine has towards a place that answers.
+def tcp_connect(address: Address, timeout: float) -> str:
+    """Connect to an address, and return this machine's own address of that connection.
 
-    `timeout` is in seconds. Raise `OSError` where nothing answers.
+    Raises:
+        OSError: nothing answers within `timeout` seconds.
     """
-    with socket.create_connection((place.address, place.port), timeout) as sock:
+    with socket.create_connection((address.ip, address.port), timeout) as sock:
         return str(sock.getsockname()[0])

@@ -1,4 +1,4 @@
-"""The doctor's findings as a person reads them: as wide as the terminal, the problem first."""
+"""Print the results of the doctor's checks: as text for the terminal, or as JSON."""
 
 from __future__ import annotations
 
@@ -15,64 +15,48 @@ from typing import TYPE_CHECKING, Any, TextIO
 import psycopg
 
 import azpg
-from azpg._clouds import AZURE_ROOTS
-from azpg._tls.roots import certificates, pem
 
-from .checks import examine
-from .result import Setting, Step
-from .tls import read
+from .checks import run_checks
+from .result import SourcedValue, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .result import Fact, Status
+    from .result import Detail, Status
 
 
-def main(options: Mapping[str, Any], *, as_json: bool) -> int:
-    """Print what the doctor finds for the arguments of `azpg.connect`; return the exit status."""
+def print_report(options: Mapping[str, Any], *, as_json: bool) -> int:
+    """Run the checks for the arguments of `azpg.connect` and print their results.
+
+    Returns:
+        The exit status of the command: 1 if a check failed, 0 otherwise.
+    """
     steps: list[Step] = []
-    with _quiet():
+    with _warnings_hidden():
         if as_json:
-            steps = [each for each in examine(options) if isinstance(each, Step)]
+            steps = [each for each in run_checks(options) if isinstance(each, Step)]
             data = {
                 "ok": not _failed(steps),
                 "versions": _versions(),
-                "steps": [step.as_data() for step in steps],
+                "steps": [step.to_json() for step in steps],
             }
             print(json.dumps(data, indent=2))  # noqa: T201
         else:
-            report = Report(sys.stdout, environ=os.environ)
-            report.begin()
-            for each in examine(options):
+            report = TextReport(sys.stdout, environ=os.environ)
+            report.print_versions()
+            for each in run_checks(options):
                 if isinstance(each, Step):
-                    report.step(each)
+                    report.print_step(each)
                     steps.append(each)
                 else:
-                    report.under_way(each)
-            report.end(steps)
+                    report.print_running(each)
+            report.print_summary(steps)
     return 1 if _failed(steps) else 0
 
 
-def roots(*, as_pem: bool) -> int:
-    """Print the pinned roots, or write them as PEM; return the exit status."""
-    if as_pem:
-        sys.stdout.write(pem(AZURE_ROOTS).decode("ascii"))
-        return 0
-    found = certificates(AZURE_ROOTS)
-    seen = {each.sha256: each for each in read([root.der for root in found.values()])}
-    for sha256, each in sorted(seen.items(), key=lambda item: item[1].subject):
-        print(  # noqa: T201
-            f"{each.subject}\n"
-            f"  SHA-256  {sha256}\n"
-            f"  ends     {each.ends:%Y-%m-%d}, in {each.days_left()} days\n"
-            f"  from     {found[sha256].source}"
-        )
-    return 0
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # What they warn of is found; where nothing handles it, it would be printed between the lines.
+def _warnings_hidden() -> Iterator[None]:
+    # The report has what the libraries warn of. Python prints warnings that no handler takes.
     loggers = [logging.getLogger(name) for name in ("azpg", "azure", "msal")]
     handler = logging.NullHandler()
     for logger in loggers:
@@ -85,15 +69,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _failed(steps: list[Step]) -> list[Step]:
-    return [step for step in steps if step.found.status == "failed"]
+    return [step for step in steps if step.result.status == "failed"]
 
 
 def _versions() -> dict[str, str]:
-    number = psycopg.pq.version()
+    libpq_version = psycopg.pq.version()
     return {
         "azpg": azpg.__version__,
         "psycopg": psycopg.__version__,
-        "libpq": f"{number // 10000}.{number % 10000}",
+        "libpq": f"{libpq_version // 10000}.{libpq_version % 10000}",
         "azure-identity": metadata.version("azure-identity"),
         "Python": platform.python_version(),
     }
@@ -101,105 +85,121 @@ def _versions() -> dict[str, str]:
 
 MARKS: dict[Status, str] = {"ok": "✓", "warning": "!", "failed": "✗", "skipped": "-"}
 ASCII_MARKS: dict[Status, str] = {"ok": "+", "warning": "!", "failed": "x", "skipped": "-"}
-COLOURS: dict[Status, str] = {"ok": "32", "warning": "33", "failed": "31", "skipped": "2"}
+COLORS: dict[Status, str] = {"ok": "32", "warning": "33", "failed": "31", "skipped": "2"}
+DIM = "2"
 
-WIDEST, PLAIN, NARROW = 100, 80, 60
-LABEL = 19
+MAX_WIDTH, DEFAULT_WIDTH, NARROW_WIDTH = 100, 80, 60
+"""In columns; below `NARROW_WIDTH` a detail is not next to its label."""
 
-ONLY_DATA = {"root_sha256"}
-"""Facts too long to be read."""
+LABEL_WIDTH = 19
 
-ALWAYS = {"host", "hostaddr", "port", "dbname", "user", "sslmode", "sslrootcert"}
-"""Settings worth reading also where azpg has filled them in."""
+JSON_ONLY = {"root_sha256"}
+"""Details that are too long for the text."""
+
+ALWAYS_SHOWN = {"host", "hostaddr", "port", "dbname", "user", "sslmode", "sslrootcert"}
+"""Parameters that the text contains even if they are azpg's defaults."""
 
 
-class Report:
-    """Print steps one by one."""
+class TextReport:
+    """Print the results step by step, as wide as the terminal, and each problem before details."""
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self.stream = stream
-        self.live = stream.isatty() and environ.get("TERM") != "dumb"
-        self.colour = self.live and not environ.get("NO_COLOR")
-        self.width = min(_columns(stream, environ), WIDEST)
+        self.is_terminal = stream.isatty() and environ.get("TERM") != "dumb"
+        self.has_colors = self.is_terminal and not environ.get("NO_COLOR")
+        self.width = min(_terminal_width(stream, environ), MAX_WIDTH)
         self.marks, self.arrow = MARKS, "→"
         try:
             "✓✗→…←".encode(stream.encoding or "ascii")
         except UnicodeEncodeError:
             self.marks, self.arrow = ASCII_MARKS, "->"
-        self._hints: set[str] = set()
+        self._printed_hints: set[str] = set()
 
-    def begin(self) -> None:
-        """Print what runs."""
-        self._wrapped(", ".join(map(" ".join, _versions().items())), "2")
+    def print_versions(self) -> None:
+        versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+        self._write_wrapped(versions, DIM)
 
-    def under_way(self, name: str) -> None:
-        """Show on a terminal what is waited for."""
-        if self.live:
+    def print_running(self, name: str) -> None:
+        """Print the step that is running; its result replaces it."""
+        if self.is_terminal:
             self._write(f"  {name} …")
 
-    def step(self, step: Step) -> None:
-        """Print a step: its problem, what to do about it, and its facts."""
-        found = step.found
-        mark, colour = self.marks[found.status], COLOURS[found.status]
-        if self.live:
+    def print_step(self, step: Step) -> None:
+        """Print a step: its problem, its hint, and its details."""
+        result = step.result
+        mark, color = self.marks[result.status], COLORS[result.status]
+        if self.is_terminal:
             self._write("\r\x1b[K")
-        if found.status == "skipped":
-            self._wrapped(f"{step.name}: {found.problem}", colour, "", f"{mark} ")
+        if result.status == "skipped":
+            self._write_wrapped(f"{step.name}: {result.problem}", color, prefix=f"{mark} ")
         else:
-            took = _took(step.seconds)
-            head = f"{mark} {step.name}"
-            gap = " " * (self.width - len(head) - len(took))
-            self._line(f"{self._painted(head, colour)}{gap}{took}")
-            for line in found.problem.splitlines():
-                self._wrapped(line, colour, "  ")
-        if found.hint:
-            again = found.hint in self._hints
-            self._hints.add(found.hint)
-            self._wrapped("as above" if again else found.hint, "", "  ", f"{self.arrow} ")
-        for name, fact in found.facts.items():
-            if _is_read(name, fact):
-                self._fact(name, fact)
+            title = f"{mark} {step.name}"
+            duration = _format_seconds(step.seconds)
+            gap = " " * (self.width - len(title) - len(duration))
+            self._write_line(f"{self._colored(title, color)}{gap}{duration}")
+            for line in result.problem.splitlines():
+                self._write_wrapped(line, color, indent="  ")
+        if result.hint:
+            hint = "as above" if result.hint in self._printed_hints else result.hint
+            self._printed_hints.add(result.hint)
+            self._write_hint(hint, indent="  ")
+        for name, detail in result.details.items():
+            if _is_shown(name, detail):
+                self._print_detail(name, detail)
 
-    def _fact(self, name: str, fact: Fact) -> None:
+    def _print_detail(self, name: str, detail: Detail) -> None:
         label = name.replace("_", " ")
-        if self.width < NARROW:
-            for line in _lines(name, fact, self.width - 4):
-                if label and len(label) + len(line) + 4 <= self.width:
-                    self._line(f"  {self._painted(label, '2')}  {line}")
-                else:
-                    if label:
-                        self._line(f"  {self._painted(label, '2')}")
-                    self._line(f"    {line}")
+        if self.width >= NARROW_WIDTH:
+            for line in _format_detail(name, detail, self.width - LABEL_WIDTH - 5):
+                self._write_line(f"    {self._colored(f'{label:{LABEL_WIDTH}}', DIM)} {line}")
                 label = ""
             return
-        for line in _lines(name, fact, self.width - LABEL - 5):
-            self._line(f"    {self._painted(f'{label:{LABEL}}', '2')} {line}")
+        for line in _format_detail(name, detail, self.width - 4):
+            if label and len(label) + len(line) + 4 <= self.width:
+                self._write_line(f"  {self._colored(label, DIM)}  {line}")
+            else:
+                if label:
+                    self._write_line(f"  {self._colored(label, DIM)}")
+                self._write_line(f"    {line}")
             label = ""
 
-    def end(self, steps: list[Step]) -> None:
-        """Print what it comes to."""
+    def print_summary(self, steps: list[Step]) -> None:
+        """Print whether the connection works, and repeat the first hint if it is far above."""
         failed = _failed(steps)
-        self._line("")
+        self._write_line("")
         if not failed:
-            warned = [step.name for step in steps if step.found.status == "warning"]
-            said = f"It works; see {', '.join(warned)}." if warned else "It works."
-            self._wrapped(said, COLOURS["warning" if warned else "ok"])
+            warned = [step.name for step in steps if step.result.status == "warning"]
+            summary = f"It works; see {', '.join(warned)}." if warned else "It works."
+            self._write_wrapped(summary, COLORS["warning" if warned else "ok"])
             return
-        self._wrapped(f"Failed: {', '.join(step.name for step in failed)}.", COLOURS["failed"])
-        after = steps[steps.index(failed[0]) + 1 :]
-        if failed[0].found.hint and any(step.found.status != "skipped" for step in after):
-            self._wrapped(failed[0].found.hint, "", "", f"{self.arrow} ")
+        names = ", ".join(step.name for step in failed)
+        self._write_wrapped(f"Failed: {names}.", COLORS["failed"])
+        later = steps[steps.index(failed[0]) + 1 :]
+        if failed[0].result.hint and any(step.result.status != "skipped" for step in later):
+            self._write_hint(failed[0].result.hint)
 
-    def _wrapped(self, text: str, colour: str, indent: str = "", mark: str = "") -> None:
-        hint = mark == f"{self.arrow} "
-        lines = _fill(text, self.width - len(indent) - len(mark), whole=hint)
-        for i, line in enumerate(lines):
-            self._line(indent + (" " * len(mark) if i else mark) + self._painted(line, colour))
+    def _write_hint(self, hint: str, indent: str = "") -> None:
+        self._write_wrapped(hint, "", indent, prefix=f"{self.arrow} ", break_words=False)
 
-    def _painted(self, text: str, colour: str) -> str:
-        return f"\x1b[{colour}m{text}\x1b[0m" if self.colour and colour else text
+    def _write_wrapped(
+        self,
+        text: str,
+        color: str,
+        indent: str = "",
+        prefix: str = "",
+        *,
+        break_words: bool = True,
+    ) -> None:
+        width = self.width - len(indent) - len(prefix)
+        for i, line in enumerate(_wrap(text, width, break_words=break_words)):
+            self._write_line(
+                indent + (" " * len(prefix) if i else prefix) + self._colored(line, color)
+            )
 
-    def _line(self, text: str) -> None:
+    def _colored(self, text: str, color: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self.has_colors and color else text
+
+    def _write_line(self, text: str) -> None:
         encoding = self.stream.encoding or "ascii"
         self._write(text.encode(encoding, "replace").decode(encoding) + "\n")
 
@@ -208,44 +208,43 @@ class Report:
         self.stream.flush()
 
 
-def _columns(stream: TextIO, environ: Mapping[str, str]) -> int:
-    asked = environ.get("COLUMNS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
+def _terminal_width(stream: TextIO, environ: Mapping[str, str]) -> int:
+    columns = environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
     try:
-        return os.get_terminal_size(stream.fileno()).columns or PLAIN
-    except OSError:  # no terminal, or no file at all
-        return PLAIN
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    except OSError:  # not a terminal, or not a file
+        return DEFAULT_WIDTH
 
 
-def _took(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _fill(text: str, width: int, *, whole: bool = False) -> list[str]:
-    """Return lines of a width; words too long for it stay `whole` where they are to be copied."""
+def _wrap(text: str, width: int, *, break_words: bool = True) -> list[str]:
+    """Return the lines of a text; without `break_words` a long word is wider than the line."""
     width = max(width, 10)
-    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=not whole) or [""]
+    lines = textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=break_words)
+    return lines or [""]
 
 
-def _is_read(name: str, fact: Fact) -> bool:
-    if isinstance(fact, Setting):
-        return bool(fact.value) and (fact.source != "azpg" or name in ALWAYS)
-    return name not in ONLY_DATA
+def _is_shown(name: str, detail: Detail) -> bool:
+    if isinstance(detail, SourcedValue):
+        return bool(detail.value) and (detail.source != "azpg" or name in ALWAYS_SHOWN)
+    return name not in JSON_ONLY
 
 
-def _lines(name: str, fact: Fact, width: int) -> list[str]:
-    if isinstance(fact, Setting):
-        return _fill(f"{fact.value} ({fact.source})", width)
-    if isinstance(fact, bool):
-        return ["yes" if fact else "no"]
-    if not isinstance(fact, list):
-        return _fill(str(fact), width)
+def _format_detail(name: str, detail: Detail, width: int) -> list[str]:
+    if isinstance(detail, SourcedValue):
+        return _wrap(f"{detail.value} ({detail.source})", width)
+    if isinstance(detail, bool):
+        return ["yes" if detail else "no"]
+    if not isinstance(detail, list):
+        return _wrap(str(detail), width)
     if name == "chain":
-        return _fill(" ← ".join(fact), width)
-    together = ", ".join(fact) or "none"
-    return (
-        [together]
-        if len(together) <= width
-        else [line for each in fact for line in _fill(each, width)]
-    )
+        return _wrap(" ← ".join(detail), width)
+    one_line = ", ".join(detail) or "none"
+    if len(one_line) <= width:
+        return [one_line]
+    return [line for each in detail for line in _wrap(each, width)]

@@ -1,4 +1,4 @@
-"""What the doctor finds, as data: a step, its facts, its problem and its hint. Pure."""
+"""The results of the doctor's checks, as data."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Literal, NamedTuple, TypeAlias
 Status = Literal["ok", "warning", "failed", "skipped"]
 
 
-class Setting(NamedTuple):
-    """One value of the configuration, and who said it."""
+class SourcedValue(NamedTuple):
+    """One value of the configuration, and the source it comes from."""
 
     value: str
     source: str
 
 
-Fact: TypeAlias = str | int | float | bool | list[str] | Setting
+Detail: TypeAlias = str | int | float | bool | list[str] | SourcedValue
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one step has found."""
+class CheckResult:
+    """The result of one check."""
 
-    facts: dict[str, Fact] = field(default_factory=dict)
+    details: dict[str, Detail] = field(default_factory=dict)
     status: Status = "ok"
     problem: str = ""
     hint: str = ""
@@ -30,23 +30,23 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step that was walked, in how many seconds."""
+    """A check that has run, and how long it took."""
 
     name: str
     seconds: float
-    found: Finding
+    result: CheckResult
 
-    def as_data(self) -> dict[str, object]:
-        """Return it in what JSON has."""
-        facts = {
-            name: fact._asdict() if isinstance(fact, Setting) else fact
-            for name, fact in self.found.facts.items()
+    def to_json(self) -> dict[str, object]:
+        """Return the step in types that JSON has."""
+        details = {
+            name: detail._asdict() if isinstance(detail, SourcedValue) else detail
+            for name, detail in self.result.details.items()
         }
         return {
             "name": self.name,
-            "status": self.found.status,
+            "status": self.result.status,
             "seconds": round(self.seconds, 4),
-            "problem": self.found.problem,
-            "hint": self.found.hint,
-            "facts": facts,
+            "problem": self.result.problem,
+            "hint": self.result.hint,
+            "facts": details,
         }

@@ -1,4 +1,4 @@
-"""What an open connection tells of itself: who and where, how it is pooled, how fast it is."""
+"""Facts of an open connection: user, server, how PgBouncer pools, and the round-trip time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import psycopg
 from psycopg.rows import tuple_row
 
 if TYPE_CHECKING:
-    from .result import Fact
+    from .result import Detail
 
-ROUND_TRIPS = 9
+ROUND_TRIP_SAMPLES = 9
 
-_SESSION = """
+_SESSION_QUERY = """
 select session_user, current_user, current_database(), current_setting('server_version'),
     pg_is_in_recovery() or current_setting('transaction_read_only')::bool,
     array(
@@ -28,32 +28,32 @@ select session_user, current_user, current_database(), current_setting('server_v
 """
 
 
-def session(conn: psycopg.Connection[Any]) -> dict[str, Fact]:
-    """Return who is signed in, and to what."""
+def session_details(conn: psycopg.Connection[Any]) -> dict[str, Detail]:
+    """Return the user, the database, the server and its clock."""
     before = time.time()
-    row = _row(conn, _SESSION)
-    clock = (before + time.time()) / 2
-    session_user, user, database, version, read_only, roles, count, most, server_clock = row
+    row = _fetch_row(conn, _SESSION_QUERY)
+    client_clock = (before + time.time()) / 2
+    session_user, user, database, version, read_only, roles, count, maximum, server_clock = row
     return {
         "user": user if user == session_user else f"{user}, signed in as {session_user}",
         "member_of": roles,
         "database": database,
         "server_version": version,
         "read_only": read_only,
-        "connections": f"{count} of {most}",
-        "clock_ahead_seconds": round(server_clock - clock, 1),
+        "connections": f"{count} of {maximum}",
+        "clock_ahead_seconds": round(server_clock - client_clock, 1),
         "tls": conn.pgconn.ssl_in_use,
-        "tls_at_the_server": _own_tls(conn),
+        "tls_at_the_server": _tls_at_server(conn),
     }
 
 
-def _row(conn: psycopg.Connection[Any], query: LiteralString) -> tuple[Any, ...]:
+def _fetch_row(conn: psycopg.Connection[Any], query: LiteralString) -> tuple[Any, ...]:
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(query).fetchone()
     return row or ()
 
 
-def _own_tls(conn: psycopg.Connection[Any]) -> str:
+def _tls_at_server(conn: psycopg.Connection[Any]) -> str:
     # Behind a gateway or PgBouncer the server does not see the client's TLS.
     row = conn.execute(
         "select version || ' ' || cipher from pg_stat_ssl where pid = pg_backend_pid() and ssl"
@@ -61,19 +61,19 @@ def _own_tls(conn: psycopg.Connection[Any]) -> str:
     return str(row[0]) if row else "none: TLS ends before it"
 
 
-def pool_mode(one: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> str:
-    """Return how PgBouncer pools, as far as two idle connections show it; both in autocommit."""
+def pool_mode(first: psycopg.Connection[Any], second: psycopg.Connection[Any]) -> str:
+    """Return PgBouncer's pool mode, as far as two idle connections in autocommit show it."""
     try:
-        with one.transaction():
-            one.execute("select 1")
+        with first.transaction():
+            first.execute("select 1")
     except psycopg.OperationalError:
         return "statement"
-    pids = {_row(conn, "select pg_backend_pid()")[0] for conn in (one, other, one)}
+    pids = {_fetch_row(conn, "select pg_backend_pid()")[0] for conn in (first, second, first)}
     return "transaction" if len(pids) == 1 else "session, or too busy to tell"
 
 
-def takes_prepared(conn: psycopg.Connection[Any]) -> bool:
-    """Tell whether PgBouncer keeps track of prepared statements (max_prepared_statements)."""
+def tracks_prepared_statements(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether PgBouncer tracks prepared statements (max_prepared_statements above 0)."""
     name = f"azpg_{secrets.token_hex(8)}"
     with conn.transaction():
         conn.pgconn.prepare(name.encode(), b"select 1")
@@ -81,15 +81,15 @@ def takes_prepared(conn: psycopg.Connection[Any]) -> bool:
             "select 1 from pg_prepared_statements where name = %s", [name], prepare=False
         ).fetchone()
         if row is None:
-            return True  # under a name of PgBouncer's own
+            return True  # PgBouncer has given it a name of its own
         conn.execute(f"deallocate {name}")
     return False
 
 
 def round_trip_ms(conn: psycopg.Connection[Any]) -> float:
-    """Return what one question and its answer take, in milliseconds: the median of some."""
+    """Return the median time of a round trip, in milliseconds."""
     times = []
-    for _ in range(ROUND_TRIPS):
+    for _ in range(ROUND_TRIP_SAMPLES):
         started = time.perf_counter()
         conn.execute("select 1")
         times.append(1000 * (time.perf_counter() - started))

@@ -1,4 +1,4 @@
-"""A look at a server's TLS: a handshake of its own, over which nothing is ever sent."""
+"""Inspect a server's TLS in a handshake of its own, over which nothing is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-# azure-identity's own; it reads certificates that nobody trusts, which ssl does not.
+# A dependency of azure-identity. It reads untrusted certificates, which `ssl` does not.
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
@@ -18,87 +18,99 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
-"""PostgreSQL's question whether a server has TLS."""
+"""PostgreSQL's message that asks a server for TLS."""
 
 
 class Certificate(NamedTuple):
-    """What a certificate says of itself; nobody has checked it."""
+    """The content of a certificate, unverified."""
 
     subject: str
     issuer: str
     names: tuple[str, ...]
-    ends: dt.datetime
+    not_after: dt.datetime
     sha256: str
 
     def days_left(self) -> int:
-        """Return the whole days until its end, negative behind it."""
-        return (self.ends - dt.datetime.now(dt.UTC)).days
+        """Return the whole days until it expires; negative if it has."""
+        return (self.not_after - dt.datetime.now(dt.UTC)).days
 
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What one handshake showed."""
+    """The result of a TLS handshake."""
 
     version: str
     cipher: str
-    sent: tuple[Certificate, ...]
-    """the chain as the server sends it, its own certificate first"""
+    chain: tuple[Certificate, ...]
+    """as the server sends it, the server's own certificate first"""
     root: Certificate | None
-    """the trusted root that the chain ends in; None where it could not be verified"""
+    """the trusted root that the chain ends in; None if the chain could not be verified"""
     problem: str = ""
-    """why it could not be verified, in OpenSSL's words"""
+    """OpenSSL's message, if the chain could not be verified"""
 
 
 class NoTLSError(Exception):
-    """Tell that the server did not begin TLS."""
+    """The server did not start TLS."""
 
 
-def look(
+def inspect_tls(
     address: tuple[str, int],
-    name: str,
+    server_name: str,
     *,
     roots: str | None,
     check_name: bool,
     direct: bool,
     timeout: float,
 ) -> Handshake:
-    """Shake hands with a server as libpq does, and once more without looking where it fails.
+    """Do the handshake that libpq would do; if it fails, do one that verifies nothing.
 
-    `roots` is a PEM file, or "system"; None verifies nothing. `timeout` is in seconds.
+    Args:
+        address: the IP address and port to connect to.
+        server_name: the name that the certificate is verified against.
+        roots: a PEM file, or "system"; None verifies nothing.
+        check_name: whether the certificate's name is verified.
+        direct: whether TLS starts at once, without PostgreSQL's request (sslnegotiation=direct).
+        timeout: in seconds.
 
-    Raise `NoTLSError` or `OSError` where there is no TLS to look at.
+    Raises:
+        NoTLSError: the server does not start TLS.
+        OSError: the connection or the handshake failed.
     """
     problem = ""
     if roots is not None:
         try:
-            context = _context(roots)
+            context = _ssl_context(roots)
             context.check_hostname = check_name
-            return _shake(context, address, name, direct=direct, timeout=timeout)
+            return _handshake(context, address, server_name, direct=direct, timeout=timeout)
         except ssl.SSLCertVerificationError as error:
-            problem = f"certificate verify failed: {error.verify_message}"
-            if error.verify_code in _OTHER_NAME:
-                problem = ""
+            if error.verify_code not in _NAME_MISMATCH_CODES:
+                problem = f"certificate verify failed: {error.verify_message}"
         except _RootsError as error:
             problem = str(error)
-    context = _context()
+    context = _ssl_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # to look at what is refused; nothing is sent
-    seen = _shake(context, address, name, direct=direct, timeout=timeout)
+    context.verify_mode = ssl.CERT_NONE  # only to read the rejected certificate; nothing is sent
+    handshake = _handshake(context, address, server_name, direct=direct, timeout=timeout)
     if roots is not None and not problem:
-        own = next(iter(seen.sent[0].names or [seen.sent[0].subject])) if seen.sent else ""
-        problem = f'server certificate for "{own}" does not match host name "{name}"'
-    return replace(seen, problem=problem)
+        certificate_name = ""
+        if handshake.chain:
+            certificate = handshake.chain[0]
+            certificate_name = next(iter(certificate.names or [certificate.subject]))
+        problem = (
+            f'server certificate for "{certificate_name}" does not match host name "{server_name}"'
+        )
+    return replace(handshake, problem=problem)
 
 
-_OTHER_NAME = (62, 64)
-"""OpenSSL's codes for a certificate of another name and of another address."""
+_NAME_MISMATCH_CODES = (62, 64)
+"""OpenSSL's error codes for a certificate of another host name or IP address."""
 
 
 class _RootsError(Exception):
-    """Tell that there are no roots to verify with."""
+    """The root certificates cannot be read."""
 
 
-def _context(roots: str = "") -> ssl.SSLContext:
+def _ssl_context(roots: str = "") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if roots == "system":
@@ -113,10 +125,10 @@ def _context(roots: str = "") -> ssl.SSLContext:
     return context
 
 
-def _shake(
+def _handshake(
     context: ssl.SSLContext,
     address: tuple[str, int],
-    name: str,
+    server_name: str,
     *,
     direct: bool,
     timeout: float,
@@ -124,61 +136,59 @@ def _shake(
     with socket.create_connection(address, timeout) as sock:
         if not direct:
             sock.sendall(SSL_REQUEST)
-            if (answer := sock.recv(1)) != b"S":
-                raise NoTLSError(_WITHOUT.get(answer, "the server does not speak PostgreSQL"))
-        with context.wrap_socket(sock, server_hostname=name or None) as tls:
+            answer = sock.recv(1)
+            if answer != b"S":
+                problem = _NO_TLS_PROBLEMS.get(answer, "the server does not speak PostgreSQL")
+                raise NoTLSError(problem)
+        with context.wrap_socket(sock, server_hostname=server_name or None) as tls:
             cipher = tls.cipher()
             verified = _chain(tls, "verified") if context.verify_mode else ()
             return Handshake(
                 version=tls.version() or "",
                 cipher=cipher[0] if cipher else "",
-                sent=_chain(tls, "unverified"),
+                chain=_chain(tls, "unverified"),
                 root=verified[-1] if verified else None,
             )
 
 
-_WITHOUT = {
-    b"N": "server does not support SSL, but SSL was required",  # libpq's words
+_NO_TLS_PROBLEMS = {
+    b"N": "server does not support SSL, but SSL was required",  # libpq's message
     b"": "server closed the connection unexpectedly",
 }
 
 
 def _chain(tls: ssl.SSLSocket, which: Literal["verified", "unverified"]) -> tuple[Certificate, ...]:
-    inner: Any = tls
-    if not hasattr(tls, "get_verified_chain"):  # public from Python 3.13 on
-        inner = tls._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
-    sent = getattr(inner, f"get_{which}_chain")() or ()
-    return read(
+    socket_with_chain: Any = tls
+    if not hasattr(tls, "get_verified_chain"):  # public since Python 3.13
+        socket_with_chain = tls._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
+    certificates = getattr(socket_with_chain, f"get_{which}_chain")() or ()
+    return read_certificates(
         [
-            der if isinstance(der, bytes) else ssl.PEM_cert_to_DER_cert(der.public_bytes())
-            for der in sent
+            each if isinstance(each, bytes) else ssl.PEM_cert_to_DER_cert(each.public_bytes())
+            for each in certificates
         ]
     )
 
 
-def read(certificates: Sequence[bytes]) -> tuple[Certificate, ...]:
-    """Return what certificates in DER say, as far as they can be read."""
+def read_certificates(certificates: Sequence[bytes]) -> tuple[Certificate, ...]:
+    """Return the content of certificates in DER form, without those that cannot be read."""
     found = []
     for der in certificates:
         with suppress(ValueError):
-            found.append(_read(x509.load_der_x509_certificate(der)))
+            found.append(_read_certificate(x509.load_der_x509_certificate(der)))
     return tuple(found)
 
 
-def _read(certificate: x509.Certificate) -> Certificate:
+def _read_certificate(certificate: x509.Certificate) -> Certificate:
     names: tuple[str, ...] = ()
     with suppress(x509.ExtensionNotFound):
-        kind = x509.SubjectAlternativeName
-        names = tuple(
-            certificate.extensions.get_extension_for_class(kind).value.get_values_for_type(
-                x509.DNSName
-            )
-        )
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = tuple(extension.value.get_values_for_type(x509.DNSName))
     return Certificate(
         subject=_common_name(certificate.subject),
         issuer=_common_name(certificate.issuer),
         names=names,
-        ends=certificate.not_valid_after_utc,
+        not_after=certificate.not_valid_after_utc,
         sha256=certificate.fingerprint(SHA256()).hex(),
     )
 

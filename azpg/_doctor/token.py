@@ -1,4 +1,4 @@
-"""What decides who signs in with Microsoft Entra, and what is wrong with the token. Pure."""
+"""Check a Microsoft Entra token: its user, its audience, and this machine's clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from azpg._clouds import CLOUDS
 from azpg._redact import sanitized
 from azpg._tokens import token
 
-from .result import Finding
+from .result import CheckResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from azpg._clouds import Cloud
     from azpg._jwt import Claims
 
-    from .result import Fact
+    from .result import Detail
 
-CLOCKS_APART = 60.0
-"""Seconds that two clocks may differ before it is worth a word."""
+MAX_CLOCK_SKEW_SECONDS = 60.0
+"""The difference of two clocks that is not worth a warning."""
 
-SET_THE_CLOCK = "set this machine's clock (timedatectl)"
+CLOCK_HINT = "set this machine's clock (timedatectl)"
 
-_OTHER_RESOURCE = "the credential gives tokens for one resource only: give another credential"
+_WRONG_RESOURCE_HINT = "the credential gives tokens for one resource only: give another credential"
 
-_SHOWN = (
+_SHOWN_VARIABLES = (
     *("AZURE_TOKEN_CREDENTIALS", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"),
     *("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_USERNAME"),
     *("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NO_PROXY"),
     *("AZURE_POSTGRESQL_CLIENTID", "AZURE_POSTGRESQL_TENANTID"),
 )
-_MASKED = (
+_MASKED_VARIABLES = (
     *("AZURE_CLIENT_SECRET", "AZURE_PASSWORD", "HTTPS_PROXY", "ALL_PROXY"),
     "AZURE_POSTGRESQL_CLIENTSECRET",
 )
 
-_CLAIMS = {
+_CLAIM_LABELS = {
     "aud": "audience",
     "tid": "tenant",
     "oid": "object_id",
@@ -45,38 +45,43 @@ _CLAIMS = {
 }
 
 
-def variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield the variables that decide which identity is asked, and how; no secret in them."""
-    for name in (*_SHOWN, *_MASKED):
+def credential_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the variables that choose and configure the identity, with secrets masked."""
+    for name in (*_SHOWN_VARIABLES, *_MASKED_VARIABLES):
         if value := environ.get(name):
-            yield f"{name}={value if name in _SHOWN else '…'}"
+            yield f"{name}={value if name in _SHOWN_VARIABLES else '…'}"
 
 
-def facts(claims: Claims) -> dict[str, Fact]:
-    """Return what of a token's claims a server goes by."""
+def token_details(claims: Claims) -> dict[str, Detail]:
+    """Return the claims of a token that a server uses."""
     user = token.user(claims)
-    shown = {word: sanitized(claims[name]) for name, word in _CLAIMS.items() if name in claims}
-    return {"user": "the token names none" if user is None else sanitized(user), **shown}
+    details: dict[str, Detail] = {
+        "user": "the token names none" if user is None else sanitized(user)
+    }
+    for claim, label in _CLAIM_LABELS.items():
+        if claim in claims:
+            details[label] = sanitized(claims[claim])
+    return details
 
 
-def judged(claims: Claims, cloud: Cloud, now: float) -> Finding:
-    """Return what is wrong with a token for a cloud; `now` is in seconds since 1970."""
+def check_token(claims: Claims, cloud: Cloud, now: float) -> CheckResult:
+    """Check a token's audience and start of validity; `now` is in seconds since 1970."""
     audience = sanitized(claims.get("aud", "")).rstrip("/")
     expected = cloud.scope.removesuffix("/.default")
-    # Of an audience that is a GUID it cannot be told
+    # An audience can also be a GUID, which does not show the resource
     if audience.startswith("https://") and audience != expected:
-        right = [other.name for other in CLOUDS if other.scope == f"{audience}/.default"]
-        return Finding(
+        clouds = [other.name for other in CLOUDS if other.scope == f"{audience}/.default"]
+        return CheckResult(
             status="failed",
             problem=f"the token is for {audience}, and the server takes those for {expected}",
-            hint=f"name the cloud: cloud={right[0]!r}" if right else _OTHER_RESOURCE,
+            hint=f"name the cloud: cloud={clouds[0]!r}" if clouds else _WRONG_RESOURCE_HINT,
         )
-    begins = claims.get("nbf", claims.get("iat"))
-    if isinstance(begins, int) and begins > now + CLOCKS_APART:
-        ahead = sanitized(begins - round(now))  # any number: too large for a float, perhaps
-        return Finding(
+    valid_from = claims.get("nbf", claims.get("iat"))
+    if isinstance(valid_from, int) and valid_from > now + MAX_CLOCK_SKEW_SECONDS:
+        seconds = sanitized(valid_from - round(now))  # the number may be too large for a float
+        return CheckResult(
             status="warning",
-            problem=f"the token is valid only in {ahead} s: the clock here is behind",
-            hint=SET_THE_CLOCK,
+            problem=f"the token is valid only in {seconds} s: the clock here is behind",
+            hint=CLOCK_HINT,
         )
-    return Finding()
+    return CheckResult()

@@ -96,14 +96,16 @@ class PoolAttempt(AttemptWithBackoff):
     def __init__(self, history: FailureHistory, timeout: float) -> None:
         super().__init__(timeout=timeout)
         self._history = history
-        self._backoff: _retry.Retry | None = None
+        self._backoff: _retry.Backoff | None = None
 
     def update_delay(self, now: float) -> None:
-        """Set `delay`, the number of seconds until the next attempt."""
+        """Set the seconds to wait before the next attempt."""
         if self._backoff is None:
-            self._backoff = _retry.Retry(self.timeout, now, cap=_retry.POOL_CAP)
+            self._backoff = _retry.Backoff(
+                self.timeout, now, max_delay=_retry.POOL_MAX_DELAY_SECONDS
+            )
             self.give_up_at = now + self.timeout
-        delay = self._backoff.pause(self._history.kind, now, random.uniform)
+        delay = self._backoff.next_delay(self._history.kind, now, random.uniform)
         self.delay = max(0.0, self.give_up_at - now) if delay is None else delay
 
     def time_to_give_up(self, now: float) -> bool:

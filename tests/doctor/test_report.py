@@ -1,18 +1,22 @@
-"""The doctor as a person reads it: in a terminal, wide and narrow, and not in one."""
+"""The doctor's report: in a terminal, wide and narrow, in a pipe, and as JSON."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
+from fix_doctor import STEPS
 
+import azpg
 from azpg._cli.main import main
-from azpg._doctor.checks import examine
-from azpg._doctor.report import Report
+from azpg._doctor.checks import run_checks
+from azpg._doctor.report import TextReport
 from azpg._doctor.result import Step
 
 if TYPE_CHECKING:
@@ -24,111 +28,77 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.once
 
-PAINTED = re.compile(r"\x1b\[\d+m")
+HOST = "myserver.postgres.database.azure.com"
+COLOR = re.compile(r"\x1b\[\d+m")
 
 
-def showing(**options: Any) -> Callable[..., None]:
-    """Return what shows the doctor's steps on a stream."""
+def reporting(**options: Any) -> Callable[..., None]:
+    """Return a function that writes the report to a stream."""
 
-    def show(stream: TextIO, **environ: str) -> None:
-        report = Report(stream, {"TERM": "xterm"} | environ)
-        report.begin()
+    def write(stream: TextIO, **environ: str) -> None:
+        report = TextReport(stream, {"TERM": "xterm"} | environ)
+        report.print_versions()
         steps = []
-        for each in examine(options):
+        for each in run_checks(options):
             if isinstance(each, Step):
-                report.step(each)
+                report.print_step(each)
                 steps.append(each)
             else:
-                report.under_way(each)
-        report.end(steps)
+                report.print_running(each)
+        report.print_summary(steps)
 
-    return show
+    return write
 
 
-def standing(said: str) -> list[str]:
-    """Return what stands on the screen in the end, without colours."""
-    lines = PAINTED.sub("", said).split("\n")
+def final_lines(output: str) -> list[str]:
+    """Return the lines that a terminal shows in the end, without colors."""
+    lines = COLOR.sub("", output).split("\n")
     return [line.rpartition("\r\x1b[K")[2] for line in lines]
+
+
+# In a terminal
 
 
 @pytest.mark.parametrize("columns", [40, 80, 132])
 @pytest.mark.parametrize("certificate", [None, "other-name"])
-def test_the_width_is_respected(
+def test_lines_are_as_wide_as_the_terminal(
     azure: Emulator, screen: Screen, columns: int, certificate: Any
 ) -> None:
-    """No line is wider than the terminal, nor than can be read with ease."""
+    """They have at most 100 columns."""
     with azure.fault(certificate=certificate):
-        said = screen(columns, showing(server="myserver"))
+        output = screen(columns, reporting(server="myserver"))
     width = min(columns, 100)
-    lines = standing(said)
+    lines = final_lines(output)
     assert len(next(line for line in lines if line.endswith(" ms"))) == width
-    # But for a word of a hint's that is too long
+    # Except for a long word of a hint
     assert not [line for line in lines if len(line) > width and " " in line.strip()]
-    assert azure.host in said  # whole, to be copied
+    assert azure.host in output  # in one piece, to be copied
 
 
-def test_what_is_to_be_typed_stays_whole(azure: Emulator, screen: Screen) -> None:
-    """In the narrowest terminal a hint's SQL can be copied: no word of it is broken."""
-    said = screen(40, showing(server="myserver", user="nobody"))
-    assert "pgaadauth_create_principal_with_oid('nobody'," in said
+def test_words_of_a_hint_are_not_broken(azure: Emulator, screen: Screen) -> None:
+    """The SQL of a hint can be copied from the narrowest terminal."""
+    output = screen(40, reporting(server="myserver", user="nobody"))
+    assert "pgaadauth_create_principal_with_oid('nobody'," in output
 
 
 def test_the_command_in_a_terminal(azure: Emulator, terminal: Terminal) -> None:
-    """The command finds the terminal's width and colours by itself."""
+    """It uses the terminal's width and colors."""
     ran = terminal(60, "doctor", "--server", "myserver")
     assert ran.status == 0
-    assert max(map(len, standing(ran.out))) == 60
+    assert max(map(len, final_lines(ran.out))) == 60
     assert "\x1b[32m✓ TCP\x1b[0m" in ran.out
 
 
-def test_the_problem_comes_first(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """Below a step that failed is why, then what to do, then the rest."""
-    with azure.fault(certificate="expired"):
-        assert main(["doctor", "--server", "myserver"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("✗ TLS"))
-    assert lines[at + 1] == "  certificate verify failed: certificate has expired"
-    assert lines[at + 2].startswith("  → ")
-    facts = next(i for i, line in enumerate(lines) if line.startswith("    version"))
-    assert all(line.startswith("    ") for line in lines[at + 3 : facts])
-
-
-def test_the_end_says_what_failed(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last lines name what failed, and what to do where that has scrolled away."""
-    assert main(["doctor", "--server", "myserver", "--port", "1"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    at = lines.index("Failed: TCP.")
-    assert lines[at + 1].startswith("→ ")
-    assert f"  {lines[at + 1]}" in lines
-    assert main(["doctor", "--server", "myserver", "--user", "nobody"]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "Failed: sign-in."
-
-
-def test_a_hint_is_not_said_twice(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """A step that fails for the reason of one before says so in two words."""
-    with azure.fault(tls="stripped"):
-        main(["doctor", "--server", "myserver"])
-    assert capsys.readouterr().out.count("  → as above\n") == 1
-
-
-def test_where_all_is_well_it_says_so(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last line tells that it works, and where a warning is to be read."""
-    assert main(["doctor", "--server", "myserver"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == "It works; see configuration."
-    assert printed.err == ""
-
-
-def test_steps_are_shown_as_they_are_walked(azure: Emulator, screen: Screen) -> None:
-    """A terminal shows what is waited for, and then the step in its place."""
-    said = screen(80, showing(server="myserver"))
-    assert "  TCP …\r\x1b[K" in said
-    assert said.index("✓ TCP") < said.index("  TLS …")
-    assert not [line for line in standing(said) if "…" in line]
+def test_the_running_step_is_shown(azure: Emulator, screen: Screen) -> None:
+    """Its result replaces it."""
+    output = screen(80, reporting(server="myserver"))
+    assert "  TCP …\r\x1b[K" in output
+    assert output.index("✓ TCP") < output.index("  TLS …")
+    assert not [line for line in final_lines(output) if "…" in line]
 
 
 @pytest.mark.parametrize(
-    ("variables", "coloured", "live"),
+    ("variables", "has_colors", "shows_running_step"),
     [
         ({}, True, True),
         ({"NO_COLOR": "1"}, False, True),
@@ -137,54 +107,123 @@ def test_steps_are_shown_as_they_are_walked(azure: Emulator, screen: Screen) -> 
     ],
     ids=str,
 )
-def test_colour(
-    azure: Emulator, screen: Screen, variables: dict[str, str], coloured: bool, live: bool
+def test_colors(
+    azure: Emulator,
+    screen: Screen,
+    variables: dict[str, str],
+    has_colors: bool,
+    shows_running_step: bool,
 ) -> None:
-    """A terminal has colours, unless it cannot, or NO_COLOR says no."""
-    show = showing(server="myserver", port="1")
-    said = screen(80, lambda stream: show(stream, **variables))
-    assert bool(PAINTED.search(said)) is coloured
-    assert ("\x1b[31m✗ TCP\x1b[0m" in said) is coloured
-    assert ("\r\x1b[K" in said) is live
+    """A terminal has colors unless it is dumb or NO_COLOR is set."""
+    write = reporting(server="myserver", port="1")
+    output = screen(80, lambda stream: write(stream, **variables))
+    assert bool(COLOR.search(output)) is has_colors
+    assert ("\x1b[31m✗ TCP\x1b[0m" in output) is has_colors
+    assert ("\r\x1b[K" in output) is shows_running_step
 
 
-def test_plain_where_there_is_no_terminal(
+# Not in a terminal
+
+
+def test_a_pipe_gets_no_control_characters(
     azure: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pipe gets no control character at all, and nothing that was only waited for."""
+    """The running steps are not printed either."""
     main(["doctor", "--server", "myserver"])
-    said = capsys.readouterr().out
-    assert not [c for c in said if not c.isprintable() and c != "\n"]
-    assert "TCP …" not in said
+    output = capsys.readouterr().out
+    assert not [c for c in output if not c.isprintable() and c != "\n"]
+    assert "TCP …" not in output
 
 
-def test_ascii(azure: Emulator) -> None:
-    """An output that has no marks gets plain ones."""
+def test_an_ascii_stream_gets_ascii_marks(azure: Emulator) -> None:
+    """Its encoding has neither check marks nor arrows."""
     written = io.BytesIO()
-    show = showing(server="myserver", port="1")
+    write = reporting(server="myserver", port="1")
     with io.TextIOWrapper(written, encoding="ascii") as stream:
-        show(stream)
+        write(stream)
         stream.flush()
-        said = written.getvalue().decode("ascii")
-    assert "\nx TCP" in said
-    assert "\n  -> " in said
+        output = written.getvalue().decode("ascii")
+    assert "\nx TCP" in output
+    assert "\n  -> " in output
 
 
-def test_columns_can_be_said(azure: Emulator) -> None:
-    """COLUMNS decides the width where there is no terminal to ask."""
+def test_columns_sets_the_width(azure: Emulator) -> None:
+    """The variable COLUMNS counts before the terminal's width."""
     stream = io.StringIO()
-    showing(server="myserver", port="1")(stream, COLUMNS="50")
+    reporting(server="myserver", port="1")(stream, COLUMNS="50")
     assert max(map(len, stream.getvalue().splitlines())) == 50
 
 
+# Content
+
+
+def test_problem_and_hint_come_before_the_details(
+    azure: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below the name of the step that failed."""
+    with azure.fault(certificate="expired"):
+        assert main(["doctor", "--server", "myserver"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("✗ TLS"))
+    assert lines[start + 1] == "  certificate verify failed: certificate has expired"
+    assert lines[start + 2].startswith("  → ")
+    details = next(i for i, line in enumerate(lines) if line.startswith("    version"))
+    assert all(line.startswith("    ") for line in lines[start + 3 : details])
+
+
+def test_the_summary_repeats_the_first_hint(
+    azure: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But not if nothing was printed after it."""
+    assert main(["doctor", "--server", "myserver", "--port", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("Failed: TCP.")
+    assert lines[start + 1].startswith("→ ")
+    assert f"  {lines[start + 1]}" in lines
+    assert main(["doctor", "--server", "myserver", "--user", "nobody"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "Failed: sign-in."
+
+
+def test_the_same_hint_is_printed_once(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """A later step with the same hint refers to it."""
+    with azure.fault(tls="stripped"):
+        main(["doctor", "--server", "myserver"])
+    assert capsys.readouterr().out.count("  → as above\n") == 1
+
+
+def test_the_summary_of_a_working_connection(
+    azure: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names the steps with a warning, and stderr is empty."""
+    assert main(["doctor", "--server", "myserver"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "It works; see configuration."
+    assert printed.err == ""
+
+
+def test_json(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """--json prints one document with every step, its seconds and its details, and no token."""
+    assert main(["doctor", "--server", "myserver", "--json"]) == 0
+    output = capsys.readouterr().out
+    data = json.loads(output)
+    assert data["ok"] is True
+    assert [step["name"] for step in data["steps"]] == STEPS
+    assert all(step["seconds"] > 0 for step in data["steps"])
+    assert data["steps"][0]["facts"]["host"] == {"value": HOST, "source": "--server"}
+    assert data["versions"]["azpg"] == azpg.__version__
+    assert "eyJ" not in output
+    assert main(["doctor", "--server", "myserver", "--port", "1", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
 def test_ctrl_c(azure: Emulator) -> None:
-    """Ctrl-C in the middle ends it in silence, with a shell's status."""
+    """The command ends without a traceback, with status 130 as in a shell."""
     program = [sys.executable, "-m", "azpg", "doctor", "--server", "myserver"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with azure.fault(identity="hang"), subprocess.Popen(program, text=True, **pipes) as process:  # type: ignore[call-overload]  # mypy joins the values' types
         for line in process.stdout:
             if "certifi lacks" in line:
                 break
-        process.send_signal(2)
-        _, said = process.communicate(timeout=60)
-        assert (process.returncode, said) == (130, "")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (130, "")

@@ -1,4 +1,4 @@
-"""The command `azpg`: its help, what it refuses, and what its small subcommands print."""
+"""The command `azpg`: its help, invalid arguments, and the output of the subcommands."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.once
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference"
 HOST = "myserver.postgres.database.azure.com"
 TOKEN = re.compile(r"eyJ[\w-]{20,}")
 
 
-def helped(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what --help prints."""
+def help_of(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the output of --help."""
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--help"])
+        main([*argv, "--help"])
     assert ended.value.code == 0
     return capsys.readouterr().out
 
@@ -42,25 +42,25 @@ def test_help_fits_a_screen(
 ) -> None:
     """`azpg --help` is at most 24 lines of 80 columns, and names every subcommand."""
     monkeypatch.setenv("COLUMNS", "80")
-    said = helped(capsys=capsys)
-    assert len(said.splitlines()) <= 24
-    assert max(map(len, said.splitlines())) <= 80
-    assert all(re.search(rf"^    {name} ", said, re.MULTILINE) for name in COMMANDS)
+    output = help_of(capsys=capsys)
+    assert len(output.splitlines()) <= 24
+    assert max(map(len, output.splitlines())) <= 80
+    assert all(re.search(rf"^    {name} ", output, re.MULTILINE) for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_subcommand_has_an_example(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The help of each has an example of itself, within 80 columns."""
+    """Its help has one, within 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-    said = helped(name, capsys=capsys)
-    assert re.search(rf"azpg {name}(?! \[)", said.partition("xample")[2])
-    assert max(map(len, said.splitlines())) <= 80
+    output = help_of(name, capsys=capsys)
+    assert re.search(rf"azpg {name}(?! \[)", output.partition("xample")[2])
+    assert max(map(len, output.splitlines())) <= 80
 
 
-def test_help_is_quick() -> None:
-    """`azpg --help` imports neither azure.identity nor cryptography, certifi or the emulator."""
+def test_help_imports_nothing_slow() -> None:
+    """It imports neither azure.identity nor cryptography, certifi, the doctor or the emulator."""
     code = (
         "import sys\nfrom azpg._cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
@@ -72,14 +72,14 @@ def test_help_is_quick() -> None:
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """--version tells the package's own."""
+    """--version prints the package's version."""
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"azpg {azpg.__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "pattern"),
     [
         ([], "required"),
         (["docter"], "invalid choice"),
@@ -97,18 +97,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_read(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A command that cannot be read ends with status 2 and a line that says what to type."""
+def test_a_usage_error(argv: list[str], pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit status is 2, and the last line says what to type."""
     with pytest.raises(SystemExit) as ended:
-        main(words)
+        main(argv)
     assert ended.value.code == 2
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(pattern, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "problems"),
     [
         (["conninfo"], ["azpg: no host is given: write --server myserver"]),
         (["conninfo", "--host", "localhost"], ["--server myserver", "--host localhost"]),
@@ -128,18 +126,18 @@ def test_what_cannot_be_read(
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_meant(
-    words: list[str], said: list[str], capsys: pytest.CaptureFixture[str]
+def test_invalid_options(
+    argv: list[str], problems: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A call that cannot be meant ends with status 2 and each problem as it is typed here."""
-    assert main(words) == 2
+    """The exit status is 2, and each problem names the options of the command."""
+    assert main(argv) == 2
     printed = capsys.readouterr().err
-    assert all(each in printed for each in said), printed
+    assert all(each in printed for each in problems), printed
     assert "Traceback" not in printed
 
 
-def test_no_token_to_be_had(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a token a command is not run; the status is 1, and the hint is told."""
+def test_exec_without_a_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command does not run; the exit status is 1, and the hint is printed."""
     with azure.fault(identity=400):
         assert main(["exec", "--server", "myserver", "--", "echo", "never"]) == 1
     printed = capsys.readouterr()
@@ -149,18 +147,18 @@ def test_no_token_to_be_had(azure: Emulator, capsys: pytest.CaptureFixture[str])
 
 
 def test_conninfo(capsys: pytest.CaptureFixture[str]) -> None:
-    """`azpg conninfo` prints what azpg.conninfo returns, the password left out."""
+    """It prints what azpg.conninfo returns, without the password."""
     assert (
-        main(["conninfo", f"host={HOST} password=geheim", "--dbname", "mydb", "--pgbouncer"]) == 0
+        main(["conninfo", f"host={HOST} password=hunter2", "--dbname", "mydb", "--pgbouncer"]) == 0
     )
     printed = capsys.readouterr().out
-    expected = azpg.conninfo(f"host={HOST} password=geheim", dbname="mydb", pgbouncer=True)
+    expected = azpg.conninfo(f"host={HOST} password=hunter2", dbname="mydb", pgbouncer=True)
     assert printed == expected + "\n"
-    assert "geheim" not in printed
+    assert "hunter2" not in printed
 
 
 def test_roots(capsys: pytest.CaptureFixture[str]) -> None:
-    """`azpg roots` lists every pinned root with its fingerprint, its end and its source."""
+    """The list has each pinned root with its fingerprint, its expiry and its source."""
     assert main(["roots"]) == 0
     printed = capsys.readouterr().out
     assert set(re.findall(r"SHA-256  ([0-9a-f]{64})\n", printed)) == AZURE_ROOTS
@@ -171,31 +169,31 @@ def test_roots(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_roots_as_pem(capsys: pytest.CaptureFixture[str], fingerprints: Fingerprints) -> None:
-    """`azpg roots --pem` writes exactly the pinned roots, for any other tool."""
+    """The file has exactly the pinned roots, and OpenSSL can read it."""
     assert main(["roots", "--pem"]) == 0
     printed = capsys.readouterr().out
     assert set(fingerprints(printed.encode())) == AZURE_ROOTS
     ssl.create_default_context(cadata=printed)
 
 
-@pytest.mark.parametrize("words", [["--server", "myserver"], ["--cloud", "public"], []], ids=str)
+@pytest.mark.parametrize("options", [["--server", "myserver"], ["--cloud", "public"], []], ids=str)
 def test_token(
     azure: Emulator,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
+    options: list[str],
 ) -> None:
-    """`azpg token` prints a fresh token and nothing else, whatever an earlier run has left."""
+    """It prints a token and nothing else, also if PGPASSWORD has an earlier one."""
     monkeypatch.setenv("PGPASSWORD", "eyJ.of.yesterday")
-    assert main(["token", *words]) == 0
+    assert main(["token", *options]) == 0
     printed = capsys.readouterr()
     assert TOKEN.match(printed.out)
     assert printed.out.count("\n") == 1
     assert printed.err == ""
 
 
-def test_a_token_signs_in(azure: Emulator, command: Command, tools: Path) -> None:
-    """What `azpg token` prints is the password of its identity's role."""
+def test_the_printed_token_is_a_password(azure: Emulator, command: Command, tools: Path) -> None:
+    """It authenticates as the role of its identity."""
     token = command("token", "--server", "myserver").out.strip()
     environ = os.environ | {"PGUSER": "myapp", "PGDATABASE": "postgres", "PGPASSWORD": token}
     ran = subprocess.run(
@@ -208,8 +206,8 @@ def test_a_token_signs_in(azure: Emulator, command: Command, tools: Path) -> Non
     assert ran.stdout == "1\n", ran.stderr
 
 
-def test_no_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a token the status is 1, the hint is on stderr, and nothing is on stdout."""
+def test_token_without_a_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit status is 1, the hint is on stderr, and nothing is on stdout."""
     with azure.fault(identity=400):
         assert main(["token", "--server", "myserver"]) == 1
     printed = capsys.readouterr()
@@ -217,22 +215,22 @@ def test_no_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--client-id" in printed.err
 
 
-def test_a_token_on_a_terminal(azure: Emulator, terminal: Terminal) -> None:
-    """Whoever may look on sees a password, so there is a warning."""
+def test_a_token_in_a_terminal_has_a_warning(azure: Emulator, terminal: Terminal) -> None:
+    """The token is a password, and visible there."""
     ran = terminal(80, "token", "--cloud", "public")
     assert ran.status == 0
     assert "is a password" in ran.out.partition("eyJ")[0]
 
 
-def test_a_reader_that_has_gone() -> None:
-    """A pipe that is closed early gets no traceback."""
+def test_a_closed_pipe_is_no_error() -> None:
+    """No traceback is printed if the reader has gone."""
     program = f"{sys.executable} -m azpg roots --pem | true"
     done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ["doctor", "--json"],
         ["doctor", "--pgbouncer", "--user", "nobody"],
@@ -240,10 +238,12 @@ def test_a_reader_that_has_gone() -> None:
     ],
     ids=" ".join,
 )
-def test_a_token_is_never_printed(azure: Emulator, command: Command, words: list[str]) -> None:
-    """No subcommand prints a token, not with every logger at DEBUG."""
-    name, rest = words[0], words[1:]
-    ran = command(name, "--server", "myserver", *rest, debug=True)
+def test_other_subcommands_print_no_token(
+    azure: Emulator, command: Command, argv: list[str]
+) -> None:
+    """Not even with every logger at DEBUG."""
+    name, *options = argv
+    ran = command(name, "--server", "myserver", *options, debug=True)
     assert "DEBUG:" in ran.err
     assert not TOKEN.search(ran.out + ran.err)
 
@@ -252,7 +252,7 @@ def test_a_token_is_never_printed(azure: Emulator, command: Command, words: list
 def test_documented_commands_run(
     azure15: Emulator, command: Command, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each command of the documentation does what it is shown for."""
+    """Each example of the documentation ends with exit status 0."""
     with azpg.connect(server="myserver", autocommit=True) as conn:
         conn.execute("drop database if exists mydb")
         conn.execute("create database mydb")

@@ -1,8 +1,9 @@
-"""Kind and hint for any exception: azpg's, psycopg's, a pool's, and what wraps them."""
+"""Explain any exception: of azpg, psycopg, a pool, or of a library that wraps theirs."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,10 @@ def linked(outer: BaseException, **links: object) -> BaseException:
         (e.UniqueViolation("key (connection refused) exists"), azpg.Explanation()),
     ],
 )
-def test_an_error_means_what_it_says(error: BaseException, explanation: azpg.Explanation) -> None:
-    """An error of azpg's is repeated, and what is not known is no guess."""
+def test_an_error_of_azpg_keeps_its_kind_and_hint(
+    error: BaseException, explanation: azpg.Explanation
+) -> None:
+    """An error of azpg has its attributes, an unknown one the kind "unknown" and no hint."""
     assert azpg.explain(error) == explanation
 
 
@@ -64,10 +67,10 @@ def test_an_error_means_what_it_says(error: BaseException, explanation: azpg.Exp
         (e.ProtocolViolation("something new"), "unknown", False, ""),
     ],
 )
-def test_psycopgs_errors_are_known(
+def test_psycopgs_errors_are_classified(
     error: psycopg.Error, kind: str, transient: bool, hint: str
 ) -> None:
-    """Those of a query by their SQLSTATE, those of a connect by their text."""
+    """The errors of a query by their SQLSTATE, those of a connect by their message."""
     found = azpg.explain(error)
     assert (found.kind, found.transient) == (kind, transient)
     assert hint in found.hint
@@ -85,49 +88,49 @@ def test_psycopgs_errors_are_known(
         lambda error: linked(e.OperationalError("something new"), __cause__=error),
         lambda error: ExceptionGroup("", [ValueError(), ExceptionGroup("", [error])]),
     ],
-    ids=["from", "beside", "orig", "deep", "closed", "pool", "unknown", "group"],
+    ids=["from", "context", "orig", "deep", "closed", "pool", "unknown", "group"],
 )
-def test_a_wrapper_is_looked_through(
+def test_the_error_behind_a_wrapper_is_explained(
     wrapped: Callable[[BaseException], BaseException],
 ) -> None:
-    """What says less than the error behind it gives way to that."""
+    """Also behind an error of psycopg that is less specific."""
     assert azpg.explain(wrapped(KNOWN)) == azpg.Explanation(kind="login", hint="do this")
 
 
-def test_a_wrappers_own_meaning_comes_first() -> None:
-    """The error behind one that is known is another matter, as is one that was only beside it."""
+def test_a_known_error_is_explained_before_its_causes() -> None:
+    """The same holds for psycopg's errors, and a suppressed context is ignored."""
     assert azpg.explain(linked(copy.copy(KNOWN), __cause__=REFUSED)).kind == "login"
     assert azpg.explain(linked(e.UniqueViolation(), __context__=REFUSED)).kind == "unknown"
     hidden = linked(RuntimeError(), __context__=REFUSED, __suppress_context__=True)
     assert azpg.explain(hidden).kind == "unknown"
 
 
-def test_the_vague_is_told_where_nothing_is_behind() -> None:
-    """A connection that is closed, or a pool that has none, for no reason that is known."""
+def test_an_unspecific_error_without_a_cause_is_explained() -> None:
+    """Such as a closed connection."""
     closed = psycopg.OperationalError("the connection is closed")
     assert azpg.explain(linked(RuntimeError(), __cause__=closed)).kind == "closed"
 
 
-def test_errors_that_lead_to_each_other_end() -> None:
-    """A chain may be a ring."""
+def test_a_cycle_of_causes_ends() -> None:
+    """Two errors can be each other's cause."""
     first, second = RuntimeError(), RuntimeError()
     linked(first, __cause__=second)
     linked(second, __cause__=first, orig=first)
     assert azpg.explain(first) == azpg.Explanation()
 
 
-def test_another_drivers_sqlstate_counts() -> None:
-    """As asyncpg's errors have; an attribute that is none is passed over."""
+def test_the_sqlstate_of_another_driver_is_read() -> None:
+    """Errors of asyncpg have one; an attribute `sqlstate` that is no text is ignored."""
     error = linked(RuntimeError("terminating connection"), sqlstate="57P01")
     assert azpg.explain(error).kind == "starting"
     assert azpg.explain(linked(RuntimeError("Connection refused"), sqlstate=3)).kind == "unknown"
 
 
-# For real
+# Real errors
 
 
-def test_psycopgs_own_connect_is_explained(free_port: int) -> None:
-    """With the port and the name it was tried with, and the way round PgBouncer's limit."""
+def test_an_error_of_psycopgs_connect_is_explained(free_port: int) -> None:
+    """The hint has the port, host and user of the attempt."""
     with pytest.raises(psycopg.OperationalError) as caught:
         psycopg.connect(host="127.0.0.1", port=free_port, user="o'b", password="eyJ" + "x" * 3000)
     found = azpg.explain(caught.value)
@@ -136,8 +139,8 @@ def test_psycopgs_own_connect_is_explained(free_port: int) -> None:
     assert "pgaadauth_create_principal('o''b', false, false)" in azpg.explain(error).hint
 
 
-def test_a_password_is_in_no_explanation(postgres: Postgres) -> None:
-    """It is left in psycopg's error, where its length and form alone are looked at."""
+def test_an_explanation_contains_no_password(postgres: Postgres) -> None:
+    """The error of psycopg has the password, of which only length and form are read."""
     with pytest.raises(psycopg.OperationalError) as caught:
         psycopg.connect(
             host=postgres.hostaddr, port=postgres.port, user="app", password="s3cret-s3cret"
@@ -147,8 +150,8 @@ def test_a_password_is_in_no_explanation(postgres: Postgres) -> None:
     assert "s3cret" not in repr(found)
 
 
-def test_a_pools_cause_is_explained(free_port: int) -> None:
-    """It stands behind the PoolTimeout of an azpg pool."""
+def test_the_cause_of_a_pools_timeout_is_explained(free_port: int) -> None:
+    """It is the cause of the PoolTimeout that an azpg pool raises."""
     pool = azpg.ConnectionPool(
         kwargs={"host": "localhost", "sslmode": "disable", "password": "x", "port": free_port},
         open=False,
@@ -159,21 +162,24 @@ def test_a_pools_cause_is_explained(free_port: int) -> None:
     assert azpg.explain(caught.value).kind == "refused"
 
 
-def test_sqlalchemys_error_is_explained(free_port: int) -> None:
-    """It keeps the driver's as `orig`."""
+def test_an_error_of_sqlalchemy_is_explained(free_port: int) -> None:
+    """It has the driver's error as `orig`."""
     engine = sa.create_engine(f"postgresql+psycopg://u:p@127.0.0.1:{free_port}/d")
     with pytest.raises(sa.exc.OperationalError) as caught:
         engine.connect()
     assert azpg.explain(caught.value).kind == "refused"
 
 
-# What it returns
+# Explanation
 
 
-def test_an_explanation_is_a_frozen_value() -> None:
-    """It can be compared, copied, pickled and shown, and not be changed."""
+def test_an_explanation_is_immutable() -> None:
+    """It can be compared, copied, pickled and printed, and its fields are its signature."""
     found = azpg.explain(KNOWN)
     assert pickle.loads(pickle.dumps(found)) == copy.deepcopy(found) == found
     assert repr(found) == "Explanation(kind='login', hint='do this', transient=False)"
     with pytest.raises(AttributeError):
         found.kind = "x"  # type: ignore[misc]
+    assert str(inspect.signature(azpg.Explanation)) == (
+        "(*, kind: 'str' = 'unknown', hint: 'str' = '', transient: 'bool' = False) -> None"
+    )

@@ -1,0 +1,34 @@
+"""Run a command in place of this process: `azpg psql` and `azpg exec`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from azpg._child_env import ChildEnvironment
+
+
+def exec_command(command: list[str], child: ChildEnvironment) -> int:
+    """Run a command in place of this process, so that signals and exit status are its own.
+
+    Returns:
+        The exit status, if the command could not replace this process: on Windows that of the
+        command; elsewhere, after a message on stderr, 127 if it was not found and 126 if it is not
+        executable, as a shell would return.
+    """
+    sys.stdout.flush()
+    with child.exported(in_place=sys.platform != "win32") as environ:
+        try:
+            if sys.platform == "win32":
+                return subprocess.run(command, env=environ, check=False).returncode  # noqa: S603
+            # Python ignores SIGPIPE, and the command would inherit that: `azpg exec -- pg_dump |
+            # head` would print an error
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.execvpe(command[0], command, environ)  # noqa: S606  # what the caller asked for
+        except OSError as error:
+            print(f"azpg: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            return 127 if isinstance(error, FileNotFoundError) else 126

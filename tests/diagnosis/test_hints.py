@@ -1,0 +1,235 @@
+"""Hints: what to type next, with the names of the attempt and nothing unprintable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import azpg
+from azpg._diagnosis import classify, hints
+from azpg._diagnosis.patterns import PATTERNS, SQLSTATES, Pattern
+
+HOST = "myserver.postgres.database.azure.com"
+FATAL = 'connection failed: connection to server at "192.0.2.1", port 5432 failed: FATAL:  '
+CONTEXT = hints.HintContext(
+    host=HOST,
+    port="5432",
+    user="alice",
+    dbname="shop",
+    entra=True,
+    scope=azpg.AZURE_PUBLIC.scope,
+    secret_length=5000,
+)
+
+
+def hint(message: str, **changes: Any) -> str:
+    """Return the hint for a message."""
+    return classify.classify(message, CONTEXT._replace(**changes)).hint
+
+
+# Users and passwords
+
+
+def test_the_hint_for_an_unknown_role_creates_it() -> None:
+    """It has the administrator's statements, by name and by object id, with the name quoted."""
+    found = hint(FATAL + "password authentication failed", user="o'brien@x")
+    assert "pgaadauth_create_principal('o''brien@x', false, false)" in found
+    assert "pgaadauth_create_principal_with_oid('o''brien@x', '<object id>', 'service'" in found
+
+
+def test_the_hint_for_a_wrong_password_mentions_tokens() -> None:
+    """The role may be one of Microsoft Entra, which has no password."""
+    found = hint(FATAL + "password authentication failed", entra=False)
+    assert found.startswith("check user='alice' and its password")
+    assert "leave out password=" in found
+
+
+def test_the_server_in_single_servers_user_is_removed() -> None:
+    """Single Server took user@server, and Flexible Server does not."""
+    message = FATAL + "password authentication failed"
+    expected = "Flexible Server takes no @myserver: user='alice'"
+    assert expected in hint(message, entra=False, user="alice@myserver").partition(";")[2]
+    assert hint(message, user="alice@myserver").startswith(expected)
+    for entra in (False, True):
+        assert "takes no @" not in hint(message, entra=entra, user="alice@contoso.com")
+
+
+def test_the_hint_for_a_password_of_an_entra_role_is_to_leave_it_out() -> None:
+    """The server says only that the token's format is invalid."""
+    message = FATAL + "The access token has invalid format."
+    assert "leave out password=" in hint(message, entra=False)
+    assert "az login --tenant" in hint(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "statement"),
+    [
+        ("oid mismatch for role", """ON ROLE "o""b" IS 'aadauth,oid=<object id>,type=service'"""),
+        ('role "x" is not permitted to log in', 'ALTER ROLE "o""b" LOGIN'),
+        (
+            'permission denied for database "x"\nDETAIL: User does not have CONNECT privilege.',
+            'GRANT CONNECT ON DATABASE "sh""op" TO "o""b"',
+        ),
+        ('database "x" does not exist', 'CREATE DATABASE "sh""op"'),
+        (
+            "unsupported startup parameter: options",
+            'ALTER ROLE "o""b" IN DATABASE "sh""op" SET search_path',
+        ),
+        ('too many connections for role "x"', 'ALTER ROLE "o""b" (or DATABASE "sh""op")'),
+    ],
+)
+def test_names_in_statements_are_quoted(message: str, statement: str) -> None:
+    """As SQL identifiers, whatever characters they have."""
+    assert statement in hint(FATAL + message, user='o"b', dbname='sh"op')
+
+
+def test_the_hint_for_a_query_names_the_object_to_grant() -> None:
+    """The error of a connect repeats no name of the server's message."""
+    message = "permission denied for table my orders\nLINE 1: select"
+    of_query = classify.classify(message, CONTEXT, sqlstate="42501").hint
+    assert 'GRANT ALL ON table "my orders" TO "alice"' in of_query
+    assert "orders" not in hint(message)
+
+
+def test_the_hint_for_a_wrong_audience_has_the_requested_resource() -> None:
+    """It is the resource as the server names it, if it is known."""
+    found = hint(FATAL + "no valid audience claim")
+    assert "https://ossrdbms-aad.database.windows.net;" in found
+    assert "cloud=" in found
+    assert hint("valid audience claim", scope="").startswith("name the cloud")
+
+
+# PgBouncer
+
+
+def test_the_hint_for_a_closed_pgbouncer_port_turns_it_on() -> None:
+    """PgBouncer's ports have the parameter and the tier, any other port the server's name."""
+    for port in ("6432", "8432"):
+        found = hint("Connection refused", port=port)
+        assert "pgbouncer.enabled" in found
+        assert "Burstable" in found
+    assert hint("Connection refused").startswith(f"nothing listens on port 5432 of {HOST}")
+
+
+def test_the_hint_for_a_rejected_long_token_has_its_length() -> None:
+    """And pgbouncer=False, which avoids the limit."""
+    found = hint(FATAL + "client sent partial pkt in startup phase")
+    assert "5000 bytes" in found
+    assert "pgbouncer=False" in found
+
+
+@pytest.mark.parametrize(
+    "message", ["password authentication failed", "server closed the connection"]
+)
+def test_a_long_token_is_suspected_under_pgbouncer(message: str) -> None:
+    """PgBouncer may have cut it off without saying so."""
+    assert "5000 bytes" in hint(FATAL + message, port="6432")
+    assert "bytes" not in hint(FATAL + message, port="6432", secret_length=2047)
+    assert "bytes" not in hint(FATAL + message, port="5432")
+
+
+# Network and TLS
+
+
+def test_a_firewall_rule_is_for_the_address_that_the_server_saw() -> None:
+    """NAT hides that address from this machine; what is no address is not repeated."""
+    message = 'no pg_hba.conf entry for host "{}", user "u", database "d", SSL encryption'
+    assert "does not let 203.0.113.7 in" in hint(FATAL + message.format("203.0.113.7"))
+    assert "does not let this machine's address in" in hint(FATAL + message.format("dead.beef"))
+
+
+def test_the_hint_for_a_timeout_depends_on_the_address() -> None:
+    """A private one needs the network, a public one the firewall; PgBouncer itself may wait."""
+    message = 'connection to server at "{}", port 5432 failed: timeout expired'
+    private, public = hint(message.format("10.0.0.4")), hint(message.format("20.50.1.2"))
+    assert "10.0.0.4 is a private address" in private
+    assert "firewall" not in private
+    assert "this machine's address (portal: Networking)" in public
+    assert "pgbouncer=False" in hint(message.format("10.0.0.4"), port="6432")
+    assert "pgbouncer=False" not in public
+
+
+def test_a_hint_is_about_the_attempt_that_the_pattern_matched() -> None:
+    """It has the host and port of that attempt, and never a host that was not tried."""
+    message = (
+        "connection timeout expired\nMultiple connection attempts failed. All failures were:\n"
+        "- host: 'b', port: '6432', hostaddr: '192.0.2.2': Connection refused\n"
+        "- host: 'a', port: '5432', hostaddr: '192.0.2.1': Network is unreachable\n"
+    )
+    assert "pgbouncer.enabled" in hint(message, host="a,b", port="5432,6432")
+    assert "evil" not in hint(message.replace("'b'", "'evil'"), host="a,b", port="5432,6432")
+
+
+@pytest.mark.parametrize(
+    "message", ["SSL error: certificate verify failed", "does not support SSL"]
+)
+def test_sslmode_disable_is_never_suggested_for_a_token(message: str) -> None:
+    """It is suggested for a password, for a server on the user's own machine."""
+    assert "sslmode=disable" in hint(message, entra=False)
+    assert "sslmode=disable" not in hint(message)
+
+
+def test_the_hint_for_an_unknown_root_names_certifis_file() -> None:
+    """A new root of Azure needs no release of azpg."""
+    assert "PGSSLROOTCERT=$(python -m certifi)" in hint("unable to get local issuer certificate")
+
+
+def test_the_hint_for_an_unknown_root_names_the_callers_file() -> None:
+    """An old file may lack a new root, and "system" may find no roots."""
+    found = hint("certificate verify failed", root_file="/etc/BaltimoreCyberTrustRoot.crt")
+    assert "/etc/BaltimoreCyberTrustRoot.crt (sslrootcert or PGSSLROOTCERT)" in found
+    assert "SSL_CERT_FILE" in hint("certificate verify failed", root_file="system")
+
+
+# Any text
+
+
+@given(
+    name=st.sampled_from(["timeout expired", "access token has expired", "x"]),
+    of_kind=st.sampled_from(
+        [
+            ("login", 'password authentication failed for user "{}"'),
+            ("no-database", 'database "{}" does not exist'),
+            ("certificate-name", 'certificate for "{}" does not match host name "{}"'),
+            ("too-many-connections", 'too many connections for role "{}"'),
+        ]
+    ),
+)
+def test_quoted_names_are_not_matched(name: str, of_kind: tuple[str, str]) -> None:
+    """A role or database can have the name of a failure."""
+    kind, message = of_kind
+    assert classify.classify(FATAL + message.format(name, name), CONTEXT).kind == kind
+
+
+@given(pattern=st.sampled_from(PATTERNS), user=st.text(), dbname=st.text())
+def test_a_hint_has_no_control_character(pattern: Pattern, user: str, dbname: str) -> None:
+    """Whatever the names are."""
+    found = hints.write_hint(pattern.hint, CONTEXT._replace(user=user, dbname=dbname), {})
+    assert all(c.isprintable() or c == "\n" for c in found)
+
+
+# SQLSTATE
+
+
+@pytest.mark.parametrize(("sqlstate", "kind"), [each for each in SQLSTATES.items() if each[1]])
+def test_a_sqlstate_classifies_an_unknown_message(sqlstate: str, kind: str) -> None:
+    """A server's messages may be in another language than English."""
+    found = classify.classify("das geht nicht", CONTEXT, sqlstate=sqlstate)
+    assert found.kind == kind
+    assert found.hint
+
+
+@pytest.mark.parametrize("sqlstate", ["08P01", "28000"])
+def test_an_unspecific_sqlstate_leaves_it_to_the_message(sqlstate: str) -> None:
+    """PgBouncer reports everything as 08P01, Microsoft Entra much as 28000."""
+    assert classify.classify("das geht nicht", CONTEXT, sqlstate=sqlstate).kind == "unknown"
+    assert classify.classify("query_wait_timeout", CONTEXT, sqlstate=sqlstate).transient
+
+
+def test_the_error_of_an_ordinary_query_is_unknown() -> None:
+    """Its message can quote anything."""
+    message = 'duplicate key: ("connection refused", timeout expired)'
+    assert classify.classify(message, CONTEXT, sqlstate="23505") == classify.UNKNOWN
