@@ -1,4 +1,4 @@
-"""Connections of asyncpg's that are wholly closed before their event loop is."""
+"""Run coroutines with asyncpg, and close its connections before the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Django: databases of azpg.django in the tests' own process, and the project in examples."""
+"""Django: databases with azpg.django in the tests' process, and the example project."""
 
 from __future__ import annotations
 

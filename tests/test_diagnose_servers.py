@@ -338,7 +338,7 @@ def test_the_rest_is_known_by_its_words() -> None:
         # Nowhere: a full disk, a resolver that is down, a network without a way, Windows, and
         # what only a newer libpq and a busy PgBouncer say
         *("storage-full", "resolver", "no-route", "event-loop", "direct-tls", "pgbouncer-server"),
-        # test_hostile_talk and test_asyncpg_hostile
+        # test_hostile_talk and integrations/test_asyncpg_hostile
         "protocol",
         # and a fault of Azure's
         "server-fault",
