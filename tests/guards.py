@@ -443,7 +443,7 @@ GUARDS = (
     Guard(
         "a secret that a server throws back is masked",
         "_redact",
-        'shown = shown.replace(secret, "…")',
+        'redacted = redacted.replace(secret, "…")',
         "pass",
         ("test_redact::test_a_secret_in_a_message_is_masked",),
     ),
@@ -508,7 +508,7 @@ GUARDS = (
     Guard(
         "a short secret is masked where it is a whole word",
         "_redact",
-        "shown = _mask_word(shown, secret)",
+        "redacted = _mask_word(redacted, secret)",
         "pass",
         ("test_redact::test_a_short_secret_is_masked_as_a_whole_word",),
     ),

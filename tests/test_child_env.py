@@ -82,7 +82,7 @@ def test_each_keyword_has_its_variable(said: dict[str, Any], expected: dict[str,
     """A keyword of connect() reaches the command as the variable with the same meaning."""
     made = _child_env.child_environment(server="myserver", user="app", password="secret", **said)
     assert expected.items() <= made.variables.items()
-    if "host" in said:  # a tunnel's name is looked up, and the server's stays to be verified
+    if "host" in said:  # host= is resolved, and the server's name is still verified
         assert set(made.variables["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
 
 
@@ -110,7 +110,9 @@ def test_libpq_reads_the_parameters_of_connect(
         read = reading(b"")
     known = {keyword for keyword, variable in libpq_info().variables.items() if variable}
     known -= {"password", "passfile"}
-    expected["user"] = expected["user"] or read["user"]  # libpq takes its default for an empty one
+    expected["user"] = (
+        expected["user"] or read["user"]
+    )  # libpq uses its default instead of an empty user
     assert {k: v for k, v in read.items() if k in known} == {
         k: v for k, v in expected.items() if k in known
     }
@@ -213,7 +215,7 @@ def test_the_command_replaces_the_process() -> None:
     ("program", "status"),
     [
         (["sh", "-c", "exit 7"], 7),
-        # Python ignores SIGPIPE, and what is ignored stays so in a command
+        # Python ignores SIGPIPE, and a command would inherit that
         (["sh", "-c", "kill -PIPE $$"], -signal.SIGPIPE),
         (["no-such-command"], 127),
         (["/etc/passwd"], 126),
@@ -227,12 +229,12 @@ def test_exit_status(command: Command, program: list[str], status: int) -> None:
     assert bool(ran.err) == (status in (126, 127))
 
 
-# What is left
+# Cleanup
 
 REAPER = """
 import ctypes, os, subprocess, sys
 
-ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # whatever the command leaves running becomes our child
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphaned processes of the command become our children
 status = subprocess.run(sys.argv[1:]).returncode
 while True:
     try:

@@ -100,7 +100,7 @@ def test_a_server_cannot_block_the_event_loop(asked: dict[str, Any]) -> None:
     async def connect() -> None:
         ended = asyncio.Event()
         ticking = asyncio.create_task(tick(ended))
-        await asyncio.sleep(0)  # so that it has begun
+        await asyncio.sleep(0)  # let it start
         with pytest.raises(azpg.ConnectError):
             await azpg.connect_async(**asked)
         ended.set()

@@ -46,7 +46,7 @@ def test_a_fork_waits_for_a_pending_token_request(program: Program) -> None:
         import azpg
 
         credential = BlockedCredential()
-        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # enough of one
+        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # has the method that is called
         asking = threading.Thread(target=password)
         asking.start()
         credential.asked.wait()
@@ -244,7 +244,7 @@ def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: E
     program(main, forked, ended_well, connect, connect_in_both_ways)
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
 def test_a_fork_with_a_running_event_loop(program: Program, azure: Emulator, inside: bool) -> None:
     """The child connects if the process forks inside of an event loop, or while one runs."""
 
@@ -254,7 +254,7 @@ def test_a_fork_with_a_running_event_loop(program: Program, azure: Emulator, ins
         import azpg
 
         async def fork() -> None:
-            # A token alone: libpq itself bears no fork while another thread connects.
+            # Only a token: libpq does not support a fork while another thread connects
             asking = asyncio.create_task(azpg.EntraPassword().call_async())
             await asyncio.sleep(0)
             if inside:
@@ -305,7 +305,7 @@ def test_many_forks_under_load(program: Program, azure: Emulator) -> None:
     program(main, forked, ended_well, connect, connect_in_both_ways, forks=30)
 
 
-# Whose connection
+# Connections and credentials of the child
 
 
 @pytest.mark.parametrize("given", ["default", "factory"])
@@ -330,7 +330,7 @@ def test_a_child_makes_its_own_credential(
         ended_well(forked(ask))
         ask()
 
-    authority.lifetime = 0  # azure-identity keeps no such token
+    authority.lifetime = 0  # azure-identity does not cache such a token
     monkeypatch.setenv("AZURE_TENANT_ID", "11111111-2222-4333-8444-555555555555")
     monkeypatch.setenv("AZURE_CLIENT_ID", "app")
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "secret")

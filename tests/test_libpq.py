@@ -165,7 +165,7 @@ def test_what_libpq_rejects_requests_no_token(
     else:
         variables = {libpq_info().variables[name]: value for name, value in options.items()}
         if "" in variables:
-            return  # keepalives have none
+            return  # keepalives have no variable
         for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
         found = problems(server="myserver")
@@ -258,17 +258,17 @@ import azpg, json, os
 from azpg._libpq import libpq_info
 from psycopg import pq
 assert pq.__impl__ == "python"
-told = {"version": libpq_info().version}
+results = {"version": libpq_info().version}
 for name, call in json.loads(os.environ["CALLS"]).items():
     try:
         azpg.connect(**call, user="app", password="secret", connect_timeout=2, retry_timeout=0)
     except azpg.ConfigError as error:
-        told[name] = error.problems
+        results[name] = error.problems
     except azpg.ConnectError as error:
-        told[name] = error.kind
+        results[name] = error.kind
 with azpg.connect() as conn:
-    told["user"] = conn.execute("select current_user").fetchone()[0]
-print(json.dumps(told))
+    results["user"] = conn.execute("select current_user").fetchone()[0]
+print(json.dumps(results))
 """
 
 
@@ -283,18 +283,18 @@ def test_the_systems_libpq_protects_or_is_rejected(azure: Emulator) -> None:
     env = {**os.environ, "PSYCOPG_IMPL": "python", "CALLS": json.dumps(calls)}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SYSTEM_LIBPQ)]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    told = json.loads(ran.stdout)
-    version = told["version"]
-    assert told["user"] == "myapp"
-    assert told["rejected"] == ['invalid target_session_attrs value: "x"']
+    results = json.loads(ran.stdout)
+    version = results["version"]
+    assert results["user"] == "myapp"
+    assert results["rejected"] == ['invalid target_session_attrs value: "x"']
     for name in ("verify-ca", "require_auth"):
         if version < 16:
-            (problem,) = told[name]
+            (problem,) = results[name]
             assert "libpq 16" in problem
             assert f"libpq {version}" in problem
         else:
-            assert told[name] == "login"
-    assert ("libpq 18" in str(told["sslkeylogfile"])) is (version < 18)
+            assert results[name] == "login"
+    assert ("libpq 18" in str(results["sslkeylogfile"])) is (version < 18)
 
 
 @pytest.mark.parametrize("variable", sorted(_libpq.RESTRICTING_VARIABLES))

@@ -170,7 +170,7 @@ def test_a_password_file_is_in_memory_and_sealed() -> None:
         assert (seen.st_mode & 0o777, seen.st_uid) == (0o600, os.geteuid())
         with pytest.raises(PermissionError), open(path, "r+b", buffering=0) as file:
             file.write(b"x")
-        # A script opens these itself
+        # A script opens descriptors up to 9 itself
         assert int(path.rpartition("/")[2]) > 9
     assert not os.path.exists(path)
 

@@ -68,8 +68,10 @@ def test_a_command_cannot_send_the_token_elsewhere(
     """A program that connects to another host or port does so without the token."""
     address = f"127.67.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 255}"
     servers = hostile(ask_in_clear, address, 5432), hostile(ask_in_clear, address)
-    told = [word.format(evil=address, host=azure15.host, other=servers[1].port) for word in words]
-    ran = command("exec", "--server", "myserver", "--", "env", "PGHOSTADDR=", *told)
+    arguments = [
+        word.format(evil=address, host=azure15.host, other=servers[1].port) for word in words
+    ]
+    ran = command("exec", "--server", "myserver", "--", "env", "PGHOSTADDR=", *arguments)
     assert servers[0].connections + servers[1].connections, ran.err
     assert b"eyJ" not in servers[0].clear + servers[1].clear
 

@@ -238,7 +238,7 @@ def evil(hostile: Callable[..., Hostile], tools: Path) -> tuple[Hostile, Hostile
     servers = hostile(ask_in_clear, address, 5432), hostile(ask_in_clear, address)
     for server in servers:
         place = {"PGHOST": address, "PGPORT": str(server.port), "PGUSER": "myapp"}
-        # Whoever has a password for this address sends it
+        # A program that has a password for this address sends it
         subprocess.run(
             [tools / "psql"],
             env=place | {"PGPASSWORD": "eyJ.of.nobody"},

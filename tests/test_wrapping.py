@@ -31,7 +31,7 @@ WRAPPED: tuple[type[Any], ...] = (psycopg.Connection, psycopg.AsyncConnection)
 WAYS = pytest.mark.parametrize("pgbouncer", [False, True], ids=["direct", "pgbouncer"])
 
 
-# Subclasses, and what is injected
+# Subclasses and injected objects
 
 
 def subclass(api: Api) -> Any:
@@ -195,7 +195,7 @@ def test_a_failed_login_with_opentelemetry(
     leaks.none_held(caught.value, tokens.given[-1], tokens)
 
 
-# What is shown
+# Reprs
 
 
 @WAYS
@@ -217,7 +217,7 @@ def test_reprs_of_connections_and_pools(api: Api, tokens: Tokens, pgbouncer: boo
     assert re.fullmatch(r"<azpg.\w*ConnectionPool 'mine' at 0x\w+>", repr(pool))
 
 
-# psycopg, unchanged
+# psycopg's features
 
 
 @dataclass

@@ -46,7 +46,7 @@ def ask(look: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
-# Signing in
+# Authentication
 
 
 def test_it_authenticates_with_a_token(
@@ -161,7 +161,7 @@ def test_without_tls_if_requested(ask: Callable[..., Any], postgres: Postgres) -
         assert ask(query, **rest, host=postgres.hostaddr, ssl=mode) is encrypted
 
 
-# The way there
+# Hosts and TLS
 
 
 def test_through_a_tunnel(
@@ -171,7 +171,7 @@ def test_through_a_tunnel(
     monkeypatch.delenv("PGHOSTADDR")
     tunnel = dig((azure.hostaddr, azure.port))
     here = {"server": "myserver", "host": "localhost", "port": tunnel.port}
-    # localhost may have an address that nobody listens on: asyncpg goes on to the next
+    # localhost may have an address without a listener: asyncpg tries the next one
     assert ask(**here) == "myapp"
     assert tunnel.connections == 1
     with azure.fault(certificate="other-name"), pytest.raises(azpg.TLSError) as caught:
@@ -263,13 +263,13 @@ def test_through_pgbouncer(look: Callable[..., Any], run: Run, azure: Emulator) 
     async def main() -> None:
         options: dict[str, Any] = {"server": "myserver", "pgbouncer": True, "max_size": 4}
         async with asyncpg.create_pool(connect=azpg.asyncpg.connect, min_size=1, **options) as pool:
-            asked = [pool.fetchval("select $1::int", number) for number in range(40)]
-            assert await asyncio.gather(*asked) == list(range(40))
+            pending = [pool.fetchval("select $1::int", number) for number in range(40)]
+            assert await asyncio.gather(*pending) == list(range(40))
 
     run(main())
 
 
-# Pools and the life of a token
+# Pools and the lifetime of tokens
 
 
 def test_a_pool_outlives_its_tokens(
@@ -298,8 +298,8 @@ def test_a_pool_survives_a_restart(run: Run, azure: Emulator) -> None:
         connect = functools.partial(azpg.asyncpg.connect, server="myserver")
         async with asyncpg.create_pool(connect=connect, min_size=3, max_size=3) as pool:
             await asyncio.to_thread(azure.restart_postgres, "immediate")
-            asked = [pool.fetchval(WHO) for _ in range(3)]
-            assert await asyncio.gather(*asked) == ["myapp"] * 3
+            pending = [pool.fetchval(WHO) for _ in range(3)]
+            assert await asyncio.gather(*pending) == ["myapp"] * 3
 
     run(main())
 
@@ -342,10 +342,12 @@ def test_a_slow_credential_does_not_block_the_event_loop(
             return azure.token()
 
         credential = credentials.with_get_token(answer)
-        asked = asyncio.create_task(azpg.asyncpg.connect(server="myserver", credential=credential))
+        pending = asyncio.create_task(
+            azpg.asyncpg.connect(server="myserver", credential=credential)
+        )
         await begun.wait()
         gate.set()
-        await (await asked).close()
+        await (await pending).close()
 
     run(main())
 

@@ -55,7 +55,7 @@ def never() -> Any:
 
 @pytest.fixture
 def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
-    """Return the problems that are told before a token is asked for."""
+    """Return the problems that are raised before a token is requested."""
 
     def problems(**options: Any) -> tuple[str, ...]:
         if "password" not in options:
@@ -67,11 +67,11 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
     return problems
 
 
-# Refused before anything is sent
+# Rejected before anything is sent
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         ({"host": "/run/postgresql"}, "a token never goes through a Unix socket"),
         ({"host": "db.example.net"}, "a token never goes to 'db.example.net'"),
@@ -99,10 +99,10 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
     ],
 )
 def test_invalid_arguments(
-    problems: Callable[..., tuple[str, ...]], call: dict[str, Any], told: str
+    problems: Callable[..., tuple[str, ...]], call: dict[str, Any], message: str
 ) -> None:
     """What azpg.connect rejects is rejected, and so is what libpq supports and asyncpg does not."""
-    assert told in "\n".join(problems(**call))
+    assert message in "\n".join(problems(**call))
 
 
 def test_implied_keywords_are_accepted(connect: Callable[..., None], azure: Emulator) -> None:
@@ -122,8 +122,8 @@ def test_an_insecure_ssl_context_is_rejected(
         context.check_hostname = False
         if fault == "no-verification":
             context.verify_mode = ssl.CERT_NONE
-    (told,) = problems(server="myserver", ssl=context)
-    assert "keys" in told if fault == "keys-written" else "does not verify" in told
+    (problem,) = problems(server="myserver", ssl=context)
+    assert "keys" in problem if fault == "keys-written" else "does not verify" in problem
 
 
 def test_an_ssl_context(
@@ -135,8 +135,8 @@ def test_an_ssl_context(
 ) -> None:
     """A context that verifies is used, unless it would verify an address instead of the name."""
     context = ssl.create_default_context(cafile=azure.root_certificate)
-    (told,) = problems(server="myserver", ssl=context)
-    assert "verifies the address that is reached" in told
+    (problem,) = problems(server="myserver", ssl=context)
+    assert "verifies the address that is reached" in problem
     monkeypatch.delenv("PGHOSTADDR")
     loop_class = asyncio.SelectorEventLoop
     found = loop_class.getaddrinfo
@@ -150,7 +150,7 @@ def test_an_ssl_context(
         assert isinstance(refused(server="myserver", ssl=context), azpg.TLSError)
 
 
-# What failed
+# Failures
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ def test_kinds_are_those_of_connect(
     with pytest.raises(error) as caught:
         connect(server="myserver", retry_timeout=0, **options)
     options |= {"dbname": options.pop("database", "postgres")}
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as expected:
         azpg.connect(server="myserver", retry_timeout=0, **options)
     assert isinstance(caught.value, azpg.ConnectError | azpg.ConfigError)
-    assert isinstance(told.value, azpg.ConnectError | azpg.ConfigError)
-    assert caught.value.kind == told.value.kind == kind
-    assert caught.value.hint == told.value.hint
+    assert isinstance(expected.value, azpg.ConnectError | azpg.ConfigError)
+    assert caught.value.kind == expected.value.kind == kind
+    assert caught.value.hint == expected.value.hint
 
 
 def test_unreachable_servers(

@@ -51,7 +51,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-# asyncpg does not finish its connection object for the server without a version
+# Without the server's version asyncpg leaves its connection object incomplete
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_protocol_error_is_a_connect_error(
     run: Run,

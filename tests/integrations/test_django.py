@@ -126,7 +126,7 @@ def test_django_passes_the_error_on_with_its_hint(
     assert isinstance(caught.value.__cause__, azpg.LoginError)
 
 
-# Connections over time
+# Connections
 
 
 @pytest.mark.parametrize("pool", [False, {"min_size": 1}])

@@ -48,27 +48,27 @@ def serve(project: str) -> None:
     wsgi: Any = importlib.import_module("project.wsgi")
     asgi: Any = importlib.import_module("project.asgi")
     connections: Any = importlib.import_module("django.db").connections
-    said: list[Any] = []
+    responses: list[Any] = []
 
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "wsgi.input": io.BytesIO()}
     environ |= {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}
-    response = wsgi.application(environ, lambda status, _headers: said.append(status))
-    said.append(b"".join(response))
+    response = wsgi.application(environ, lambda status, _headers: responses.append(status))
+    responses.append(b"".join(response))
     response.close()
 
     async def visit() -> None:
         async def send(message: dict[str, Any]) -> None:
-            said.append(message.get("status") or message["body"])
+            responses.append(message.get("status") or message["body"])
 
-        asked: asyncio.Queue[Any] = asyncio.Queue()
-        asked.put_nowait({"type": "http.request", "body": b""})
+        requests: asyncio.Queue[Any] = asyncio.Queue()
+        requests.put_nowait({"type": "http.request", "body": b""})
         scope = {"type": "http", "method": "GET", "path": "/async/", "query_string": b""}
         scope["headers"] = [(b"host", b"localhost")]
-        await asgi.application(scope, asked.get, send)
+        await asgi.application(scope, requests.get, send)
 
     asyncio.run(visit())
     connections["default"].close_pool()
-    print(said)  # noqa: T201
+    print(responses)  # noqa: T201
 
 
 def test_its_views(manage: Manage, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +76,8 @@ def test_its_views(manage: Manage, program: Program, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PGPORT", "6432")
     assert "Applying visits.0001_initial... OK" in manage("migrate")
     assert "No changes detected" in manage("makemigrations", "--check", "--dry-run")
-    (said,) = program(serve, project=str(PROJECT))
-    assert said == "['200 OK', b'visit 1', 200, b'visit 2']"
+    (responses,) = program(serve, project=str(PROJECT))
+    assert responses == "['200 OK', b'visit 1', 200, b'visit 2']"
 
 
 def test_dbshell_authenticates(manage: Manage) -> None:

@@ -110,7 +110,7 @@ def test_other_code_reads_the_password_of_the_settings(databases: Databases) -> 
 
 def error_page(caught: pytest.ExceptionInfo[BaseException]) -> str:
     """Return what Django shows a developer of an error, or mails to one."""
-    inner = caught.tb.tb_next  # a test knows the secret
+    inner = caught.tb.tb_next  # the test's own frame contains the secret
     error = caught.value.with_traceback(inner)
     reporter = ExceptionReporter(None, caught.type, error, inner)
     page = reporter.get_traceback_html()

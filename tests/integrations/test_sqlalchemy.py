@@ -33,7 +33,7 @@ START = "select pg_postmaster_start_time()"
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-# Signing in
+# Authentication
 
 
 def test_an_engine_authenticates_with_a_token(engines: Engines, azure: Emulator) -> None:
@@ -120,7 +120,7 @@ def test_the_dialect_is_found_without_an_import() -> None:
     assert shown.strip() == "azpg.sqlalchemy"
 
 
-# Pools and the life of a token
+# Pools and the lifetime of tokens
 
 
 @pytest.mark.parametrize("kind", ["NullPool", "QueuePool", "StaticPool"])
@@ -161,7 +161,7 @@ def test_an_engine_shows_no_token(engines: Engines, tokens: Tokens, leaks: Leaks
     leaks.none_in_logs(token)
 
 
-# Servers that go away
+# Reconnecting
 
 
 @pytest.mark.parametrize("pre_ping", [True, False], ids=["ping", "no-ping"])
@@ -195,7 +195,7 @@ def test_an_engine_survives_a_failover(engines: Engines, azure: Emulator) -> Non
         try:
             engines.scalar(engine, START)
         except exc.DBAPIError as error:
-            assert error.connection_invalidated  # noqa: PT017  # it may fail or not
+            assert error.connection_invalidated  # noqa: PT017  # the query may also succeed
     failing_over.join()
     assert engines.scalar(engine, START) > before
 
@@ -325,10 +325,10 @@ def test_a_slow_credential_does_not_block_the_event_loop(
             async with engine.connect() as conn:
                 return (await conn.execute(text(WHO))).scalar_one()
 
-        asked = [asyncio.create_task(ask()) for _ in range(2)]
+        pending = [asyncio.create_task(ask()) for _ in range(2)]
         await begun.wait()
         gate.set()
-        assert [await each for each in asked] == ["myapp", "myapp"]
+        assert [await each for each in pending] == ["myapp", "myapp"]
         await engine.dispose()
 
     asyncio.run(main())

@@ -91,9 +91,9 @@ def test_any_text_is_converted_or_rejected(text: str) -> None:
     try:
         _, options = Dialect().create_connect_args(url)  # type: ignore[no-untyped-call]
     except azpg.ConfigError as error:
-        assert error.problems  # noqa: PT017  # refused or read: both are right
+        assert error.problems  # noqa: PT017  # rejected or accepted
     else:
-        if options:  # without any it is refused by the first connect
+        if options:  # without any the first connect raises the error
             assert 0 <= options["retry_timeout"] < math.inf
             assert isinstance(options["pgbouncer"], bool)
 

@@ -43,7 +43,7 @@ ROOTS = frozenset(AZURE.values())
 UNKNOWN = "ab" * 32
 
 
-# Which certificates
+# Certificates
 
 
 def test_the_vendored_file_is_azures_list() -> None:
@@ -57,7 +57,7 @@ def test_the_vendored_file_is_azures_list() -> None:
     }
     assert names == AZURE
     assert len(own) == 7
-    assert roots.PEM_FILE.read_bytes() == roots.pem(ROOTS)  # as a bundle of them is written
+    assert roots.PEM_FILE.read_bytes() == roots.pem(ROOTS)  # the format of a written file
 
 
 def test_the_clouds_have_the_same_list() -> None:
@@ -142,8 +142,8 @@ def test_without_the_vendored_file(
 def test_the_source_of_a_root(fingerprints: Fingerprints) -> None:
     """The source is certifi if it has the certificate, otherwise azpg."""
     theirs = fingerprints(certifi.contents())
-    told = {name: root.source for name, root in roots.certificates(ROOTS).items()}
-    assert told == {name: "certifi" if name in theirs else "azpg" for name in ROOTS}
+    sources = {name: root.source for name, root in roots.certificates(ROOTS).items()}
+    assert sources == {name: "certifi" if name in theirs else "azpg" for name in ROOTS}
 
 
 def test_an_unknown_fingerprint_is_a_config_error() -> None:

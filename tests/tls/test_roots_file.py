@@ -101,7 +101,7 @@ def test_a_program_writes_nothing(
                 sys.stdout.write(f"{arguments[0]}\n")
 
         sys.dont_write_bytecode = True
-        azpg.connect().close()  # what azure-identity imports does not matter here
+        azpg.connect().close()  # azure-identity's imports do not count
         sys.addaudithook(report)
         azpg.connect("service=s").close()
         azpg.create_pool("service=s", min_size=1).close()
@@ -184,7 +184,7 @@ def test_other_roots_need_no_disk(tmp_path: Path) -> None:
 
 def test_another_file_under_the_same_descriptor_is_not_read(tmp_path: Path) -> None:
     """If a daemon closes all descriptors and opens other files, those are not used as roots."""
-    told = printed(
+    output = printed(
         """
         path = made.path()
         number = int(path.rpartition("/")[2])
@@ -194,12 +194,12 @@ def test_another_file_under_the_same_descriptor_is_not_read(tmp_path: Path) -> N
         print(Path(path).read_bytes() != content, Path(made.path()).read_bytes() == content)
         """
     )
-    assert told.split() == ["True", "True"]
+    assert output.split() == ["True", "True"]
 
 
 def test_other_roots_outlive_a_fork_and_a_drop_of_privileges() -> None:
     """A forked child reads the same certificates, also as another user."""
-    told = printed(
+    output = printed(
         """
         path = made.path()
         if (child := os.fork()) == 0:
@@ -209,7 +209,7 @@ def test_other_roots_outlive_a_fork_and_a_drop_of_privileges() -> None:
         print(os.waitpid(child, 0)[1], Path(path).read_bytes() == content)
         """
     )
-    assert told.split() == ["0", "True"]
+    assert output.split() == ["0", "True"]
 
 
 def test_another_process_finds_other_roots_by_the_shared_path() -> None:
@@ -229,7 +229,7 @@ def test_conninfo_names_other_roots_by_the_shared_path(fingerprints: Fingerprint
     assert set(fingerprints(Path(path))) == SIX
 
 
-# Where there is no memory file
+# Without memfd
 
 
 WITHOUT_MEMFD = "del os.memfd_create\n"
@@ -237,7 +237,7 @@ WITHOUT_MEMFD = "del os.memfd_create\n"
 
 def test_without_memfd_a_private_folder_is_used_and_removed(tmp_path: Path) -> None:
     """Other users cannot enter it, and it is removed when the process that made it exits."""
-    told = printed(
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -251,7 +251,7 @@ def test_without_memfd_a_private_folder_is_used_and_removed(tmp_path: Path) -> N
         ),
         TMPDIR=str(tmp_path),
     )
-    path, mode, whole = told.split()
+    path, mode, whole = output.split()
     assert (mode, whole) == ("0o700", "True")
     assert Path(path).parent.parent == tmp_path
     assert not Path(path).parent.exists()
@@ -259,7 +259,7 @@ def test_without_memfd_a_private_folder_is_used_and_removed(tmp_path: Path) -> N
 
 def test_a_private_file_that_was_removed_is_written_again(tmp_path: Path) -> None:
     """A cleaner of temporary files does not break a long-running process."""
-    told = printed(
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -270,12 +270,12 @@ def test_a_private_file_that_was_removed_is_written_again(tmp_path: Path) -> Non
         ),
         TMPDIR=str(tmp_path),
     )
-    assert told == "True\n"
+    assert output == "True\n"
 
 
 def test_roots_that_cannot_be_written_are_an_error() -> None:
     """Without memfd and without a writable folder it is a TLSError, not the default roots."""
-    told = printed(
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -288,14 +288,14 @@ def test_roots_that_cannot_be_written_are_an_error() -> None:
             """
         )
     )
-    assert told.split() == ["root-file", "True"]
+    assert output.split() == ["root-file", "True"]
 
 
 @pytest.mark.root
 def test_a_folder_that_others_could_replace_is_not_used(open_folder: Path) -> None:
     """A private folder below another user's folder could be replaced by that user."""
     os.chown(open_folder, NOBODY, NOBODY)
-    told = printed(
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -307,10 +307,10 @@ def test_a_folder_that_others_could_replace_is_not_used(open_folder: Path) -> No
         ),
         TMPDIR=str(open_folder),
     )
-    assert told == "root-file\n"
+    assert output == "root-file\n"
 
 
-# Files that another user could exchange
+# Files that another user could replace
 
 
 def owned_by_nobody(path: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_root_file_that_another_user_can_replace_is_rejected(
     change(path)
     with pytest.raises(azpg.ConfigError, match=str(path)):
         azpg.conninfo(**call)
-    # Elsewhere the caller decides
+    # For non-Azure hosts the caller decides
     azpg.conninfo("host=db.example.net user=app password=secret", sslrootcert=str(path))
 
 
