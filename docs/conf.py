@@ -6,7 +6,7 @@ project = "azpg"
 author = copyright = "The azpg authors"  # noqa: A001  # Sphinx's name
 version = release = azpg.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["misc.highlighting_failure"]  # a block may leave out parts: …
 default_role = "py:obj"  # `azpg.connect` in a docstring is a link, `kind` is code

@@ -1,4 +1,4 @@
-"""Connections of asyncpg's that are wholly closed before their event loop is."""
+"""Run coroutines with asyncpg, and close its connections before the event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run() -> Run:
             return await coroutine
         finally:
             async with asyncio.timeout(10):
-                while len(loop._selector.get_map()) > 1:  # noqa: ASYNC110  # its own pipe stays
+                while len(loop._selector.get_map()) > 1:  # noqa: ASYNC110  # the loop's own pipe stays
                     await asyncio.sleep(0.001)
 
     return lambda coroutine: asyncio.run(wholly(coroutine))

@@ -1,4 +1,4 @@
-"""Django: databases of azpg.django in the tests' own process, and the project in examples."""
+"""Django: databases with azpg.django in the tests' process, and the example project."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def databases() -> Iterator[Databases]:
 
     yield database
     for connection in made:
-        connection.inc_thread_sharing()  # a test may have made it in a thread
+        connection.inc_thread_sharing()  # a test may have connected in a thread
         connection.close()
         if pool := connection._connection_pools.pop(connection.alias, None):
             pool.close()
@@ -66,7 +66,7 @@ def mydb(azure: Emulator) -> Iterator[None]:
 def manage(mydb: None, monkeypatch: pytest.MonkeyPatch) -> Manage:
     """Return a function that runs the example's manage.py, on a server that has its database."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.delenv("PYTHONSAFEPATH")  # it finds the project beside it
+    monkeypatch.delenv("PYTHONSAFEPATH")  # it imports the project from its own folder
 
     def run(*arguments: str, status: int = 0, **environ: str) -> str:
         """Return what a command prints that ends with this status."""

@@ -1,4 +1,4 @@
-"""Certificates read without azpg's own code, and a bundle of the pinned roots."""
+"""Fingerprints of certificates, computed without azpg's code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import azpg
 
 
 class Fingerprints(Protocol):
-    """Return the SHA-256 of each certificate in PEM text or a file of it."""
+    """Return the SHA-256 of each certificate in PEM text, or in a PEM file."""
 
     def __call__(self, pem: bytes | str | Path) -> list[str]:
-        """Read them in their order."""
+        """Return the fingerprints in the order of the certificates."""
 
 
 class HoldsTheRoots(Protocol):
-    """Tell whether a file holds Azure's roots, each once, and nothing else."""
+    """Return whether a file contains exactly the pinned roots, each once."""
 
     def __call__(self, path: str) -> bool:
         """Read it."""
@@ -29,7 +29,7 @@ class HoldsTheRoots(Protocol):
 
 @pytest.fixture(scope="session")
 def fingerprints() -> Fingerprints:
-    """Return the SHA-256 of each certificate in PEM text or a file of it."""
+    """Return the SHA-256 of each certificate in PEM text, or in a PEM file."""
 
     def fingerprints(pem: bytes | str | Path) -> list[str]:
         if isinstance(pem, Path):
@@ -43,7 +43,7 @@ def fingerprints() -> Fingerprints:
 
 @pytest.fixture(scope="session")
 def holds_the_roots(fingerprints: Fingerprints) -> HoldsTheRoots:
-    """Tell whether a file holds Azure's roots, each once, and nothing else."""
+    """Return whether a file contains exactly the pinned roots, each once."""
 
     def holds_the_roots(path: str) -> bool:
         return sorted(fingerprints(Path(path))) == sorted(azpg.AZURE_PUBLIC.roots)

@@ -1,4 +1,4 @@
-"""SQLAlchemy's sync and async engines behind one face, on the dialect `postgresql+azpg://`."""
+"""SQLAlchemy's sync and async engines with one interface, for `postgresql+azpg://`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = "postgresql+azpg://?server=myserver"
 
 
 class Engines:
-    """Make engines of one API, and do with them what a test does."""
+    """Make engines of one API, and use them as a test does."""
 
     def __init__(self, api: Api, closing: contextlib.ExitStack) -> None:
         self.api = api

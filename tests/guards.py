@@ -82,8 +82,8 @@ GUARDS = (
         "pgconn.nonblocking = 1",
         "pass",
         (
-            "test_connect_steps::test_a_server_cannot_hold_a_connect",
-            "test_connect_steps::test_a_server_cannot_hold_the_event_loop",
+            "test_connect_steps::test_a_server_cannot_block_a_connect",
+            "test_connect_steps::test_a_server_cannot_block_the_event_loop",
         ),
     ),
     Guard(
@@ -105,7 +105,7 @@ GUARDS = (
         "_psql",
         "    if problems:\n        raise ConfigError(problems)\n",
         "",
-        ("test_psql::test_psql_is_not_led_elsewhere",),
+        ("test_psql::test_psql_is_not_connected_to_another_host",),
     ),
     Guard(
         "a command's password is for one host, port and user",
@@ -113,9 +113,9 @@ GUARDS = (
         "{host}:{port}:*:{user}:",
         "*:*:*:*:",
         (
-            "test_psql::test_a_script_takes_the_token_nowhere",
-            "test_passfile_commands::test_a_command_takes_the_token_nowhere",
-            "test_django_project::test_a_script_in_dbshell_takes_the_token_nowhere",
+            "test_psql::test_a_script_cannot_send_the_token_elsewhere",
+            "test_passfile_commands::test_a_command_cannot_send_the_token_elsewhere",
+            "integrations/test_django_project::test_a_script_in_dbshell_cannot_send_the_token_elsewhere",
         ),
     ),
     Guard(
@@ -123,35 +123,35 @@ GUARDS = (
         "_child_env",
         "self.variables.pop(v)",
         "self.variables[v]",
-        ("test_psql::test_a_script_takes_the_token_nowhere",),
+        ("test_psql::test_a_script_cannot_send_the_token_elsewhere",),
     ),
     Guard(
         "a command's own password comes before the lines of the user's file",
         "_passfile",
         'return "".join(lines).encode() + (_USER_LINES_HEADER + user_lines if user_lines else b"")',
         'return user_lines + "".join(lines).encode()',
-        ("test_passfile::test_libpq_finds_the_password_and_no_other_place_does",),
+        ("test_passfile::test_libpq_finds_the_password_for_its_key_only",),
     ),
     Guard(
         "a command's password is one line",
         "_passfile",
         "    if problems:\n        raise ConfigError(problems)\n",
         "",
-        ("test_passfile::test_a_password_of_two_lines_is_refused",),
+        ("test_passfile::test_a_password_with_a_line_break_is_rejected",),
     ),
     Guard(
         "no other password file counts in a command",
         "_conninfo/sources",
         'if not path or path != environ.get("PGPASSFILE"):',
         "if not path:",
-        ("test_passfile_commands::test_another_password_file_does_not_count",),
+        ("test_passfile_commands::test_another_password_file_is_ignored",),
     ),
     Guard(
         "a database's name leads no command elsewhere",
         "_child_env",
         'is_conninfo(call.plan.params.get("dbname", ""))',
         "False",
-        ("test_child_env::test_a_dbname_that_leads_elsewhere_is_refused",),
+        ("test_child_env::test_a_dbname_that_is_a_conninfo_is_rejected",),
     ),
     Guard(
         "a token given as text is a token",
@@ -228,7 +228,7 @@ GUARDS = (
         "_tls/ssl_context",
         'context.check_hostname = params["sslmode"] == "verify-full"',
         "context.check_hostname = False",
-        ("test_asyncpg_errors::test_a_server_that_only_looks_right_gets_no_token",),
+        ("integrations/test_asyncpg_errors::test_a_server_with_another_name_gets_no_token",),
     ),
     # Whom it believes
     Guard(
@@ -243,7 +243,7 @@ GUARDS = (
         "sqlalchemy",
         "            _require_azpg_connection(conn)\n",
         "",
-        ("test_sqlalchemy::test_a_connection_that_azpg_has_not_made_is_refused",),
+        ("integrations/test_sqlalchemy::test_a_connection_made_without_azpg_is_rejected",),
     ),
     Guard(
         "only the pinned roots are trusted",
@@ -251,8 +251,8 @@ GUARDS = (
         "parse_pem(text) if name in fingerprints",
         "parse_pem(text)",
         (
-            "test_roots::test_the_root_file_holds_the_pinned_roots_and_nothing_else",
-            "test_roots_file::test_other_roots_are_exactly_those",
+            "tls/test_roots::test_the_root_file_contains_exactly_the_pinned_roots",
+            "tls/test_roots_file::test_other_roots_are_exactly_the_given_ones",
         ),
     ),
     Guard(
@@ -260,35 +260,35 @@ GUARDS = (
         "_memfd",
         "fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)",
         "pass",
-        ("test_roots_file::test_other_roots_cannot_be_changed",),
+        ("tls/test_roots_file::test_other_roots_cannot_be_changed",),
     ),
     Guard(
         "another file under the same descriptor is not read",
         "_tls/roots",
         "if identity is None or _identity(path) != identity:",
         "if identity is None:",
-        ("test_roots_file::test_another_file_under_the_same_descriptor_is_not_read",),
+        ("tls/test_roots_file::test_another_file_under_the_same_descriptor_is_not_read",),
     ),
     Guard(
         "roots that cannot be written are never a wider set",
         "_tls/roots",
         '            raise TLSError(\n                f"the root certificates of this cloud',
         '            return str(PEM_FILE)\n            raise TLSError(\n                f"the root',
-        ("test_roots_file::test_roots_that_cannot_be_written_are_never_a_wider_set",),
+        ("tls/test_roots_file::test_roots_that_cannot_be_written_are_an_error",),
     ),
     Guard(
         "no root file lies where another user could exchange it",
         "_tls/roots",
         "    if replaceable_by(path) is not None:\n",
         "    if False:\n",
-        ("test_roots_file::test_a_folder_that_others_could_exchange_is_not_used",),
+        ("tls/test_roots_file::test_a_folder_that_others_could_replace_is_not_used",),
     ),
     Guard(
         "a root file that another user could exchange is refused",
         "_conninfo/resolve",
         'if self.wishes.replaceable == "anyone":',
         "if False:",
-        ("test_roots_file::test_a_root_file_that_another_user_can_exchange_is_refused",),
+        ("tls/test_roots_file::test_a_root_file_that_another_user_can_replace_is_rejected",),
     ),
     # What was judged is what is sent
     Guard(
@@ -324,14 +324,14 @@ GUARDS = (
         "_connect",
         "params = self.plan.defaults | self.params(answer, addresses)",
         "params = self.params(answer, addresses)",
-        ("test_libpq::test_nothing_that_changes_meanwhile_reaches_libpq",),
+        ("test_libpq::test_later_changes_of_the_environment_are_ignored",),
     ),
     Guard(
         "what libpq rejects asks for no token",
         "_settled",
         "if message := validation_error(plan.params | given):",
         "if message := None:",
-        ("test_libpq::test_what_libpq_rejects_asks_for_no_token",),
+        ("test_libpq::test_what_libpq_rejects_requests_no_token",),
     ),
     Guard(
         "a guard that libpq lacks is an error",
@@ -443,9 +443,9 @@ GUARDS = (
     Guard(
         "a secret that a server throws back is masked",
         "_redact",
-        'shown = shown.replace(secret, "…")',
+        'redacted = redacted.replace(secret, "…")',
         "pass",
-        ("test_redact::test_a_secret_thrown_back_is_cut_out",),
+        ("test_redact::test_a_secret_in_a_message_is_masked",),
     ),
     Guard(
         "a server's text does nothing to a terminal",
@@ -508,7 +508,7 @@ GUARDS = (
     Guard(
         "a short secret is masked where it is a whole word",
         "_redact",
-        "shown = _mask_word(shown, secret)",
+        "redacted = _mask_word(redacted, secret)",
         "pass",
         ("test_redact::test_a_short_secret_is_masked_as_a_whole_word",),
     ),
@@ -535,8 +535,8 @@ GUARDS = (
         'omitted = {"service", "servicefile", *libpq_info().secrets}',
         'omitted = {"service", "servicefile"}',
         (
-            "test_passfile_commands::test_the_token_is_in_no_variable_no_argument_and_no_file",
-            "test_django_project::test_dbshells_token_is_in_no_variable_and_no_argument",
+            "test_passfile_commands::test_the_token_is_only_in_the_password_file",
+            "integrations/test_django_project::test_the_token_of_dbshell_is_in_no_variable_or_argument",
         ),
     ),
     # Nothing is written
@@ -546,7 +546,7 @@ GUARDS = (
         'if sys.platform != "linux" or not hasattr(os, "memfd_create"):',
         "if True:",
         (
-            "test_passfile_commands::test_the_token_is_in_no_variable_no_argument_and_no_file",
+            "test_passfile_commands::test_the_token_is_only_in_the_password_file",
             "test_passfile::test_a_password_file_is_in_memory_and_sealed",
         ),
     ),
@@ -555,7 +555,7 @@ GUARDS = (
         "_child_env",
         "            shutil.rmtree(folder, ignore_errors=True)\n",
         "",
-        ("test_child_env::test_nothing_is_left",),
+        ("test_child_env::test_no_file_is_left",),
     ),
     Guard(
         "no file is written",
@@ -563,7 +563,7 @@ GUARDS = (
         'if keylog is not None and keylog != "keyword":',
         "if False:",
         (
-            "test_roots_file::test_a_program_writes_nothing",
+            "tls/test_roots_file::test_a_program_writes_nothing",
             "test_conninfo_tls::test_a_key_log_counts_nowhere_else",
         ),
     ),

@@ -1,4 +1,4 @@
-"""Cancel requests: they end the query, and nobody on the network can read the key in them."""
+"""Cancel requests: they end the query, and nobody on the network can read their key."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cancel_safe(api: Api, conn: Any) -> None:
 
 
 def wait_until_it_runs(conn: Any) -> None:
-    """Return once the server runs the connection's query."""
+    """Wait until the server runs the connection's query."""
     with azpg.connect(server="myserver", autocommit=True) as observer:
         running = "select 1 from pg_stat_activity where query = %s and application_name = %s"
         asked = [SLEEP, conn.info.get_parameters()["application_name"]]
@@ -111,7 +111,7 @@ class Recorder:
 
 @pytest.fixture(params=["postgres", "pgbouncer"])
 def recorder(request: pytest.FixtureRequest, azure: Emulator) -> Iterator[Recorder]:
-    """Record what goes to PostgreSQL's port, or to PgBouncer's."""
+    """Record the traffic to PostgreSQL's port, or to PgBouncer's."""
     port = azure.port if request.param == "postgres" else azure.pgbouncer_port
     assert port is not None
     recorder = Recorder(azure.hostaddr, port)
@@ -121,7 +121,7 @@ def recorder(request: pytest.FixtureRequest, azure: Emulator) -> Iterator[Record
 
 @pytest.fixture
 def options(request: pytest.FixtureRequest, recorder: Recorder) -> dict[str, Any]:
-    """Connect through the recorder, under a name that this test alone has."""
+    """Return arguments to connect through the recorder, with an application name of this test."""
     return {
         "server": "myserver",
         "hostaddr": "127.0.0.1",
@@ -140,7 +140,7 @@ def test_a_cancel_request_is_encrypted(
     how: Callable[[Api, Any], None],
     from_pool: bool,
 ) -> None:
-    """cancel() ends the query, and the request is not in what goes over the network."""
+    """cancel() ends the query, and the request is not readable on the network."""
     before = azure.counts
     with ExitStack() as stack:
         if from_pool:
@@ -160,10 +160,10 @@ def test_a_cancel_request_is_encrypted(
     assert CANCEL_REQUEST not in recorder.stop()
 
 
-def test_an_interrupted_query_is_canceled_encrypted(
+def test_the_cancel_request_of_an_interrupt_is_encrypted(
     api: SyncApi | AsyncApi, azure: Emulator, recorder: Recorder, options: dict[str, Any]
 ) -> None:
-    """Ctrl-C, or a task's cancellation, ends the query on the server and shows no key either."""
+    """Ctrl-C, or a task's cancellation, ends the query on the server, too, with no readable key."""
     before = azure.counts
     with api.connect(**options) as conn:
         main = threading.main_thread().ident
@@ -197,19 +197,19 @@ def test_an_interrupted_query_is_canceled_encrypted(
 
 
 def silent(peer: Peer, _certificates: Certificates) -> None:
-    """Answer nothing."""
+    """Send no answer."""
     peer.read_all()
 
 
 def without_tls(peer: Peer, _certificates: Certificates) -> None:
-    """Say that there is no TLS."""
+    """Reject TLS."""
     peer.read(8)
     peer.send(b"N")
     peer.read_all()
 
 
 def other_certificate(peer: Peer, certificates: Certificates) -> None:
-    """Show another server's certificate."""
+    """Present another server's certificate."""
     peer.start_tls(certificates.wrong["other-name"])
     peer.read_all()
 
@@ -223,7 +223,7 @@ def test_a_cancel_request_goes_only_to_the_verified_server(
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[Peer, Certificates], None],
 ) -> None:
-    """If the server is another by then, cancel() ends soon with an error and shows it no key."""
+    """If another server answers, cancel() soon raises an error and sends it no key."""
 
     def talk(peer: Peer) -> None:
         if server.connections > 1:
@@ -259,8 +259,8 @@ def test_a_cancel_request_goes_only_to_the_verified_server(
     assert CANCEL_REQUEST not in server.decrypted
 
 
-def test_cancel_says_no_where_psycopg_does(api: Api, postgres: Postgres) -> None:
-    """A closed connection is left alone, and a prepared transaction is not canceled."""
+def test_cancel_is_rejected_as_by_psycopg(api: Api, postgres: Postgres) -> None:
+    """For a closed connection it does nothing, and a prepared transaction is an error."""
     with api.connect(**postgres.conninfo()) as conn:
         api.run(conn.tpc_begin("cancel"))
         api.run(conn.tpc_prepare())
@@ -271,14 +271,14 @@ def test_cancel_says_no_where_psycopg_does(api: Api, postgres: Postgres) -> None
 
 
 @pytest.mark.parametrize("how", [cancel, cancel_safe])
-def test_an_old_libpq_still_cancels_and_azpg_warns(
+def test_an_old_libpq_sends_the_request_unencrypted(
     api: Api,
     azure: Emulator,
     how: Callable[[Api, Any], None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A libpq that cannot encrypt the request sends it as it can, and the log says so once."""
+    """Before libpq 17 the request is not encrypted, and a warning is logged once."""
     monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
     _cancel._warn_once.cache_clear()
     before = azure.counts
@@ -324,7 +324,7 @@ with (
 
 
 def test_cancel_works_on_the_systems_libpq(recorder: Recorder) -> None:
-    """Without psycopg-binary the request is encrypted from libpq 17 on, and warned of before."""
+    """Without psycopg-binary the request is encrypted since libpq 17, and logged before that."""
     words = ("server=myserver", "hostaddr=127.0.0.1", f"port={recorder.port}")
     ran = subprocess.run(
         [sys.executable, "-c", SYSTEMS_LIBPQ, *words],

@@ -1,4 +1,4 @@
-"""The environment of one command: its variables, how it runs, and what is left of it."""
+"""The environment of one command: its variables, how the command runs, and its cleanup."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ HOST = "myserver.postgres.database.azure.com"
 
 
 def variables(environ: dict[str, str]) -> dict[str, str]:
-    """Return its PG* variables."""
+    """Return the PG* variables of an environment."""
     return {name: value for name, value in environ.items() if name.startswith("PG")}
 
 
-def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one's own PG* variables only those stay that say neither where to, nor who, nor how."""
+def test_the_pg_variables_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those PG* variables of the user remain that do not affect the connection."""
     for name in ("PGDATA", "PGLOCALEDIR", "PGREQUIRESSL", "PGSYSCONFDIR", "PGNEWER", "PGTZ"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PGSSLMODE", "require")
@@ -78,20 +78,20 @@ def test_all_is_set_and_nothing_else_is_left(monkeypatch: pytest.MonkeyPatch) ->
     ],
     ids=lambda value: next(iter(value)),
 )
-def test_what_is_said_has_its_variable(said: dict[str, Any], expected: dict[str, str]) -> None:
-    """A keyword of connect() reaches the command as the variable that means the same."""
+def test_each_keyword_has_its_variable(said: dict[str, Any], expected: dict[str, str]) -> None:
+    """A keyword of connect() reaches the command as the variable with the same meaning."""
     made = _child_env.child_environment(server="myserver", user="app", password="secret", **said)
     assert expected.items() <= made.variables.items()
-    if "host" in said:  # a tunnel's name is looked up, and the server's stays to be verified
+    if "host" in said:  # host= is resolved, and the server's name is still verified
         assert set(made.variables["PGHOSTADDR"].split(",")) <= {"127.0.0.1", "::1"}
 
 
 @settings(max_examples=80)
 @given(data=st.data())
-def test_libpq_reads_what_connect_hands_to_it(
+def test_libpq_reads_the_parameters_of_connect(
     sources: st.SearchStrategy[Sources], reading: Reading, data: st.DataObject
 ) -> None:
-    """Whatever is said, and wherever, the command's own libpq reads what azpg has judged."""
+    """Whatever the sources are, the command's libpq reads the parameters that azpg resolves."""
     said = data.draw(sources)
     with said.exported(), pytest.MonkeyPatch.context() as patch:
         try:
@@ -110,7 +110,9 @@ def test_libpq_reads_what_connect_hands_to_it(
         read = reading(b"")
     known = {keyword for keyword, variable in libpq_info().variables.items() if variable}
     known -= {"password", "passfile"}
-    expected["user"] = expected["user"] or read["user"]  # libpq takes its default for an empty one
+    expected["user"] = (
+        expected["user"] or read["user"]
+    )  # libpq uses its default instead of an empty user
     assert {k: v for k, v in read.items() if k in known} == {
         k: v for k, v in expected.items() if k in known
     }
@@ -119,8 +121,8 @@ def test_libpq_reads_what_connect_hands_to_it(
 
 
 @pytest.mark.parametrize("dbname", ["host=evil.example", "postgresql://evil.example/x"])
-def test_a_dbname_that_leads_elsewhere_is_refused(dbname: str, leaks: Leaks) -> None:
-    """It is refused: pgbench and vacuumdb would expand it and go to the host that it names."""
+def test_a_dbname_that_is_a_conninfo_is_rejected(dbname: str, leaks: Leaks) -> None:
+    """Programs such as pgbench would expand it and connect to the host that it names."""
     with pytest.raises(azpg.ConfigError, match="dbname looks like a conninfo") as caught:
         _child_env.child_environment(server="myserver", dbname=dbname, user="u", password="secret")
     leaks.none_held(caught.value, "secret")
@@ -144,7 +146,7 @@ with child.exported() as environ:
 
 @pytest.mark.parametrize("run", [IN_PLACE, AWAITED], ids=["in place", "awaited"])
 def test_a_command_finds_the_roots_of_another_cloud(run: str) -> None:
-    """Roots that are in memory have a path that the command and its children can open."""
+    """Root certificates in memory have a path that the command and its children can open."""
     program = [sys.executable, "-c", OTHER_ROOTS + run]
     done = subprocess.run(program, check=True, capture_output=True, text=True)
     assert done.stdout.count("BEGIN CERTIFICATE") == 2, done.stderr
@@ -153,7 +155,7 @@ def test_a_command_finds_the_roots_of_another_cloud(run: str) -> None:
 def test_on_windows_a_command_gets_short_paths(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Libpq on Windows opens no path that is not ASCII: the command gets the 8.3 path."""
+    """On Windows libpq opens only ASCII paths: the command gets the 8.3 path."""
     folder = tmp_path / "José"
     folder.mkdir()
     monkeypatch.delattr(os, "memfd_create")
@@ -169,8 +171,8 @@ def test_on_windows_a_command_gets_short_paths(
     assert [("JOS~1" in each, each.isascii()) for each in named] == [(True, True)] * 3
 
 
-def test_a_failure_holds_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks) -> None:
-    """A name that leads nowhere is an azpg error without the token that was ready."""
+def test_a_failure_shows_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks) -> None:
+    """If a host name is unknown, the error does not contain the token."""
     with pytest.raises(azpg.UnreachableError) as caught:
         _child_env.child_environment(
             server="myserver", host="no.invalid", credential=tokens.credential
@@ -179,7 +181,7 @@ def test_a_failure_holds_no_secret(azure: Emulator, tokens: Tokens, leaks: Leaks
 
 
 def test_pg_dump(azure15: Emulator, command: Command) -> None:
-    """The real pg_dump signs in, and finds the database that its own arguments name."""
+    """pg_dump authenticates, and dumps the database that its own arguments name."""
     with azpg.connect(server="myserver", autocommit=True) as conn:
         conn.execute("create table if not exists kept (a int)")
     ran = command("exec", "--server", "myserver", "--", "pg_dump", "-t", "kept", "postgres")
@@ -188,7 +190,7 @@ def test_pg_dump(azure15: Emulator, command: Command) -> None:
 
 @pytest.mark.parametrize("option", ["--no-pgbouncer", "--pgbouncer"])
 def test_pgbench(azure15: Emulator, command: Command, tmp_path: Path, option: str) -> None:
-    """The real pgbench signs in again and again, through PgBouncer too."""
+    """The real pgbench authenticates repeatedly, through PgBouncer too."""
     script = tmp_path / "script.sql"
     script.write_text("select 1;")
     before = azure15.counts.sign_ins
@@ -198,8 +200,8 @@ def test_pgbench(azure15: Emulator, command: Command, tmp_path: Path, option: st
     assert azure15.counts.sign_ins >= before + 3
 
 
-def test_the_command_takes_this_ones_place() -> None:
-    """Signals and exit status are the command's own: it runs in the very process."""
+def test_the_command_replaces_the_process() -> None:
+    """The command runs in the same process: it gets signals and sets the exit status."""
     said = ("exec", "--server", "myserver", "--user", "app", "--")
     program = [sys.executable, "-m", "azpg", *said, "sh", "-c", "echo $$; kill -TERM $$"]
     with subprocess.Popen(
@@ -214,7 +216,7 @@ def test_the_command_takes_this_ones_place() -> None:
     ("program", "status"),
     [
         (["sh", "-c", "exit 7"], 7),
-        # Python ignores SIGPIPE, and what is ignored stays so in a command
+        # Python ignores SIGPIPE, and a command would inherit that
         (["sh", "-c", "kill -PIPE $$"], -signal.SIGPIPE),
         (["no-such-command"], 127),
         (["/etc/passwd"], 126),
@@ -222,18 +224,18 @@ def test_the_command_takes_this_ones_place() -> None:
     ids=lambda value: str(value[-1]) if isinstance(value, list) else "",
 )
 def test_exit_status(command: Command, program: list[str], status: int) -> None:
-    """The exit status is the command's, and a shell's where it cannot be run."""
+    """The exit status is the command's, or a shell's if it cannot be run."""
     ran = command("exec", "--server=myserver", "--user=app", "--", *program, PGPASSWORD="secret")
     assert ran.status == status
     assert bool(ran.err) == (status in (126, 127))
 
 
-# What is left
+# Cleanup
 
 REAPER = """
 import ctypes, os, subprocess, sys
 
-ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # whatever the command leaves running becomes our child
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphaned processes of the command become our children
 status = subprocess.run(sys.argv[1:]).returncode
 while True:
     try:
@@ -256,10 +258,10 @@ ON_DISK = "import os, sys; del os.memfd_create; from azpg._cli.main import main;
 )
 @pytest.mark.parametrize("home", [None, "/proc"])
 @pytest.mark.parametrize("start", [["-m", "azpg"], ["-c", ON_DISK]], ids=["in memory", "on disk"])
-def test_nothing_is_left(
+def test_no_file_is_left(
     tmp_path: Path, start: list[str], home: str | None, script: str, status: int
 ) -> None:
-    """No file is left when a command has ended, in whatever way, without a home to write to too."""
+    """However a command ends, no file is left, also without a writable home folder."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     environ = os.environ | {"PGPASSWORD": "secret", "TMPDIR": str(temporary)}
@@ -281,8 +283,8 @@ def test_nothing_is_left(
 
 
 @pytest.mark.parametrize("start", [["-m", "azpg"], ["-c", ON_DISK]], ids=["in memory", "on disk"])
-def test_a_command_that_is_not_found_leaves_nothing(tmp_path: Path, start: list[str]) -> None:
-    """The password file goes with azpg where the command cannot be started."""
+def test_a_command_that_is_not_found_leaves_no_file(tmp_path: Path, start: list[str]) -> None:
+    """The password file is deleted if the command cannot be started."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     words = [*start, "exec", "--server", "myserver", "--user", "app", "--", "no-such-command"]
@@ -297,7 +299,7 @@ def test_a_command_that_is_not_found_leaves_nothing(tmp_path: Path, start: list[
 
 
 def test_the_output_ends_when_the_command_closes_it() -> None:
-    """The process that deletes the file keeps no pipe of the command's open."""
+    """The process that deletes the file does not keep the command's pipes open."""
     words = ["exec", "--server", "myserver", "--user", "app", "--"]
     script = "echo here; exec >&-; read line"
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Verified servers that do not let a connection attempt end: connect() ends it all the same."""
+"""Verified servers that do not complete a connection attempt: connect() ends it in time."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ CONNECT_TIMEOUT = 2
 
 
 def ask_and_read(peer: Peer) -> None:
-    """Ask for the password again after each answer."""
+    """Request the password again after each answer."""
     while True:
         peer.send(CLEARTEXT)
         peer.message()
 
 
 def ask_and_read_nothing(peer: Peer) -> None:
-    """Ask for the password again and again."""
+    """Request the password endlessly, and read no answer."""
     while True:
         peer.send(CLEARTEXT * 1000)
 
 
 def ask_and_read_slowly(peer: Peer) -> None:
-    """Ask for the password many times at once, and read the answers a little at a time."""
+    """Request the password many times, and read the answers slowly."""
     peer.send(CLEARTEXT * 10_000)
     while peer.read(1000):
         threading.Event().wait(0.05)
 
 
 def trickle(peer: Peer) -> None:
-    """Send a message that takes an hour, byte by byte."""
+    """Send a message byte by byte, which would take an hour."""
     peer.send(b"R\0\0\x7f\0")
     while True:
         peer.send(b"\0")
@@ -62,7 +62,7 @@ def asked(
     certificates: Certificates,
     credentials: Credentials,
 ) -> dict[str, Any]:
-    """Return what connects to a server that plays one of the scripts after the startup packet."""
+    """Return a function that connects to a server that plays one of the scripts."""
 
     def talk(peer: Peer) -> None:
         peer.start_tls(certificates.right)
@@ -78,7 +78,7 @@ ENDLESS = [ask_and_read, ask_and_read_nothing, ask_and_read_slowly, trickle]
 
 
 @pytest.mark.parametrize("asked", ENDLESS, indirect=True)
-def test_a_server_cannot_hold_a_connect(api: Api, asked: dict[str, Any]) -> None:
+def test_a_server_cannot_block_a_connect(api: Api, asked: dict[str, Any]) -> None:
     """connect() ends within connect_timeout, however the server keeps libpq busy."""
     begun = time.monotonic()
     with pytest.raises(azpg.ConnectError):
@@ -87,7 +87,7 @@ def test_a_server_cannot_hold_a_connect(api: Api, asked: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("asked", ENDLESS, indirect=True)
-def test_a_server_cannot_hold_the_event_loop(asked: dict[str, Any]) -> None:
+def test_a_server_cannot_block_the_event_loop(asked: dict[str, Any]) -> None:
     """While a server keeps libpq busy, the other tasks of the event loop go on."""
     pauses: list[float] = []
 
@@ -100,7 +100,7 @@ def test_a_server_cannot_hold_the_event_loop(asked: dict[str, Any]) -> None:
     async def connect() -> None:
         ended = asyncio.Event()
         ticking = asyncio.create_task(tick(ended))
-        await asyncio.sleep(0)  # so that it has begun
+        await asyncio.sleep(0)  # let it start
         with pytest.raises(azpg.ConnectError):
             await azpg.connect_async(**asked)
         ended.set()
@@ -111,8 +111,8 @@ def test_a_server_cannot_hold_the_event_loop(asked: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("asked", [ask_and_read_nothing], indirect=True)
-def test_a_server_that_reads_no_answer_is_told_as_such(api: Api, asked: dict[str, Any]) -> None:
-    """The error says that PostgreSQL's protocol was not followed, and is not retried."""
+def test_a_server_that_reads_no_answer_is_a_protocol_error(api: Api, asked: dict[str, Any]) -> None:
+    """The error says that the protocol was violated, and is not retried."""
     with pytest.raises(azpg.ConnectError) as caught:
         api.open(**asked | {"retry_timeout": 60})
     assert caught.value.kind == "protocol"
@@ -122,7 +122,7 @@ def test_a_server_that_reads_no_answer_is_told_as_such(api: Api, asked: dict[str
 def test_a_long_password_is_sent_whole(
     api: Api, hostile: Callable[[Script], Hostile], certificates: Certificates
 ) -> None:
-    """A password of 12,000 characters, longer than any token, fits in what libpq sends at once."""
+    """A password of 12,000 characters, longer than any token, fits in libpq's buffer."""
     received: list[bytes] = []
 
     def talk(peer: Peer) -> None:
@@ -146,13 +146,13 @@ ROOTLESS = {"sslmode": "verify-full", "sslrootcert": "nowhere"}
 
 
 def conninfo_of(postgres: Postgres, **changed: str) -> str:
-    """Return what libpq is handed."""
+    """Return the connection string for libpq."""
     params = {name: str(value) for name, value in postgres.conninfo().items()}
     return make_conninfo(**params | changed)
 
 
 def steps_of_psycopg(conninfo: str) -> Any:
-    """Return the connection, or the error, of psycopg's own generator."""
+    """Run psycopg's own generator."""
     return outcome(generators.connect(conninfo))
 
 
@@ -164,8 +164,8 @@ def outcome(steps: Any) -> Any:
         return error
 
 
-def test_the_steps_are_psycopgs(postgres: Postgres) -> None:
-    """Psycopg's own generator makes a connection in the same state."""
+def test_the_connection_is_in_the_same_state_as_psycopgs(postgres: Postgres) -> None:
+    """The generator makes a connection in the same state as psycopg's own."""
     conninfo = conninfo_of(postgres)
     for pgconn in (outcome(_connect_steps.connect(conninfo)), steps_of_psycopg(conninfo)):
         assert (pgconn.status, pgconn.nonblocking) == (psycopg.pq.ConnStatus.OK, 1)
@@ -173,8 +173,8 @@ def test_the_steps_are_psycopgs(postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"dbname": "nowhere"}, {"port": "1"}, {"port": "x"}, ROOTLESS])
-def test_the_errors_are_psycopgs(postgres: Postgres, changed: dict[str, str]) -> None:
-    """Psycopg's own generator raises an error of the same class with the same text."""
+def test_the_errors_are_the_same_as_psycopgs(postgres: Postgres, changed: dict[str, str]) -> None:
+    """The generator raises an error of the same class with the same text as psycopg's own."""
     conninfo = conninfo_of(postgres, **changed)
     found, expected = outcome(_connect_steps.connect(conninfo)), steps_of_psycopg(conninfo)
     assert isinstance(found, psycopg.OperationalError)
@@ -182,10 +182,10 @@ def test_the_errors_are_psycopgs(postgres: Postgres, changed: dict[str, str]) ->
     assert isinstance(found.pgconn, psycopg.errors.FinishedPGconn)
 
 
-def test_psycopg_takes_the_steps_from_the_hook(
+def test_psycopg_calls_the_hook(
     api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Psycopg connects by `_connect_gen`, which is what azpg overrides."""
+    """Psycopg connects with `_connect_gen`, which azpg overrides."""
     conninfos: list[str] = []
     connect = _connect_steps.connect
 
@@ -201,7 +201,7 @@ def test_psycopg_takes_the_steps_from_the_hook(
 def test_connects_without_the_hook(
     api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a psycopg no longer calls the hook, its own steps connect."""
+    """If a later psycopg does not call the hook, its own generator connects."""
     monkeypatch.delattr(api.connection_class, "_connect_gen")
     with api.connect(**postgres.conninfo()) as conn:
         assert api.row(conn, "select 1") == (1,)
@@ -210,7 +210,7 @@ def test_connects_without_the_hook(
 def test_connects_with_a_hook_of_another_signature(
     api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a psycopg hands the hook more than azpg knows, its own steps connect."""
+    """If a later psycopg passes more arguments to the hook, its own generator connects."""
     hook = api.connection_class._connect_gen
     parent = api.connection_class.__mro__[1]
     given: list[float] = []

@@ -1,4 +1,4 @@
-"""Fork: at any moment the child gets tokens and connects, and the parent goes on undisturbed."""
+"""Fork at any moment: the child gets tokens and connects, and the parent is not disturbed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
 
 
-class Gate:
-    """A credential that answers once it may, and says when it is asked."""
+class BlockedCredential:
+    """A credential that waits for an event before it returns its token."""
 
     def __init__(self) -> None:
         import threading
@@ -36,8 +36,8 @@ class Gate:
 # A fork at any moment
 
 
-def test_a_fork_waits_for_a_token_on_its_way(program: Program) -> None:
-    """A token asked for before the fork arrives before it: the child has it without asking."""
+def test_a_fork_waits_for_a_pending_token_request(program: Program) -> None:
+    """The token arrives before the fork: the child has it without a request."""
 
     def main() -> None:
         import os
@@ -45,8 +45,8 @@ def test_a_fork_waits_for_a_token_on_its_way(program: Program) -> None:
 
         import azpg
 
-        credential = Gate()
-        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # enough of one
+        credential = BlockedCredential()
+        password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # has the method that is called
         asking = threading.Thread(target=password)
         asking.start()
         credential.asked.wait()
@@ -60,11 +60,11 @@ def test_a_fork_waits_for_a_token_on_its_way(program: Program) -> None:
         asking.join()
         assert password() == "token 1"
 
-    program(main, forked, ended_well, Gate)
+    program(main, forked, ended_well, BlockedCredential)
 
 
 def test_a_fork_on_a_loop_waits_for_a_thread(program: Program) -> None:
-    """The same on a running event loop, when the sync credential's thread is at work."""
+    """The same on a running event loop, if a sync credential runs in a thread."""
 
     def main() -> None:
         import asyncio
@@ -72,7 +72,7 @@ def test_a_fork_on_a_loop_waits_for_a_thread(program: Program) -> None:
 
         import azpg
 
-        credential = Gate()
+        credential = BlockedCredential()
         password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # as above
 
         def work() -> None:
@@ -88,11 +88,11 @@ def test_a_fork_on_a_loop_waits_for_a_thread(program: Program) -> None:
 
         asyncio.run(fork())
 
-    program(main, forked, ended_well, Gate)
+    program(main, forked, ended_well, BlockedCredential)
 
 
-def test_a_fork_on_a_loop_waits_for_no_task_of_it(program: Program) -> None:
-    """What only this loop could finish is not waited for; the child asks anew."""
+def test_a_fork_on_a_loop_does_not_wait_for_its_tasks(program: Program) -> None:
+    """Only this loop could complete the request; the child requests a token itself."""
 
     def main() -> None:
         import asyncio
@@ -138,7 +138,7 @@ def test_a_fork_on_a_loop_waits_for_no_task_of_it(program: Program) -> None:
     program(main, forked, ended_well)
 
 
-def test_a_fork_waits_for_the_end_of_a_flight(program: Program) -> None:
+def test_a_fork_waits_for_the_thread_of_a_token_request(program: Program) -> None:
     """The thread that brought a token is wholly gone before the fork, with all the locks it takes.
 
     OpenSSL frees what it keeps for a thread under a lock, which a child would inherit locked.
@@ -177,7 +177,7 @@ def test_a_fork_waits_for_the_end_of_a_flight(program: Program) -> None:
 
 
 def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
-    """A fork waits a while for a credential that never answers, and goes on."""
+    """A fork waits a limited time for a credential that never returns."""
 
     def main() -> None:
         import os
@@ -189,12 +189,12 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
 
         cache.FORK_WAIT = 1.0
         parent = os.getpid()
-        hanging = Gate()
+        hanging = BlockedCredential()
 
         def factory() -> object:
             if os.getpid() == parent:
                 return hanging
-            answering = Gate()
+            answering = BlockedCredential()
             answering.may.set()
             return answering
 
@@ -212,11 +212,11 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
         hanging.may.set()
         assert password() == "token 1"
 
-    program(main, forked, ended_well, Gate)
+    program(main, forked, ended_well, BlockedCredential)
 
 
 def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: Emulator) -> None:
-    """A thread is about to ask when the process forks: the child has a lock of its own."""
+    """If another thread holds the lock of a cache entry at the fork, the child has a new lock."""
 
     def main() -> None:
         import threading
@@ -244,9 +244,9 @@ def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: E
     program(main, forked, ended_well, connect, connect_in_both_ways)
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
-def test_a_running_loop_is_no_obstacle(program: Program, azure: Emulator, inside: bool) -> None:
-    """Forked inside an event loop that fetches a token, or beside, the child connects."""
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
+def test_a_fork_with_a_running_event_loop(program: Program, azure: Emulator, inside: bool) -> None:
+    """The child connects if the process forks inside of an event loop, or while one runs."""
 
     def main(*, inside: bool) -> None:
         import asyncio
@@ -254,7 +254,7 @@ def test_a_running_loop_is_no_obstacle(program: Program, azure: Emulator, inside
         import azpg
 
         async def fork() -> None:
-            # A token alone: libpq itself bears no fork while another thread connects.
+            # Only a token: libpq does not support a fork while another thread connects
             asking = asyncio.create_task(azpg.EntraPassword().call_async())
             await asyncio.sleep(0)
             if inside:
@@ -271,7 +271,7 @@ def test_a_running_loop_is_no_obstacle(program: Program, azure: Emulator, inside
 
 
 def test_many_forks_under_load(program: Program, azure: Emulator) -> None:
-    """Threads ask for new tokens without end while the process forks: no child hangs."""
+    """Threads request tokens repeatedly while the process forks: no child hangs."""
 
     def main(*, forks: int) -> None:
         import threading
@@ -305,14 +305,14 @@ def test_many_forks_under_load(program: Program, azure: Emulator) -> None:
     program(main, forked, ended_well, connect, connect_in_both_ways, forks=30)
 
 
-# Whose connection
+# Connections and credentials of the child
 
 
 @pytest.mark.parametrize("given", ["default", "factory"])
-def test_a_child_opens_connections_of_its_own(
+def test_a_child_makes_its_own_credential(
     program: Program, authority: Authority, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """Default credential and factory are made anew in the child, which shares no socket."""
+    """The child makes the default credential and a factory's again, and shares no socket."""
 
     def main(*, given: str) -> None:
         import azure.identity
@@ -330,7 +330,7 @@ def test_a_child_opens_connections_of_its_own(
         ended_well(forked(ask))
         ask()
 
-    authority.lifetime = 0  # azure-identity keeps no such token
+    authority.lifetime = 0  # azure-identity does not cache such a token
     monkeypatch.setenv("AZURE_TENANT_ID", "11111111-2222-4333-8444-555555555555")
     monkeypatch.setenv("AZURE_CLIENT_ID", "app")
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "secret")
@@ -339,8 +339,8 @@ def test_a_child_opens_connections_of_its_own(
     assert before == after != child
 
 
-def test_a_ready_made_credential_serves_by_its_token(program: Program, azure: Emulator) -> None:
-    """What a credential object gave before the fork serves the child, which does not ask it."""
+def test_the_token_of_a_credential_object_is_inherited(program: Program, azure: Emulator) -> None:
+    """The child uses the parent's token of a credential object without a request."""
 
     def main() -> None:
         from azure.identity import ManagedIdentityCredential

@@ -1,4 +1,4 @@
-"""Fork as servers do it: prefork, and the three ways of multiprocessing."""
+"""Fork as servers do: prefork, and the three start methods of multiprocessing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_a_preforking_server(program: Program, azure: Emulator) -> None:
-    """As gunicorn does: the parent connects, each worker too, and every signal arrives."""
+    """As with gunicorn: the parent connects, each worker too, and every signal arrives."""
 
     def main(*, workers: int) -> None:
         import os
@@ -58,7 +58,7 @@ def worker(_number: int) -> str:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(program: Program, azure: Emulator, method: str) -> None:
-    """Workers of multiprocessing connect, whichever way they are started."""
+    """Workers of multiprocessing connect with each start method."""
 
     def main(*, method: str) -> None:
         import multiprocessing

@@ -1,4 +1,4 @@
-"""What azpg knows of libpq: its defaults, its versions, and that nothing else decides."""
+"""The libpq in use: defaults, versions, validation, and that its environment is not used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ALWAYS_GIVEN = {
 
 
 def test_every_keyword_has_a_default() -> None:
-    """No keyword of the libpq in use is left for the environment or a service file to fill in."""
+    """No keyword is left for the environment or a service file to set."""
     info = libpq_info()
     covered = info.defaults.keys() | ALWAYS_GIVEN | _libpq.WITHOUT_DEFAULT
     assert info.variables.keys() <= covered
@@ -52,7 +52,7 @@ def test_every_keyword_has_a_default() -> None:
 def test_a_default_changes_nothing(
     postgres: Postgres, azure: Emulator, keyword: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Libpq accepts it, and a session is the same with it and without, for each authentication."""
+    """A session is the same with an explicit default and without, for each authentication."""
     default = {keyword: libpq_info().defaults[keyword]}
     scram = {"host": postgres.host, "hostaddr": postgres.hostaddr, "password": postgres.password}
     scram |= {"user": postgres.user, "dbname": "postgres", "port": str(postgres.port)}
@@ -69,7 +69,7 @@ def test_a_default_changes_nothing(
 
 
 def session(params: dict[str, str]) -> dict[str, Any]:
-    """Return what shows of a session to the client and to the server."""
+    """Return what the client and the server see of a session."""
     with psycopg.connect(make_conninfo("", **params), autocommit=True) as conn:
         shown = conn.execute(
             "select name, setting from pg_settings where source = 'client' order by 1"
@@ -84,10 +84,10 @@ def session(params: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("where", ["environment", "service file"])
-def test_nothing_that_changes_meanwhile_reaches_libpq(
+def test_later_changes_of_the_environment_are_ignored(
     api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
 ) -> None:
-    """What is set while the password is fetched changes nothing of the connection."""
+    """A variable that is set while the password is fetched does not affect the connection."""
     keylog = tmp_path / "keys"
     junk = dict.fromkeys(libpq_info().variables, "junk") | {"sslkeylogfile": str(keylog)}
     if "oauth_issuer" in junk:
@@ -117,7 +117,7 @@ def test_nothing_that_changes_meanwhile_reaches_libpq(
 
 
 def test_the_fallback_application_name_is_the_callers(api: Api, azure: Emulator) -> None:
-    """fallback_application_name= counts as in libpq, though application_name is given too."""
+    """fallback_application_name= works as in libpq, although application_name is sent too."""
     with api.connect(fallback_application_name="shop") as conn:
         assert api.row(conn, "show application_name")[0] == "shop"
     with api.connect(fallback_application_name="shop", application_name="till") as conn:
@@ -155,10 +155,10 @@ REJECTED = [each for each in REJECTED if each.keys() <= libpq_info().variables.k
 
 @pytest.mark.parametrize("options", REJECTED, ids=lambda each: " ".join(each.values()))
 @pytest.mark.parametrize("source", ["keyword", "conninfo", "environment"])
-def test_what_libpq_rejects_asks_for_no_token(
+def test_what_libpq_rejects_requests_no_token(
     problems: Problems, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], source: str
 ) -> None:
-    """Libpq validates a call before the credential is asked, in its own words."""
+    """The parameters are validated, with libpq's message, before a token is requested."""
     if source == "keyword":
         found = problems(server="myserver", **options)
     elif source == "conninfo":
@@ -166,7 +166,7 @@ def test_what_libpq_rejects_asks_for_no_token(
     else:
         variables = {libpq_info().variables[name]: value for name, value in options.items()}
         if "" in variables:
-            return  # keepalives have none
+            return  # keepalives have no variable
         for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
         found = problems(server="myserver")
@@ -174,14 +174,14 @@ def test_what_libpq_rejects_asks_for_no_token(
 
 
 def test_what_libpq_rejects_is_an_operational_error_too(api: Api) -> None:
-    """Programs that catch psycopg's OperationalError for such a call go on working."""
+    """Programs that catch psycopg's OperationalError for it keep working."""
     with pytest.raises(psycopg.OperationalError) as caught:
         api.open(server="myserver", target_session_attrs="x")
     assert isinstance(caught.value, azpg.ConfigError)
 
 
-def test_the_validation_reaches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the environment names is not connected to while a call is validated."""
+def test_the_validation_does_not_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While parameters are validated, the host in the environment is not connected to."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         monkeypatch.setenv("PGHOST", "127.0.0.1")
@@ -194,8 +194,8 @@ def test_the_validation_reaches_no_network(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("value", ["require;password=hunter2", "a b", "x" * 60])
-def test_a_rejected_value_that_may_hold_a_secret_is_not_quoted(value: str) -> None:
-    """Libpq quotes the value; a misread string is masked in its message."""
+def test_a_rejected_value_that_may_be_secret_is_masked(value: str) -> None:
+    """In libpq's message, which quotes the value, a misread string is masked."""
     params = {"host": HOST, "port": "5432", "target_session_attrs": value}
     message = _libpq.validation_error(params)
     assert message
@@ -207,7 +207,7 @@ def test_a_rejected_value_that_may_hold_a_secret_is_not_quoted(value: str) -> No
 
 
 def test_a_keyword_of_a_newer_libpq_names_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not "did you mean": the version that has it, and what to install."""
+    """The error is not "did you mean": it names the version, and what to install."""
     info = _libpq.LibpqInfo()
     info.version = 15
     del info.variables["require_auth"]
@@ -221,7 +221,7 @@ def test_a_keyword_of_a_newer_libpq_names_its_version(monkeypatch: pytest.Monkey
 
 
 def test_the_table_of_versions_names_keywords() -> None:
-    """Every keyword of the table is one of the libpq in use, as far as it is not too old."""
+    """Every keyword of the table exists in the libpq in use, if that is new enough."""
     version = libpq_info().version
     known = {name for name, since in _libpq.SINCE_VERSION.items() if since <= version}
     assert known - {"tcp_user_timeout"} <= libpq_info().variables.keys()
@@ -234,7 +234,7 @@ def test_the_table_of_versions_names_keywords() -> None:
     ("keyword", "mode"), [("require_auth", "verify-ca"), ("ssl_min_protocol_version", "require")]
 )
 def test_verify_ca_needs_a_libpq_with_require_auth(keyword: str, mode: str) -> None:
-    """A keyword that protects a connection to Azure is never left out because libpq lacks it."""
+    """A keyword that protects a connection to Azure is never omitted because libpq lacks it."""
     params = {
         "host": Parameter(HOST, "keyword"),
         "sslmode": Parameter(mode, "keyword"),
@@ -259,22 +259,22 @@ import azpg, json, os
 from azpg._libpq import libpq_info
 from psycopg import pq
 assert pq.__impl__ == "python"
-told = {"version": libpq_info().version}
+results = {"version": libpq_info().version}
 for name, call in json.loads(os.environ["CALLS"]).items():
     try:
         azpg.connect(**call, user="app", password="secret", connect_timeout=2, retry_timeout=0)
     except azpg.ConfigError as error:
-        told[name] = error.problems
+        results[name] = error.problems
     except azpg.ConnectError as error:
-        told[name] = error.kind
+        results[name] = error.kind
 with azpg.connect() as conn:
-    told["user"] = conn.execute("select current_user").fetchone()[0]
-print(json.dumps(told))
+    results["user"] = conn.execute("select current_user").fetchone()[0]
+print(json.dumps(results))
 """
 
 
-def test_the_systems_libpq_protects_or_says_that_it_cannot(azure: Emulator) -> None:
-    """Pure-Python psycopg on the system's libpq: a guard that it lacks is an error, not silence."""
+def test_the_systems_libpq_protects_or_is_rejected(azure: Emulator) -> None:
+    """With pure-Python psycopg on the system's libpq, an unsupported protection is an error."""
     calls = {
         "verify-ca": {"sslmode": "verify-ca"},
         "require_auth": {"require_auth": "scram-sha-256"},
@@ -284,22 +284,22 @@ def test_the_systems_libpq_protects_or_says_that_it_cannot(azure: Emulator) -> N
     env = {**os.environ, "PSYCOPG_IMPL": "python", "CALLS": json.dumps(calls)}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SYSTEM_LIBPQ)]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    told = json.loads(ran.stdout)
-    version = told["version"]
-    assert told["user"] == "myapp"
-    assert told["rejected"] == ['invalid target_session_attrs value: "x"']
+    results = json.loads(ran.stdout)
+    version = results["version"]
+    assert results["user"] == "myapp"
+    assert results["rejected"] == ['invalid target_session_attrs value: "x"']
     for name in ("verify-ca", "require_auth"):
         if version < 16:
-            (problem,) = told[name]
+            (problem,) = results[name]
             assert "libpq 16" in problem
             assert f"libpq {version}" in problem
         else:
-            assert told[name] == "login"
-    assert ("libpq 18" in str(told["sslkeylogfile"])) is (version < 18)
+            assert results[name] == "login"
+    assert ("libpq 18" in str(results["sslkeylogfile"])) is (version < 18)
 
 
 @pytest.mark.parametrize("variable", sorted(_libpq.RESTRICTING_VARIABLES))
-def test_a_guard_in_the_environment_is_not_lost_on_an_older_libpq(
+def test_a_restricting_variable_needs_a_newer_libpq(
     monkeypatch: pytest.MonkeyPatch, variable: str, problems: Problems
 ) -> None:
     """A variable that restricts the connection is an error if this libpq would ignore it."""
@@ -317,7 +317,7 @@ def test_a_guard_in_the_environment_is_not_lost_on_an_older_libpq(
 
 
 def test_a_path_that_is_not_ascii_becomes_its_short_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libpq on Windows opens files in the ANSI code page: it gets the 8.3 path."""
+    """On Windows libpq opens files in the ANSI code page: it gets the 8.3 path."""
     monkeypatch.setattr("os.name", "nt")
     short = {"C:/Users/José": "C:/Users/JOS~1", "C:/Users/José/root.pem": "C:/Users/JOS~1/root.pem"}
     monkeypatch.setattr(_libpq, "_short_name", lambda path: short.get(path, ""))

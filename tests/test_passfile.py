@@ -1,4 +1,4 @@
-"""The password file of a command: what it holds, who can read it, and what is left of it."""
+"""The password file of a command: its content, who can read it, and its cleanup."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ HOST = "myserver.postgres.database.azure.com"
 
 @pytest.fixture(scope="module")
 def received() -> list[bytes]:
-    """Return what the listener was sent as passwords."""
+    """Return the passwords that the listener received."""
     return []
 
 
 @pytest.fixture(scope="module")
 def listener(received: list[bytes]) -> Iterator[Hostile]:
-    """Run a server without TLS that asks for the password in clear."""
+    """Run a server without TLS that requests a password in clear text."""
 
     def ask(peer: Peer) -> None:
         peer.packet()
@@ -57,10 +57,10 @@ TEXT = st.text(
 
 @settings(max_examples=60)
 @given(host=TEXT, user=TEXT, password=TEXT | st.just("eyJ" + "x" * 27_000), own=st.booleans())
-def test_libpq_finds_the_password_and_no_other_place_does(
+def test_libpq_finds_the_password_for_its_key_only(
     listener: Hostile, received: list[bytes], host: str, user: str, password: str, own: bool
 ) -> None:
-    """The real libpq reads back exactly the password, for this host, port and user alone."""
+    """The real libpq reads the exact password, for this host, port and user only."""
     host = host.replace("/", "").replace("@", "").replace(",", "") or "h"
     port = str(listener.port)
     lines = b"*:*:*:*:mine\n" if own else b""
@@ -96,15 +96,17 @@ def test_libpq_finds_the_password_and_no_other_place_does(
 def test_each_host_has_a_line_with_its_port(
     params: dict[str, str], expected: list[tuple[str, str]]
 ) -> None:
-    """The hosts of a list each have a line; libpq looks up `localhost` for its default socket."""
+    """Each host of a list has a line; for its default socket libpq looks up `localhost`."""
     places = _passfile.password_keys({**params, "user": "app"})
     assert places == [PasswordKey(host, port, "app") for host, port in expected]
     assert _passfile.format_passfile(places, "p", b"").count(b"\n") == len(expected)
 
 
 @pytest.mark.parametrize("password", ["one\ntwo", "one\r\ntwo", "one\rtwo"], ids=repr)
-def test_a_password_of_two_lines_is_refused(command: Command, leaks: Leaks, password: str) -> None:
-    """No command is started with a password that a line cannot hold; the password is not shown."""
+def test_a_password_with_a_line_break_is_rejected(
+    command: Command, leaks: Leaks, password: str
+) -> None:
+    """No command is started with it; the password is not in the error."""
     with pytest.raises(azpg.ConfigError, match="password contains a line break") as caught:
         _child_env.child_environment(server="myserver", user="app", password=lambda: password)
     leaks.none_held(caught.value, password)
@@ -115,8 +117,8 @@ def test_a_password_of_two_lines_is_refused(command: Command, leaks: Leaks, pass
     assert "two" not in ran.err
 
 
-def test_a_user_of_two_lines_is_refused() -> None:
-    """A line cannot hold the name either, and all problems are named at once."""
+def test_a_user_with_a_line_break_is_rejected() -> None:
+    """All values with a line break are reported at once."""
     with pytest.raises(azpg.ConfigError) as caught:
         _child_env.child_environment(server="myserver", user="a\nb", password=lambda: "c\nd")
     assert [problem.split()[0] for problem in caught.value.problems] == ["user", "password"]
@@ -134,10 +136,10 @@ OURS = f"{HOST}:5432:*:app:secret\n".encode()
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_lines_of_the_users_own_file_follow(
+def test_the_users_own_lines_follow(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool
 ) -> None:
-    """PGPASSFILE or ~/.pgpass still counts for other servers, behind the command's own lines."""
+    """PGPASSFILE or ~/.pgpass still works for other servers, after the command's own lines."""
     path = tmp_path / ("mine" if named else "home/.pgpass")
     path.write_bytes(b"*:*:*:*:mine \xff\n")
     path.chmod(0o600)
@@ -150,8 +152,8 @@ def test_the_lines_of_the_users_own_file_follow(
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "fifo"])
-def test_a_file_that_libpq_would_not_read_is_left_out(tmp_path: Path, kind: str) -> None:
-    """Only a plain file is read: a named pipe would block the command."""
+def test_a_file_that_libpq_would_not_read_is_omitted(tmp_path: Path, kind: str) -> None:
+    """Only a regular file is read: a named pipe would block the command."""
     path = tmp_path / "home" / ".pgpass"
     if kind == "folder":
         path.mkdir(mode=0o700)
@@ -161,26 +163,26 @@ def test_a_file_that_libpq_would_not_read_is_left_out(tmp_path: Path, kind: str)
 
 
 def test_a_password_file_is_in_memory_and_sealed() -> None:
-    """It is on no disk, open to this user only, cannot be changed, and ends with the block."""
+    """It is not on disk, open to this user only, cannot be changed, and ends with the block."""
     with _child_env._password_file(b"content", in_place=False) as path:
         assert os.readlink(path).startswith("/memfd:")
         seen = os.stat(path)
         assert (seen.st_mode & 0o777, seen.st_uid) == (0o600, os.geteuid())
         with pytest.raises(PermissionError), open(path, "r+b", buffering=0) as file:
             file.write(b"x")
-        # A script opens these itself
+        # A script opens descriptors up to 9 itself
         assert int(path.rpartition("/")[2]) > 9
     assert not os.path.exists(path)
 
 
 @pytest.fixture
-def without_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be on a system without them."""
+def without_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate a system without files in memory."""
     monkeypatch.delattr(os, "memfd_create")
 
 
-def test_where_there_are_no_files_in_memory(without_memory_files: None) -> None:
-    """It is in a private folder of its own, which is deleted with it."""
+def test_without_memfd(without_memfd: None) -> None:
+    """The password file is in its own private folder, which is deleted with it."""
     with _child_env._password_file(b"content", in_place=False) as path:
         assert Path(path).read_bytes() == b"content"
         assert os.stat(path).st_mode & 0o777 == 0o600
@@ -188,10 +190,8 @@ def test_where_there_are_no_files_in_memory(without_memory_files: None) -> None:
     assert not os.path.exists(os.path.dirname(path))
 
 
-def test_where_no_file_can_be_written(
-    without_memory_files: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error says so, and what to do."""
+def test_if_no_file_can_be_written(without_memfd: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to do."""
     monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     with pytest.raises(azpg.ConnectError, match="TMPDIR"):
         made()

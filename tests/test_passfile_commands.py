@@ -1,4 +1,4 @@
-"""Commands with a password file: who gets the token, and who signs in with it again."""
+"""Commands with a password file: which programs get the token and authenticate with it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def python(code: str) -> list[str]:
     return ["--", sys.executable, "-c", code]
 
 
-def test_the_token_is_in_no_variable_no_argument_and_no_file(
+def test_the_token_is_only_in_the_password_file(
     azure15: Emulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the command runs its token is in its password file alone."""
+    """It is in no variable, no argument and no other file while the command runs."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     code = f"""
 import os, pathlib, re
@@ -63,14 +63,16 @@ TOOLS = [
 
 
 @pytest.mark.parametrize("words", TOOLS, ids=lambda words: words[0])
-def test_a_command_takes_the_token_nowhere(
+def test_a_command_cannot_send_the_token_elsewhere(
     azure15: Emulator, command: Command, hostile: Callable[..., Hostile], words: list[str]
 ) -> None:
-    """A program that is told another host or port reaches it without the token."""
+    """A program that connects to another host or port does so without the token."""
     address = f"127.67.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 255}"
     servers = hostile(ask_in_clear, address, 5432), hostile(ask_in_clear, address)
-    told = [word.format(evil=address, host=azure15.host, other=servers[1].port) for word in words]
-    ran = command("exec", "--server", "myserver", "--", "env", "PGHOSTADDR=", *told)
+    arguments = [
+        word.format(evil=address, host=azure15.host, other=servers[1].port) for word in words
+    ]
+    ran = command("exec", "--server", "myserver", "--", "env", "PGHOSTADDR=", *arguments)
     assert servers[0].connections + servers[1].connections, ran.err
     assert b"eyJ" not in servers[0].clear + servers[1].clear
 
@@ -95,17 +97,17 @@ GRANDCHILD = (
     ],
     ids=["psql", "closed descriptors", "descriptors of a script", "setsid", "psycopg"],
 )
-def test_a_command_and_its_children_sign_in(
+def test_a_command_and_its_children_authenticate(
     azure15: Emulator, command: Command, words: list[str]
 ) -> None:
-    """The password file is there for the command's children too, whatever they inherit."""
+    """The command's children can read the password file too, whatever they inherit."""
     assert command("exec", "--server", "myserver", "--", *words).out == "myapp\n"
 
 
 def test_the_users_own_line_for_another_server(
     azure15: Emulator, command: Command, postgres: Postgres, tmp_path: Path
 ) -> None:
-    """A command that also goes to another server finds the password for it as before."""
+    """A command that connects to another server too finds the user's password for it."""
     path = tmp_path / "home" / ".pgpass"
     path.write_text(f"{postgres.host}:*:*:app:{postgres.password}\n")
     path.chmod(0o600)
@@ -116,8 +118,8 @@ def test_the_users_own_line_for_another_server(
     assert ran.out == "1\napp\n", ran.err
 
 
-def test_asyncpg_finds_it(command: Command, postgres: Postgres) -> None:
-    """A plain asyncpg reads the password file itself."""
+def test_asyncpg_reads_the_password_file(command: Command, postgres: Postgres) -> None:
+    """A plain asyncpg finds the token, too."""
     code = """
 import asyncio, asyncpg
 async def main():
@@ -135,7 +137,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="session")
 def app(emulator15: Emulator) -> str:
-    """Have a role with a password, and return the password."""
+    """Create a role with a password, and return the password."""
     emulator15.add_role("app", password="it's a \\ secret: *")
     return "it's a \\ secret: *"
 
@@ -162,19 +164,15 @@ with azpg.connect(user="myapp") as conn:
 """
 
 
-def test_azpg_in_a_command_signs_in_as_the_command_does(
-    azure15: Emulator, command: Command, app: str
-) -> None:
-    """Every entry point finds a text password again, and another user signs in with Entra."""
+def test_azpg_in_a_command_uses_its_password(azure15: Emulator, command: Command, app: str) -> None:
+    """Every entry point finds a text password, and authenticates another user with Entra."""
     words = ("exec", "--server", "myserver", "--user", "app", "--dbname", "postgres")
     ran = command(*words, *python(INNER), PGPASSWORD=app)
     assert ran.out == "app\napp\napp app\napp\nmyapp\n", ran.err
 
 
-def test_azpg_in_a_command_with_a_token_signs_in_by_itself(
-    azure15: Emulator, command: Command
-) -> None:
-    """A token is not handed on: azpg in the command fetches its own, which it can refresh."""
+def test_azpg_in_a_command_acquires_its_own_token(azure15: Emulator, command: Command) -> None:
+    """There azpg does not use the command's token: it acquires one that it can refresh."""
     before = azure15.counts.tokens_issued
     code = "import azpg, os; print(azpg.connect().info.user, 'AZPG_PASSFILE' in os.environ)"
     assert command("exec", "--server", "myserver", *python(code)).out == "myapp False\n"
@@ -182,7 +180,7 @@ def test_azpg_in_a_command_with_a_token_signs_in_by_itself(
 
 
 def test_commands_in_a_command(azure15: Emulator, command: Command, app: str) -> None:
-    """`azpg exec` and `azpg psql` sign in with the text password that `azpg exec` was given."""
+    """`azpg exec` and `azpg psql` authenticate with the text password of an outer `azpg exec`."""
     azpg_ = f"{sys.executable} -m azpg"
     query = "-XAtc 'select current_user'"
     inner = (
@@ -196,8 +194,8 @@ HOST = "myserver.postgres.database.azure.com"
 
 
 @pytest.fixture
-def handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Be a command of `azpg exec` that was given a password for one host and user."""
+def passfile_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set the variables of a command of `azpg exec` with a password for one host and user."""
     path = tmp_path / "passfile"
     own = b"*:*:*:*:mine\nother.postgres.database.azure.com:5432:*:app:mine\n"
     path.write_bytes(_passfile.format_passfile([PasswordKey(HOST, "5432", "app")], "s3cret", own))
@@ -226,10 +224,10 @@ def handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=str,
 )
-def test_the_password_counts_for_its_host_port_and_user(
-    handed_over: Path, planned: Planned, said: dict[str, Any], sign_in: str
+def test_the_password_is_used_for_its_key_only(
+    passfile_variables: Path, planned: Planned, said: dict[str, Any], sign_in: str
 ) -> None:
-    """Elsewhere Entra counts as if there were no file, and what the caller passes always does."""
+    """Elsewhere Entra is used as if there were no file; explicit arguments always win."""
     assert planned(**{"server": "myserver", "user": "app"} | said).auth == sign_in
 
 
@@ -237,16 +235,16 @@ def test_the_password_counts_for_its_host_port_and_user(
     ("audience", "expected"),
     [("https://ossrdbms-aad.database.windows.net", "token"), ("https://management.azure.com", "")],
 )
-def test_a_token_that_is_handed_over_is_a_token(
-    handed_over: Path, planned: Planned, audience: str, expected: str
+def test_a_token_given_as_a_password_is_a_token(
+    passfile_variables: Path, planned: Planned, audience: str, expected: str
 ) -> None:
-    """A token that `azpg exec` was given as a password goes where a token may go."""
+    """A token that `azpg exec` got as a password is sent only to hosts that may receive a token."""
     claims = {"aud": audience, "iss": "https://sts.windows.net/x/"}
     parts = [json.dumps(part).encode() for part in ({"alg": "none"}, claims)]
     token = (
         ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + ".c2ln"
     )
-    handed_over.write_bytes(
+    passfile_variables.write_bytes(
         _passfile.format_passfile([PasswordKey(HOST, "5432", "app")], token, b"")
     )
     if expected:
@@ -257,27 +255,27 @@ def test_a_token_that_is_handed_over_is_a_token(
 
 
 @pytest.mark.parametrize("name", ["PGPASSFILE", "AZPG_PASSFILE"])
-def test_another_password_file_does_not_count(
-    handed_over: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch, name: str
+def test_another_password_file_is_ignored(
+    passfile_variables: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Only the file that `azpg exec` has made counts: both variables name it."""
-    other = handed_over.with_name("other")
-    other.write_bytes(handed_over.read_bytes())
+    """Only the file of `azpg exec` is used, which both variables name."""
+    other = passfile_variables.with_name("other")
+    other.write_bytes(passfile_variables.read_bytes())
     monkeypatch.setenv(name, str(other))
     assert planned(server="myserver", user="app").auth == "entra"
     monkeypatch.delenv(name)
     assert planned(server="myserver", user="app").auth == "entra"
 
 
-def test_a_password_file_that_is_gone(handed_over: Path) -> None:
-    """A program that outlives its command is told why it has no password."""
-    handed_over.unlink()
+def test_a_password_file_that_was_deleted(passfile_variables: Path) -> None:
+    """A program that outlives its command gets an error that says why it has no password."""
+    passfile_variables.unlink()
     with pytest.raises(azpg.ConfigError, match="azpg exec"):
         azpg.connect(server="myserver", user="app")
 
 
-def test_the_password_is_not_kept(handed_over: Path) -> None:
-    """It is read for each connection, as the environment's is, and stays in no cache."""
+def test_the_password_is_not_cached(passfile_variables: Path) -> None:
+    """It is read for each connection, as PGPASSWORD is."""
     assert "s3cret" not in azpg.conninfo(server="myserver", user="app")
     waiting: list[Any] = [_connect._cached_config, _connect._warn_once]
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""`azpg psql`: which arguments psql keeps, and where a script in psql can take the password."""
+"""`azpg psql`: which arguments psql gets, and that a script cannot send the password elsewhere."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="session")
-def where_psql_goes(tools: Path) -> Callable[[list[str]], str]:
-    """Return the message of the real psql that has no server to connect to."""
+def psql_target(tools: Path) -> Callable[[list[str]], str]:
+    """Return the message of psql, which has no server to connect to."""
 
     def where(arguments: list[str]) -> str:
         done = subprocess.run(
@@ -91,40 +91,40 @@ HERE = [
 
 
 @pytest.mark.parametrize("arguments", ELSEWHERE, ids=" ".join)
-def test_psql_is_not_led_elsewhere(where_psql_goes: Where, arguments: list[str]) -> None:
-    """What leads the real psql to another host is refused."""
-    assert "elsewhere.invalid" in where_psql_goes(arguments)
+def test_psql_is_not_connected_to_another_host(psql_target: Where, arguments: list[str]) -> None:
+    """Arguments that connect psql to another host are rejected."""
+    assert "elsewhere.invalid" in psql_target(arguments)
     with pytest.raises(azpg.ConfigError, match="to azpg"):
         _psql.parse_psql_args(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["-p", "1"], ["-p1"], ["--port=1"], ["--po", "1"]], ids=str)
-def test_psql_is_not_led_to_another_port(where_psql_goes: Where, arguments: list[str]) -> None:
-    """What leads the real psql to another port is refused."""
-    assert ".s.PGSQL.1" in where_psql_goes(arguments)
+def test_psql_is_not_connected_to_another_port(psql_target: Where, arguments: list[str]) -> None:
+    """Arguments that connect psql to another port are rejected."""
+    assert ".s.PGSQL.1" in psql_target(arguments)
     with pytest.raises(azpg.ConfigError, match="to azpg"):
         _psql.parse_psql_args(arguments)
 
 
-def test_debians_wrapper_is_not_led_to_a_cluster() -> None:
-    """--cluster is refused: Debian's psql takes it for another server."""
+def test_debians_wrapper_is_not_connected_to_a_cluster() -> None:
+    """--cluster is rejected: with it Debian's psql connects to another server."""
     for arguments in (["--cluster", "15/main"], ["--cluster=15/evil.example:5432"]):
         with pytest.raises(azpg.ConfigError, match="to azpg"):
             _psql.parse_psql_args(arguments)
 
 
-def test_an_argument_too_many_is_refused() -> None:
-    """Arguments that psql would ignore with a warning are refused, all at once."""
+def test_surplus_arguments_are_rejected() -> None:
+    """Arguments that psql would ignore with a warning are rejected, all at once."""
     with pytest.raises(azpg.ConfigError) as caught:
         _psql.parse_psql_args(["mydb", "team", "one", "-h", "x", "two"])
     assert [word for word in ("-h", "'one'", "'two'") if word not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize("arguments", HERE, ids=str)
-def test_database_and_user_are_read_as_psql_reads_them(
+def test_database_and_user_are_parsed_as_by_psql(
     hostile: Callable[..., Hostile], tools: Path, arguments: list[str]
 ) -> None:
-    """The real psql asks the server for the database and the user that azpg has read."""
+    """The real psql sends the server the database and the user that azpg has parsed."""
     asked: list[list[bytes]] = []
 
     def record(peer: Peer) -> None:
@@ -156,7 +156,7 @@ def test_database_and_user_are_read_as_psql_reads_them(
 
 @pytest.fixture(scope="session")
 def team(emulator15: Emulator) -> str:
-    """Have a role that the emulator's identity is a member of."""
+    """Create a role that the emulator's identity is a member of."""
     emulator15.add_role("people of psql", kind="group", members=[emulator15.principal])
     return "people of psql"
 
@@ -179,18 +179,18 @@ QUERY = ("-c", "select current_user, current_database()")
     ],
     ids=str,
 )  # fmt: skip
-def test_psql(
+def test_psql_authenticates(
     azure15: Emulator, command: Command, team: str, words: list[str], expected: str
 ) -> None:
-    """The real psql signs in to the database and as the user that azpg or psql is told."""
+    """The real psql connects with the database and user of azpg's or psql's arguments."""
     before = azure15.counts.sign_ins
     ran = command("psql", "--server", "myserver", *words)
     assert (ran.out, ran.status) == (expected + "\n", 0), ran.err
     assert azure15.counts.sign_ins > before
 
 
-def test_psql_goes_over_verified_tls(azure15: Emulator, command: Command) -> None:
-    """The session of psql is encrypted, and a wrong certificate gets no token from it."""
+def test_psql_uses_verified_tls(azure15: Emulator, command: Command) -> None:
+    """The session of psql is encrypted, and a server with a wrong certificate gets no token."""
     ran = command("psql", "--server", "myserver", "-Xc", r"\conninfo")
     assert "TLSv1.3" in ran.out, ran.err
     before = azure15.counts.refused_sign_ins + azure15.counts.sign_ins
@@ -201,8 +201,8 @@ def test_psql_goes_over_verified_tls(azure15: Emulator, command: Command) -> Non
     assert azure15.counts.refused_sign_ins + azure15.counts.sign_ins == before
 
 
-def test_psql_takes_a_conninfo_that_azpg_judges(azure15: Emulator, command: Command) -> None:
-    """A connection string is for azpg and comes first; among psql's arguments it is refused."""
+def test_a_conninfo_is_an_argument_of_azpg(azure15: Emulator, command: Command) -> None:
+    """A connection string is azpg's first argument; among psql's arguments it is rejected."""
     asked = f"host={azure15.host} dbname=template1 sslmode=require"
     ran = command("psql", asked, "--", "-XAtc", "select current_database()")
     assert ran.out == "template1\n"
@@ -233,12 +233,12 @@ CONNECTS = [
 
 @pytest.fixture
 def evil(hostile: Callable[..., Hostile], tools: Path) -> tuple[Hostile, Hostile]:
-    """Listen at the server's own port and at another one, for passwords in clear."""
+    """Listen on the server's port and on another one for passwords in clear text."""
     address = f"127.66.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 255}"
     servers = hostile(ask_in_clear, address, 5432), hostile(ask_in_clear, address)
     for server in servers:
         place = {"PGHOST": address, "PGPORT": str(server.port), "PGUSER": "myapp"}
-        # Whoever has a password for this address sends it
+        # A program that has a password for this address sends it
         subprocess.run(
             [tools / "psql"],
             env=place | {"PGPASSWORD": "eyJ.of.nobody"},
@@ -255,7 +255,7 @@ def evil(hostile: Callable[..., Hostile], tools: Path) -> tuple[Hostile, Hostile
     ("how", "connect"),
     [("-f", CONNECTS[0]), ("PSQLRC", CONNECTS[0]), *(("-c", each) for each in CONNECTS)],
 )
-def test_a_script_takes_the_token_nowhere(
+def test_a_script_cannot_send_the_token_elsewhere(
     azure15: Emulator,
     command: Command,
     evil: tuple[Hostile, Hostile],

@@ -1,4 +1,4 @@
-"""Messages without secrets and control characters, and `Secret`, the text that no repr shows."""
+"""Messages without secrets and control characters, and `Secret`, a text with a masked repr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRETS = st.lists(TEXTS.filter(lambda text: len(text) > 0 and "…" not in text
 
 
 def is_word_in(secret: str, text: str) -> bool:
-    """Tell whether a text has a secret with no letter, digit or underscore next to it."""
+    """Return whether a text contains a secret with no letter, digit or underscore next to it."""
     return re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text) is not None
 
 
@@ -45,13 +45,13 @@ def is_word_in(secret: str, text: str) -> bool:
         ("", ""),
     ],
 )
-def test_control_characters_are_blanked(text: str, shown: str) -> None:
-    """A server's text is not trusted with the terminal."""
+def test_control_characters_are_replaced(text: str, shown: str) -> None:
+    """A server's message cannot send escape sequences to the terminal."""
     assert redact(text) == shown
 
 
-def test_a_secret_thrown_back_is_cut_out() -> None:
-    """A secret in a message is masked; of one inside another nothing is left."""
+def test_a_secret_in_a_message_is_masked() -> None:
+    """No part of a secret that contains another one is left."""
     shown = redact("x abcdefgh y abcdef", "abcdef", None, "", "abcdefgh")
     assert shown == "x … y …"
 
@@ -71,13 +71,13 @@ def test_a_secret_thrown_back_is_cut_out() -> None:
     ],
 )
 def test_a_short_secret_is_masked_as_a_whole_word(text: str, secret: str, shown: str) -> None:
-    """A secret of fewer than six characters is not cut out of words, which would show it."""
+    """A secret of fewer than six characters is not masked inside of words, to not reveal it."""
     assert redact(text, secret) == shown
 
 
 @given(text=TEXTS, secrets=SECRETS)
-def test_no_control_character_and_no_secret_is_shown(text: str, secrets: list[str]) -> None:
-    """No message shows a long secret at all, or a short one as a whole word."""
+def test_no_message_contains_a_secret(text: str, secrets: list[str]) -> None:
+    """No message contains a long secret at all, or a short one as a whole word."""
     message = "".join([text, *(f"{secret}{text}" for secret in secrets)])
     shown = redact(message, *secrets)
     assert all(c.isprintable() or c == "\n" for c in shown)
@@ -89,7 +89,7 @@ def test_no_control_character_and_no_secret_is_shown(text: str, secrets: list[st
 
 
 @given(text=TEXTS, secrets=SECRETS)
-def test_a_message_without_a_secret_is_left_as_it_is(text: str, secrets: list[str]) -> None:
+def test_a_message_without_a_secret_is_unchanged(text: str, secrets: list[str]) -> None:
     """Masking changes nothing in a message that has no secret."""
     plain = redact(text)
     if not any(secret in text or redact(secret) in plain for secret in secrets):
@@ -117,13 +117,13 @@ def test_no_repr_shows_a_secret(text: str) -> None:
 
 
 def test_a_slice_of_a_secret_is_a_secret() -> None:
-    """What is cut out of a secret is as secret."""
+    """A slice and a character of a secret have a masked repr, too."""
     secret = Secret("hunter2")
     assert [type(secret[0]), type(secret[2:4]), secret[2:4]] == [Secret, Secret, "nt"]
 
 
 def test_a_secret_is_the_text_to_drivers() -> None:
-    """It equals its text, formats as it, and is it again as plain text by str()."""
+    """It equals its text, formats as it, and str() returns it as plain text."""
     secret = Secret("hunter2")
     assert [secret, f"{secret}", secret.encode(), json.dumps(secret)] == [
         *("hunter2", "hunter2", b"hunter2", '"hunter2"')

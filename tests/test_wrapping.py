@@ -1,4 +1,4 @@
-"""Frameworks that wrap azpg: what they inject, subclass and instrument, and psycopg unchanged."""
+"""Frameworks that wrap azpg: subclasses, injected objects, instrumentation, psycopg's features."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WRAPPED: tuple[type[Any], ...] = (psycopg.Connection, psycopg.AsyncConnection)
 WAYS = pytest.mark.parametrize("pgbouncer", [False, True], ids=["direct", "pgbouncer"])
 
 
-# Subclasses, and what is injected
+# Subclasses and injected objects
 
 
 def subclass(api: Api) -> Any:
-    """Return a framework's own connection class, with an argument of its own."""
+    """Return a framework's connection class, which has one more argument."""
 
     class Tenant(azpg.Connection[Any]):
         tenant = ""
@@ -63,7 +63,7 @@ def subclass(api: Api) -> Any:
 
 
 def test_a_subclass_adds_arguments(api: Api, azure: Emulator) -> None:
-    """A subclass's connect() takes more, calls azpg's, and returns the subclass."""
+    """A subclass's connect() may have more arguments, and returns the subclass."""
     own = subclass(api)
     conn = api.run(own.connect(server="myserver", tenant="north"))
     try:
@@ -75,7 +75,7 @@ def test_a_subclass_adds_arguments(api: Api, azure: Emulator) -> None:
 
 
 def test_a_pool_of_a_subclass(api: Api, azure: Emulator) -> None:
-    """A pool of azpg's makes the connections of a subclass, with its arguments in kwargs."""
+    """An azpg pool makes connections of a subclass, with its arguments in kwargs."""
     own = subclass(api)
     options = {"server": "myserver", "tenant": "south"}
 
@@ -96,7 +96,7 @@ def test_a_pool_of_a_subclass(api: Api, azure: Emulator) -> None:
 
 
 def test_a_credential_is_injected(api: Api, azure: Emulator, credentials: Credentials) -> None:
-    """A credential handed through signs in, and is asked for the token of the cloud's scope."""
+    """A credential that the framework passes authenticates, with the scope of the cloud."""
     credential = credentials.of(azure)
     with api.connect(server="myserver", credential=credential) as conn:
         assert conn.info.user == "myapp"
@@ -104,7 +104,7 @@ def test_a_credential_is_injected(api: Api, azure: Emulator, credentials: Creden
 
 
 def test_a_cloud_is_injected(api: Api, azure: Emulator, credentials: Credentials) -> None:
-    """A cloud of one's own says which hosts may have a token, and for which scope it is asked."""
+    """A custom cloud defines which hosts may receive a token, and its scope."""
     cloud = azpg.Cloud(
         "mine",
         suffixes=(".azure.com",),
@@ -118,7 +118,7 @@ def test_a_cloud_is_injected(api: Api, azure: Emulator, credentials: Credentials
 
 
 def test_a_password_callback_is_injected(api: Api, azure: Emulator) -> None:
-    """A function given as password is asked once for each physical connection."""
+    """A function given as password is called once for each physical connection."""
     asked: list[str] = []
     user = f"wrapped_{api.kind}"
     azure.add_role(user, password="a rotated one")
@@ -136,7 +136,7 @@ def test_a_password_callback_is_injected(api: Api, azure: Emulator) -> None:
 
 
 def test_an_entra_password_is_injected(api: Api, azure: Emulator, credentials: Credentials) -> None:
-    """A framework's own EntraPassword is asked by all its connections, and fetches one token."""
+    """All connections use a framework's EntraPassword, which requests one token."""
     credential = credentials.of(azure)
     token = azpg.EntraPassword(credential)
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_an_entra_password_is_injected(api: Api, azure: Emulator, credentials: C
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """Instrument psycopg, as an application does at its start."""
+    """Instrument psycopg, as an application does when it starts."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -171,7 +171,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 def test_opentelemetry_sees_each_query(
     api: Api, spans: InMemorySpanExporter, tokens: Tokens, leaks: Leaks, pgbouncer: bool
 ) -> None:
-    """The instrumentation of psycopg traces azpg's connections and pools, without their tokens."""
+    """Psycopg's instrumentation traces azpg's connections and pools, without tokens."""
     options = {"server": "myserver", "pgbouncer": pgbouncer, "credential": tokens.credential}
     with api.connect(**options) as conn:
         assert isinstance(conn, api.connection_class)
@@ -186,21 +186,21 @@ def test_opentelemetry_sees_each_query(
     leaks.none_in_logs(tokens.given[0])
 
 
-def test_a_refusal_under_opentelemetry(
+def test_a_failed_login_with_opentelemetry(
     api: Api, spans: InMemorySpanExporter, tokens: Tokens, leaks: Leaks
 ) -> None:
-    """The instrumentation's frames, which hold the password, are not in azpg's errors either."""
+    """The instrumentation's frames, which contain the password, are not in azpg's errors."""
     with pytest.raises(azpg.LoginError) as caught:
         api.open(server="myserver", user="stranger", credential=tokens.credential)
     leaks.none_held(caught.value, tokens.given[-1], tokens)
 
 
-# What is shown
+# Reprs
 
 
 @WAYS
-def test_reprs_say_where_to_and_how(api: Api, tokens: Tokens, pgbouncer: bool) -> None:
-    """Connections and pools show host, user, database and sslmode, and no secret."""
+def test_reprs_of_connections_and_pools(api: Api, tokens: Tokens, pgbouncer: bool) -> None:
+    """They show host, user, database and sslmode, and no secret."""
     options = {"server": "myserver", "pgbouncer": pgbouncer, "credential": tokens.credential}
     port = " port=6432" if pgbouncer else ""
     server = (
@@ -217,19 +217,19 @@ def test_reprs_say_where_to_and_how(api: Api, tokens: Tokens, pgbouncer: bool) -
     assert re.fullmatch(r"<azpg.\w*ConnectionPool 'mine' at 0x\w+>", repr(pool))
 
 
-# psycopg, unchanged
+# psycopg's features
 
 
 @dataclass
 class Point:
-    """What a caller's own adapter writes and reads."""
+    """A caller's type with its own adapter."""
 
     x: int
     y: int
 
 
 class PointDumper(Dumper):
-    """Write a Point as PostgreSQL's point."""
+    """Dump a Point as PostgreSQL's point."""
 
     oid = psycopg.postgres.types["point"].oid
 
@@ -240,7 +240,7 @@ class PointDumper(Dumper):
 
 @WAYS
 def test_adapters(api: Api, azure: Emulator, pgbouncer: bool) -> None:
-    """Adapters given as context, and row factories, are psycopg's own."""
+    """Adapters in context= and row factories work as in psycopg."""
     adapters = psycopg.adapt.AdaptersMap(psycopg.adapters)
     adapters.register_dumper(Point, PointDumper)
 
@@ -259,7 +259,7 @@ def test_adapters(api: Api, azure: Emulator, pgbouncer: bool) -> None:
 
 @WAYS
 def test_copy_in_and_out(api: Api, azure: Emulator, pgbouncer: bool) -> None:
-    """COPY writes rows and reads them, in one transaction."""
+    """COPY writes and reads rows in one transaction."""
     with api.connect(server="myserver", pgbouncer=pgbouncer) as conn:
         api.run(conn.execute("create temporary table copied (a int, b text) on commit drop"))
         cur = conn.cursor()
@@ -284,7 +284,7 @@ def test_copy_in_and_out(api: Api, azure: Emulator, pgbouncer: bool) -> None:
 
 @WAYS
 def test_server_side_cursors(api: Api, azure: Emulator, pgbouncer: bool) -> None:
-    """A named cursor fetches a piece at a time, in a transaction also through PgBouncer."""
+    """A named cursor fetches a few rows at a time, in a transaction also through PgBouncer."""
     with api.connect(server="myserver", pgbouncer=pgbouncer) as conn:
         cur = conn.cursor("piecewise")
         api.run(cur.execute("select generate_series(1, 1000)"))
@@ -296,7 +296,7 @@ def test_server_side_cursors(api: Api, azure: Emulator, pgbouncer: bool) -> None
 
 @WAYS
 def test_pipeline_mode(api: Api, azure: Emulator, pgbouncer: bool) -> None:
-    """Queries of a pipeline go out together and are answered in order."""
+    """A pipeline sends its queries together and gets the results in order."""
     with api.connect(server="myserver", pgbouncer=pgbouncer) as conn:
 
         def piped() -> list[Any]:
@@ -312,7 +312,7 @@ def test_pipeline_mode(api: Api, azure: Emulator, pgbouncer: bool) -> None:
 
 
 def test_listen_and_notify(api: Api, azure: Emulator) -> None:
-    """A notification reaches who listens, on a connection of its own past PgBouncer."""
+    """A notification reaches a listening connection, which bypasses PgBouncer."""
     with api.connect(autocommit=True) as listening, api.connect(autocommit=True) as speaking:
         api.run(listening.execute("listen news"))
         api.run(speaking.execute("select pg_notify('news', 'from ' || current_user)"))
@@ -327,7 +327,7 @@ def test_listen_and_notify(api: Api, azure: Emulator) -> None:
 
 
 def test_two_phase_commit(api: Api, postgres: Postgres) -> None:
-    """A prepared transaction outlives its connection, and another one commits it."""
+    """A prepared transaction survives its connection, and another connection commits it."""
     known = postgres.conninfo(password=postgres.password)
     with api.connect(**known) as first:
         xid = first.xid(1, "azpg", api.kind)

@@ -338,7 +338,7 @@ def test_every_other_kind_is_tested_elsewhere() -> None:
         # Only test_classify: a full disk, a resolver that is down, a missing route, Windows, and
         # messages of a newer libpq or a busy PgBouncer
         *("storage-full", "resolver", "no-route", "event-loop", "direct-tls", "pgbouncer-server"),
-        # test_hostile_talk and test_asyncpg_hostile
+        # test_hostile_talk and integrations/test_asyncpg_hostile
         "protocol",
         # Only test_classify: a fault of Azure
         "server-fault",

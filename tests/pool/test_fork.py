@@ -236,7 +236,7 @@ def test_forks_while_threads_use_the_pool(program: Program, azure: Emulator) -> 
                     try:
                         with pool.connection() as conn:
                             conn.execute("select 1")
-                    except Exception as error:  # noqa: BLE001  # whatever it is
+                    except Exception as error:  # noqa: BLE001  # any error fails the test
                         failures.append(error)
 
             threads = [threading.Thread(target=serve) for _ in range(3)]

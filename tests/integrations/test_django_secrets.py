@@ -1,4 +1,4 @@
-"""Django: no password and no token is in its settings' repr, its frames or its error pages."""
+"""Django: no password and no token is in the settings' repr, in frames or on error pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("pool", [False, {"min_size": 1}])
-def test_settings_and_parameters_hold_no_token(
+def test_settings_and_parameters_contain_no_token(
     tokens: Tokens, databases: Databases, leaks: Leaks, pool: object
 ) -> None:
     """The token is in no setting, no parameter, no attribute and no log of a connection."""
@@ -33,7 +33,7 @@ def test_settings_and_parameters_hold_no_token(
 
 
 def test_error_pages_show_no_token(tokens: Tokens, databases: Databases, leaks: Leaks) -> None:
-    """Django's page about a refused sign-in, with every variable of every frame, has no token."""
+    """Django's page for a failed authentication, with all variables of all frames, has no token."""
     connection = databases(USER="nobody", OPTIONS={"credential": tokens.credential})
     with pytest.raises(OperationalError) as caught:
         connection.ensure_connection()
@@ -62,7 +62,7 @@ HOLDERS: dict[str, dict[str, Any]] = {
 def test_error_pages_show_no_password(
     azure: Emulator, databases: Databases, leaks: Leaks, given: dict[str, Any], pool: dict[str, Any]
 ) -> None:
-    """A password of any setting is masked in every frame, and where Django shows the settings."""
+    """A password in any setting is masked in all frames, and where Django shows the settings."""
     options = dict(given.get("OPTIONS", {}))
     if pool:
         options["pool"] = pool | options.get("pool", {})
@@ -81,10 +81,10 @@ def test_error_pages_show_no_password(
     ],
     ids=["NAME", "isolation_level"],
 )
-def test_settings_that_django_refuses_show_no_password(
+def test_settings_that_django_rejects_show_no_password(
     databases: Databases, leaks: Leaks, wrong: dict[str, Any]
 ) -> None:
-    """An error about another setting shows no password in a frame of Django's."""
+    """An error about another setting shows no password in Django's frames."""
     connection = databases(**{"PASSWORD": SECRET, "HOST": "x", **wrong})
     with pytest.raises(ImproperlyConfigured) as caught:
         connection.ensure_connection()
@@ -92,7 +92,7 @@ def test_settings_that_django_refuses_show_no_password(
 
 
 def test_a_mirror_that_cannot_be_used_shows_no_password(databases: Databases, leaks: Leaks) -> None:
-    """An error about a replica of the tests shows no password of its primary."""
+    """An error about a test mirror shows no password of its primary."""
     mirror = databases(HOST="localhost")
     with pytest.raises(ImproperlyConfigured) as caught:
         mirror.creation.set_as_test_mirror({"NAME": "shop", "PASSWORD": SECRET})
@@ -100,7 +100,7 @@ def test_a_mirror_that_cannot_be_used_shows_no_password(databases: Databases, le
 
 
 def test_other_code_reads_the_password_of_the_settings(databases: Databases) -> None:
-    """What masks the password of a connection leaves DATABASES["default"]["PASSWORD"] as it is."""
+    """DATABASES["default"]["PASSWORD"] keeps its value for other code."""
     connection = databases(PASSWORD=SECRET, HOST="x")
     params = connection.get_connection_params()
     assert params["password"] == SECRET
@@ -110,7 +110,7 @@ def test_other_code_reads_the_password_of_the_settings(databases: Databases) -> 
 
 def error_page(caught: pytest.ExceptionInfo[BaseException]) -> str:
     """Return what Django shows a developer of an error, or mails to one."""
-    inner = caught.tb.tb_next  # a test knows the secret
+    inner = caught.tb.tb_next  # the test's own frame contains the secret
     error = caught.value.with_traceback(inner)
     reporter = ExceptionReporter(None, caught.type, error, inner)
     page = reporter.get_traceback_html()

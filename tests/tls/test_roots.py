@@ -1,4 +1,4 @@
-"""The pinned roots: which certificates they are, and where they come from."""
+"""The pinned root certificates: which ones they are, and where their bytes come from."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ ROOTS = frozenset(AZURE.values())
 UNKNOWN = "ab" * 32
 
 
-# Which certificates
+# Certificates
 
 
-def test_azpgs_own_file_is_microsofts_list() -> None:
-    """The seven, each under its name, and nothing else."""
+def test_the_vendored_file_is_azures_list() -> None:
+    """It contains the seven, each with its name, and no other certificate."""
     own = x509.load_pem_x509_certificates(roots.PEM_FILE.read_bytes())
     names = {
         str(each.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value): (
@@ -57,15 +57,15 @@ def test_azpgs_own_file_is_microsofts_list() -> None:
     }
     assert names == AZURE
     assert len(own) == 7
-    assert roots.PEM_FILE.read_bytes() == roots.pem(ROOTS)  # as a bundle of them is written
+    assert roots.PEM_FILE.read_bytes() == roots.pem(ROOTS)  # the format of a written file
 
 
-def test_every_cloud_trusts_them() -> None:
-    """The table of the clouds is the same list."""
+def test_the_clouds_have_the_same_list() -> None:
+    """AZURE_ROOTS is the same list."""
     assert azpg.AZURE_PUBLIC.roots == ROOTS
 
 
-def test_the_root_file_holds_the_pinned_roots_and_nothing_else(fingerprints: Fingerprints) -> None:
+def test_the_root_file_contains_exactly_the_pinned_roots(fingerprints: Fingerprints) -> None:
     """Each once, in PEM that OpenSSL reads."""
     pem = roots.pem(ROOTS)
     assert sorted(fingerprints(pem)) == sorted(ROOTS)
@@ -74,8 +74,8 @@ def test_the_root_file_holds_the_pinned_roots_and_nothing_else(fingerprints: Fin
     assert len(context.get_ca_certs()) == 7
 
 
-def test_what_libpq_is_handed_holds_the_roots(holds_the_roots: HoldsTheRoots) -> None:
-    """The file that azpg.conninfo() names is the package's own, with every root."""
+def test_libpqs_root_file_contains_the_pinned_roots(holds_the_roots: HoldsTheRoots) -> None:
+    """The file that azpg.conninfo() names is the package's, with all roots."""
     params = conninfo_to_dict(azpg.conninfo(server="myserver"))
     assert params["sslrootcert"] == str(roots.PEM_FILE)
     assert holds_the_roots(str(params["sslrootcert"]))
@@ -92,13 +92,13 @@ def test_what_libpq_is_handed_holds_the_roots(holds_the_roots: HoldsTheRoots) ->
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE---",
     ],
 )
-def test_without_certifis_file_all_roots_are_there(
+def test_without_certifis_file(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     content: bytes | None,
     fingerprints: Fingerprints,
 ) -> None:
-    """Missing, empty or garbled: azpg's own certificates stand in."""
+    """If it is missing, empty or damaged, azpg's own certificates are used."""
     path = tmp_path / "cacert.pem"
     if content is not None:
         path.write_bytes(content)
@@ -106,19 +106,17 @@ def test_without_certifis_file_all_roots_are_there(
     assert sorted(fingerprints(roots.pem(ROOTS))) == sorted(ROOTS)
 
 
-def test_without_certifi_all_roots_are_there(
-    monkeypatch: pytest.MonkeyPatch, fingerprints: Fingerprints
-) -> None:
-    """A certifi that cannot be imported is none."""
+def test_without_certifi(monkeypatch: pytest.MonkeyPatch, fingerprints: Fingerprints) -> None:
+    """If certifi cannot be imported, azpg's own certificates are used."""
     monkeypatch.setitem(sys.modules, "certifi", None)
     assert sorted(fingerprints(roots.pem(ROOTS))) == sorted(ROOTS)
 
 
 @pytest.mark.parametrize("dropped", sorted(ROOTS))
-def test_a_root_that_certifi_drops_is_azpgs_own(
+def test_a_root_that_certifi_has_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dropped: str, fingerprints: Fingerprints
 ) -> None:
-    """As it did with the DigiCert Global Root CA, and will with G2."""
+    """The copy of azpg is used, as for the DigiCert Global Root CA, and later for G2."""
     blocks = re.findall("-----BEGIN.*?-----END CERTIFICATE-----\n", certifi.contents(), re.DOTALL)
     left = [block for block in blocks if fingerprints(block) != [dropped]]
     (tmp_path / "cacert.pem").write_text("".join(left))
@@ -126,30 +124,30 @@ def test_a_root_that_certifi_drops_is_azpgs_own(
     assert sorted(fingerprints(roots.pem(ROOTS))) == sorted(ROOTS)
 
 
-def test_certifis_certificates_serve_a_cloud_of_the_users_own(fingerprints: Fingerprints) -> None:
-    """A fingerprint that azpg does not hold is found in certifi: more roots without a release."""
+def test_a_cloud_may_trust_a_root_of_certifi(fingerprints: Fingerprints) -> None:
+    """A fingerprint that azpg does not have is found in certifi."""
     other = next(name for name in fingerprints(certifi.contents()) if name not in ROOTS)
     assert sorted(fingerprints(roots.pem(ROOTS | {other}))) == sorted(ROOTS | {other})
 
 
-def test_azpgs_own_file_is_not_needed_for_what_certifi_has(
+def test_without_the_vendored_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fingerprints: Fingerprints
 ) -> None:
-    """A cloud's certificates come from certifi if azpg's own file cannot be read."""
+    """If azpg's own file cannot be read, certifi's certificates are used."""
     monkeypatch.setattr(roots, "_vendored_pem", (tmp_path / "missing.pem").read_bytes)
     some = ROOTS & set(fingerprints(certifi.contents()))
     assert sorted(fingerprints(roots.pem(frozenset(some)))) == sorted(some)
 
 
-def test_a_roots_source_is_told(fingerprints: Fingerprints) -> None:
-    """Where certifi has one its copy serves, and azpg's own where it has not."""
+def test_the_source_of_a_root(fingerprints: Fingerprints) -> None:
+    """The source is certifi if it has the certificate, otherwise azpg."""
     theirs = fingerprints(certifi.contents())
-    told = {name: root.source for name, root in roots.certificates(ROOTS).items()}
-    assert told == {name: "certifi" if name in theirs else "azpg" for name in ROOTS}
+    sources = {name: root.source for name, root in roots.certificates(ROOTS).items()}
+    assert sources == {name: "certifi" if name in theirs else "azpg" for name in ROOTS}
 
 
-def test_a_fingerprint_that_nobody_has_is_a_config_error() -> None:
-    """Every one is named; a file that lacks a root is never made."""
+def test_an_unknown_fingerprint_is_a_config_error() -> None:
+    """All of them are named; a file that lacks a root is never written."""
     with pytest.raises(azpg.ConfigError) as caught:
         roots.pem(ROOTS | {UNKNOWN, "cd" * 32})
     assert caught.value.problems == tuple(
@@ -159,12 +157,12 @@ def test_a_fingerprint_that_nobody_has_is_a_config_error() -> None:
 
 
 def test_a_cloud_with_an_unknown_root_cannot_connect() -> None:
-    """The call says so, before a token is asked for or anything is reached."""
+    """The error is raised before a token is requested or anything is connected to."""
     cloud = azpg.Cloud("own", (".pg.example.net",), "scope", "login", frozenset({UNKNOWN}))
     with pytest.raises(azpg.ConfigError, match=UNKNOWN):
         azpg.conninfo(host="a.pg.example.net", cloud=cloud)
 
 
-def test_libpqs_own_file_is_in_the_home_folder(tmp_path: Path) -> None:
-    """Where libpq looks for roots that the user trusts."""
+def test_the_path_of_the_users_root_file(tmp_path: Path) -> None:
+    """It is where libpq looks for the user's root certificates."""
     assert roots.user_root_crt() == str(tmp_path / "home" / ".postgresql" / "root.crt")

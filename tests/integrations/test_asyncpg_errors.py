@@ -1,4 +1,4 @@
-"""What azpg.asyncpg.connect refuses, and how it tells what failed: as azpg.connect does."""
+"""azpg.asyncpg.connect's errors: the same kinds as azpg.connect's, without secrets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def never() -> Any:
 
 @pytest.fixture
 def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
-    """Return the problems that are told before a token is asked for."""
+    """Return the problems that are raised before a token is requested."""
 
     def problems(**options: Any) -> tuple[str, ...]:
         if "password" not in options:
@@ -67,11 +67,11 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
     return problems
 
 
-# Refused before anything is sent
+# Rejected before anything is sent
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         ({"host": "/run/postgresql"}, "a token never goes through a Unix socket"),
         ({"host": "db.example.net"}, "a token never goes to 'db.example.net'"),
@@ -98,25 +98,23 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    problems: Callable[..., tuple[str, ...]], call: dict[str, Any], told: str
+def test_invalid_arguments(
+    problems: Callable[..., tuple[str, ...]], call: dict[str, Any], message: str
 ) -> None:
-    """What azpg.connect refuses is refused, and so is what libpq has and asyncpg has not."""
-    assert told in "\n".join(problems(**call))
+    """What azpg.connect rejects is rejected, and so is what libpq supports and asyncpg does not."""
+    assert message in "\n".join(problems(**call))
 
 
-def test_what_asyncpg_does_anyway_is_no_problem(
-    connect: Callable[..., None], azure: Emulator
-) -> None:
-    """Keywords of libpq's that ask for no more than asyncpg does are let pass."""
+def test_implied_keywords_are_accepted(connect: Callable[..., None], azure: Emulator) -> None:
+    """Values of libpq's keywords that describe what asyncpg does anyway are accepted."""
     connect(server="myserver", channel_binding="prefer", client_encoding="UTF8", sslsni=1)
 
 
 @pytest.mark.parametrize("fault", ["no-verification", "no-name", "keys-written"])
-def test_a_context_of_ones_own_must_verify(
+def test_an_insecure_ssl_context_is_rejected(
     problems: Callable[..., tuple[str, ...]], tmp_path: Path, fault: str
 ) -> None:
-    """A context that does not verify the server, or gives its keys away, is refused."""
+    """A context that does not verify the server, or logs its keys, is rejected."""
     context = ssl.create_default_context()
     if fault == "keys-written":
         context.keylog_filename = str(tmp_path / "keys")
@@ -124,21 +122,21 @@ def test_a_context_of_ones_own_must_verify(
         context.check_hostname = False
         if fault == "no-verification":
             context.verify_mode = ssl.CERT_NONE
-    (told,) = problems(server="myserver", ssl=context)
-    assert "keys" in told if fault == "keys-written" else "does not verify" in told
+    (problem,) = problems(server="myserver", ssl=context)
+    assert "keys" in problem if fault == "keys-written" else "does not verify" in problem
 
 
-def test_a_context_of_ones_own(
+def test_an_ssl_context(
     refused: Callable[..., azpg.ConnectError],
     problems: Callable[..., tuple[str, ...]],
     connect: Callable[..., None],
     azure: Emulator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A context that verifies is taken, but not where it would verify an address for the name."""
+    """A context that verifies is used, unless it would verify an address instead of the name."""
     context = ssl.create_default_context(cafile=azure.root_certificate)
-    (told,) = problems(server="myserver", ssl=context)
-    assert "verifies the address that is reached" in told
+    (problem,) = problems(server="myserver", ssl=context)
+    assert "verifies the address that is reached" in problem
     monkeypatch.delenv("PGHOSTADDR")
     loop_class = asyncio.SelectorEventLoop
     found = loop_class.getaddrinfo
@@ -152,7 +150,7 @@ def test_a_context_of_ones_own(
         assert isinstance(refused(server="myserver", ssl=context), azpg.TLSError)
 
 
-# What failed
+# Failures
 
 
 @pytest.mark.parametrize(
@@ -167,19 +165,19 @@ def test_a_context_of_ones_own(
 def test_a_bad_certificate(
     refused: Callable[..., azpg.ConnectError], azure: Emulator, fault: Any, kind: str
 ) -> None:
-    """A certificate that libpq would not take is not taken, and told in the same way."""
+    """A certificate that libpq would reject is rejected with the same kind."""
     with azure.fault(certificate=fault):
         error = refused(server="myserver")
     assert isinstance(error, azpg.TLSError)
     assert (error.kind, bool(error.hint)) == (kind, True)
 
 
-def test_a_server_without_tls_learns_nothing(
+def test_a_server_without_tls_gets_nothing(
     refused: Callable[..., azpg.ConnectError],
     hostile: Callable[[Script], Hostile],
     credentials: Credentials,
 ) -> None:
-    """Where TLS was taken away nothing but the request for it is sent."""
+    """If TLS was removed, nothing but the SSLRequest is sent."""
 
     def deny(peer: Peer) -> None:
         peer.read(8)
@@ -192,13 +190,13 @@ def test_a_server_without_tls_learns_nothing(
     assert len(server.clear) == 8
 
 
-def test_a_server_that_only_looks_right_gets_no_token(
+def test_a_server_with_another_name_gets_no_token(
     refused: Callable[..., azpg.ConnectError],
     hostile: Callable[[Script], Hostile],
     certificates: Certificates,
     credentials: Credentials,
 ) -> None:
-    """A server with another name's certificate never sees a byte of the startup."""
+    """A server with another name's certificate gets no byte of the startup packet."""
     server = hostile(lambda peer: peer.start_tls(certificates.wrong["other-name"]))
     credential = credentials.with_get_token()
     address = server.address() | {"sslrootcert": certificates.root}
@@ -227,18 +225,18 @@ def test_kinds_are_those_of_connect(
     with pytest.raises(error) as caught:
         connect(server="myserver", retry_timeout=0, **options)
     options |= {"dbname": options.pop("database", "postgres")}
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as expected:
         azpg.connect(server="myserver", retry_timeout=0, **options)
     assert isinstance(caught.value, azpg.ConnectError | azpg.ConfigError)
-    assert isinstance(told.value, azpg.ConnectError | azpg.ConfigError)
-    assert caught.value.kind == told.value.kind == kind
-    assert caught.value.hint == told.value.hint
+    assert isinstance(expected.value, azpg.ConnectError | azpg.ConfigError)
+    assert caught.value.kind == expected.value.kind == kind
+    assert caught.value.hint == expected.value.hint
 
 
-def test_nobody_is_there(
+def test_unreachable_servers(
     refused: Callable[..., azpg.ConnectError], azure: Emulator, free_port: int
 ) -> None:
-    """A refused port, an unknown name and a silent server are told apart."""
+    """A refused port, an unknown name and a silent server have different kinds."""
     assert refused(hostaddr="127.0.0.1", port=free_port).kind == "refused"
     assert refused(server="myserver", host="no.such.host.invalid").kind == "unknown-host"
 
@@ -256,14 +254,14 @@ def test_a_silent_server(
 
 
 @pytest.mark.parametrize("when", ["before-tls", "after-tls"])
-def test_a_connection_that_is_cut(
+def test_a_connection_that_is_closed_early(
     refused: Callable[..., azpg.ConnectError],
     hostile: Callable[[Script], Hostile],
     certificates: Certificates,
     credentials: Credentials,
     when: str,
 ) -> None:
-    """A server that goes while it is talked to may be back soon: it is told as cut."""
+    """A server that closes the connection during the login is a transient failure."""
 
     def cut(peer: Peer) -> None:
         if when == "after-tls":
@@ -276,14 +274,14 @@ def test_a_connection_that_is_cut(
     assert error.kind == "cut"
 
 
-def test_it_is_tried_again(
+def test_a_transient_failure_is_retried(
     connect: Callable[..., None],
     azure: Emulator,
     dig: Dig,
     free_port: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server that is away and comes back is reached, as by azpg.connect."""
+    """The connect waits for a server that comes back, as azpg.connect does."""
     opened: list[Any] = []
 
     def coming_back(message: str, *_args: object) -> None:
@@ -298,10 +296,10 @@ def test_it_is_tried_again(
 # Secrets
 
 
-def test_a_refused_token_is_in_no_error(
+def test_a_rejected_token_is_in_no_error(
     refused: Callable[..., azpg.ConnectError], tokens: Tokens, leaks: Leaks
 ) -> None:
-    """Neither the error, its frames nor what they refer to hold the token."""
+    """Neither the error, its frames nor what they refer to contain the token."""
     error = refused(server="myserver", credential=tokens.credential, user="stranger")
     (token,) = tokens.given
     leaks.none_held(error, token, tokens.credential)
@@ -310,7 +308,7 @@ def test_a_refused_token_is_in_no_error(
 def test_a_password_is_in_no_error(
     refused: Callable[..., azpg.ConnectError], postgres: Postgres, leaks: Leaks
 ) -> None:
-    """A wrong password is in neither the error nor its frames, by whichever way it came."""
+    """A wrong password is in neither the error nor its frames, wherever it came from."""
     wrong = "not-the-right-one"
     rest = postgres.conninfo()
     del rest["password"]
@@ -318,24 +316,24 @@ def test_a_password_is_in_no_error(
         leaks.none_shown(refused(**rest, **given), wrong)
 
 
-def test_an_argument_that_asyncpg_refuses_shows_no_token(
+def test_an_error_of_asyncpgs_arguments_shows_no_token(
     connect: Callable[..., None], tokens: Tokens, leaks: Leaks
 ) -> None:
-    """An error of asyncpg's own passes as it is, without the frames that hold the token."""
+    """The error of asyncpg is raised unchanged, without the frames that contain the token."""
     with pytest.raises(ValueError, match="command_timeout") as caught:
         connect(server="myserver", credential=tokens.credential, command_timeout=-1)
     (token,) = tokens.given
     leaks.none_held(caught.value, token, tokens.credential)
 
 
-def test_a_connect_that_is_cancelled_shows_no_token(
+def test_a_canceled_connect_shows_no_token(
     hostile: Callable[[Script], Hostile],
     certificates: Certificates,
     credentials: Credentials,
     leaks: Leaks,
     run: Run,
 ) -> None:
-    """A cancelled connect leaves with no frame that holds the token."""
+    """A canceled connect leaves no frame that contains the token."""
     waiting = asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -363,10 +361,10 @@ def test_a_connect_that_is_cancelled_shows_no_token(
     run(main())
 
 
-def test_keys_are_written_only_where_code_says_so(
+def test_keys_are_logged_only_by_keyword(
     connect: Callable[..., None], azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SSLKEYLOGFILE, which would let others read the token, does not count; the keyword does."""
+    """SSLKEYLOGFILE, which would let others read the token, is ignored; sslkeylogfile= works."""
     by_environment, by_keyword = tmp_path / "environment", tmp_path / "keyword"
     monkeypatch.setenv("SSLKEYLOGFILE", str(by_environment))
     connect(server="myserver")

@@ -1,4 +1,4 @@
-"""azpg.asyncpg.connect: fresh tokens over verified TLS, in pools and below SQLAlchemy."""
+"""azpg.asyncpg.connect: authentication and TLS, in pools and with SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def ask(look: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
-# Signing in
+# Authentication
 
 
-def test_it_signs_in_with_a_token(
+def test_it_authenticates_with_a_token(
     ask: Callable[..., Any], look: Callable[..., Any], azure: Emulator
 ) -> None:
-    """A server's name is enough: the user is the token's, TLS is verified."""
+    """A server's name is enough: the user is the token's role, and TLS is verified."""
     assert ask(server="myserver") == "myapp"
 
     async def over(conn: Any) -> tuple[str, bool]:
@@ -74,23 +74,23 @@ def test_it_signs_in_with_a_token(
     ],
     ids=["environment", "URI", "key-value", "host", "lists", "keyword-wins"],
 )
-def test_where_to_is_said_as_in_libpq(
+def test_sources_of_the_server(
     ask: Callable[..., Any], azure: Emulator, call: dict[str, Any]
 ) -> None:
-    """The environment, a DSN of either form and asyncpg's own arguments lead to the server."""
+    """The environment, a connection string of either form, or arguments name the server."""
     assert ask("select current_database()", **call, database="postgres") == "postgres"
 
 
-def test_names_as_they_are_in_asyncpg(
+def test_asyncpgs_own_arguments(
     ask: Callable[..., Any], look: Callable[..., Any], azure: Emulator
 ) -> None:
-    """What azpg does not need to know is asyncpg's own."""
+    """Arguments that azpg does not need are passed to asyncpg."""
 
     class Record(asyncpg.Record):
-        """A record of one's own."""
+        """A caller's record class."""
 
     class Connection(asyncpg.Connection):
-        """A connection of one's own."""
+        """A caller's connection class."""
 
     async def seen(conn: Any) -> tuple[object, ...]:
         return type(conn), conn._config.command_timeout, conn._config.statement_cache_size
@@ -108,14 +108,14 @@ def test_names_as_they_are_in_asyncpg(
     assert ask("show application_name", server="myserver") == "azpg"
 
 
-def test_a_keyword_that_is_nobodys(ask: Callable[..., Any], azure: Emulator) -> None:
-    """A keyword that neither azpg, libpq nor asyncpg has is a TypeError of asyncpg's."""
+def test_an_unknown_argument(ask: Callable[..., Any], azure: Emulator) -> None:
+    """An argument that neither azpg, libpq nor asyncpg has is asyncpg's TypeError."""
     with pytest.raises(TypeError, match="statment_cache_size"):
         ask(server="myserver", statment_cache_size=0)
 
 
-def test_a_password_instead(ask: Callable[..., Any], postgres: Postgres) -> None:
-    """A PostgreSQL role's password is text, also masked, or a function that is asked each time."""
+def test_a_password(ask: Callable[..., Any], postgres: Postgres) -> None:
+    """A PostgreSQL role's password is text, a Secret, or a function called each time."""
     rest = postgres.conninfo()
     password = rest.pop("password")
     database = rest.pop("dbname")
@@ -130,17 +130,17 @@ def test_a_password_instead(ask: Callable[..., Any], postgres: Postgres) -> None
 def test_a_password_from_the_environment(
     ask: Callable[..., Any], postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PG* variables alone sign a role in, as in libpq."""
+    """PG* variables alone are enough to authenticate a role, as in libpq."""
     for name, value in postgres.conninfo().items():
         variable = {"dbname": "DATABASE"}.get(name, name.upper())
         monkeypatch.setenv(f"PG{variable}", str(value))
     assert ask() == "app"
 
 
-def test_a_password_file_that_is_named(
+def test_a_password_file(
     ask: Callable[..., Any], postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A password file counts where the caller names it, and only there."""
+    """A password file is used if the caller names it, and only then."""
     file = tmp_path / "home" / ".pgpass"
     file.write_text(f"*:*:*:app:{postgres.password}")
     file.chmod(0o600)
@@ -150,8 +150,8 @@ def test_a_password_file_that_is_named(
         ask(**rest | {"password": ""})
 
 
-def test_without_tls_where_it_is_asked_for(ask: Callable[..., Any], postgres: Postgres) -> None:
-    """A server of one's own is reached through its socket, or with a weaker sslmode."""
+def test_without_tls_if_requested(ask: Callable[..., Any], postgres: Postgres) -> None:
+    """A server that is not Azure's is reached by its socket, or with a weaker sslmode."""
     socket_options = {"host": postgres.socket, "port": 5432, "user": "admin", "password": ""}
     assert ask(**socket_options, database="postgres") == "admin"
     rest = postgres.conninfo(host="localhost", hostaddr=None)
@@ -161,17 +161,17 @@ def test_without_tls_where_it_is_asked_for(ask: Callable[..., Any], postgres: Po
         assert ask(query, **rest, host=postgres.hostaddr, ssl=mode) is encrypted
 
 
-# The way there
+# Hosts and TLS
 
 
 def test_through_a_tunnel(
     ask: Callable[..., Any], azure: Emulator, dig: Dig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """server= is the name that is verified where host= is the way there."""
+    """server= is verified, and host= is the address to connect to."""
     monkeypatch.delenv("PGHOSTADDR")
     tunnel = dig((azure.hostaddr, azure.port))
     here = {"server": "myserver", "host": "localhost", "port": tunnel.port}
-    # localhost may have an address that nobody listens on: asyncpg goes on to the next
+    # localhost may have an address without a listener: asyncpg tries the next one
     assert ask(**here) == "myapp"
     assert tunnel.connections == 1
     with azure.fault(certificate="other-name"), pytest.raises(azpg.TLSError) as caught:
@@ -182,7 +182,7 @@ def test_through_a_tunnel(
 def test_the_next_of_several_hosts(
     ask: Callable[..., Any], azure: Emulator, free_port: int
 ) -> None:
-    """Where the first host is away the next one is taken."""
+    """If the first host does not answer, the next one is tried."""
     host = f"{azure.host},{azure.host}"
     port = [free_port, azure.port]
     assert ask(host=host, hostaddr=f"127.0.0.1,{azure.hostaddr}", port=port) == "myapp"
@@ -191,7 +191,7 @@ def test_the_next_of_several_hosts(
 def test_direct_tls_begins_with_tls(
     look: Callable[..., Any], hostile: Callable[..., Hostile], credentials: Credentials
 ) -> None:
-    """direct_tls=True asks for no TLS, it begins it."""
+    """direct_tls=True sends no SSLRequest before the TLS handshake."""
     server = hostile(lambda peer: peer.read(1))
     options = {"credential": credentials.with_get_token(), "user": "x", "direct_tls": True}
     with pytest.raises(azpg.ConnectError):
@@ -202,7 +202,7 @@ def test_direct_tls_begins_with_tls(
 def test_a_root_file_that_changed(
     ask: Callable[..., Any], azure: Emulator, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """The roots are read anew when their file has changed."""
+    """The root certificates are read again if their file has changed."""
     file = tmp_path / "roots.pem"
     file.write_text(Path(certificates.root).read_text())
     with pytest.raises(azpg.TLSError):
@@ -212,12 +212,12 @@ def test_a_root_file_that_changed(
 
 
 def test_direct_tls(ask: Callable[..., Any], azure: Emulator) -> None:
-    """direct_tls=True begins with TLS, under the verified name."""
+    """direct_tls=True verifies the server's name."""
     assert ask(server="myserver", direct_tls=True) == "myapp"
 
 
-def test_a_query_is_cancelled_over_verified_tls(run: Run, azure: Emulator) -> None:
-    """What asyncpg opens to cancel a query is verified by the same name."""
+def test_a_query_is_canceled_over_verified_tls(run: Run, azure: Emulator) -> None:
+    """The connection of asyncpg for a cancel request verifies the same name."""
 
     async def main() -> None:
         conn = await azpg.asyncpg.connect(server="myserver")
@@ -230,7 +230,7 @@ def test_a_query_is_cancelled_over_verified_tls(run: Run, azure: Emulator) -> No
 
 
 def test_idle_connections_are_kept_alive(look: Callable[..., Any], azure: Emulator) -> None:
-    """The socket is looked after as libpq does it, by the same keywords."""
+    """TCP keepalives are set as libpq does, by the same keywords."""
 
     async def seen(conn: Any) -> list[int]:
         sock = conn._transport.get_extra_info("socket")
@@ -250,7 +250,7 @@ def test_idle_connections_are_kept_alive(look: Callable[..., Any], azure: Emulat
 
 
 def test_through_pgbouncer(look: Callable[..., Any], run: Run, azure: Emulator) -> None:
-    """pgbouncer=True means port 6432 and no cached statements, for concurrent queries too."""
+    """pgbouncer=True means port 6432 and no statement cache, also for concurrent queries."""
 
     async def seen(conn: Any) -> tuple[int, int]:
         return conn._addr[1], conn._config.statement_cache_size
@@ -263,19 +263,19 @@ def test_through_pgbouncer(look: Callable[..., Any], run: Run, azure: Emulator) 
     async def main() -> None:
         options: dict[str, Any] = {"server": "myserver", "pgbouncer": True, "max_size": 4}
         async with asyncpg.create_pool(connect=azpg.asyncpg.connect, min_size=1, **options) as pool:
-            asked = [pool.fetchval("select $1::int", number) for number in range(40)]
-            assert await asyncio.gather(*asked) == list(range(40))
+            pending = [pool.fetchval("select $1::int", number) for number in range(40)]
+            assert await asyncio.gather(*pending) == list(range(40))
 
     run(main())
 
 
-# Pools and the life of a token
+# Pools and the lifetime of tokens
 
 
 def test_a_pool_outlives_its_tokens(
     run: Run, azure: Emulator, clock: Clock, credentials: Credentials
 ) -> None:
-    """Each new connection of a pool has a good token, and those made together share one."""
+    """Each new connection of a pool has a valid token; connections made together share one."""
     clock.of(azure)
     credential = credentials.of(azure)
 
@@ -291,23 +291,23 @@ def test_a_pool_outlives_its_tokens(
     run(main())
 
 
-def test_a_pool_outlives_its_server(run: Run, azure: Emulator) -> None:
-    """After a restart a pool has new connections, and nobody meets a dead one."""
+def test_a_pool_survives_a_restart(run: Run, azure: Emulator) -> None:
+    """After a restart a pool has new connections, and no client gets a closed one."""
 
     async def main() -> None:
         connect = functools.partial(azpg.asyncpg.connect, server="myserver")
         async with asyncpg.create_pool(connect=connect, min_size=3, max_size=3) as pool:
             await asyncio.to_thread(azure.restart_postgres, "immediate")
-            asked = [pool.fetchval(WHO) for _ in range(3)]
-            assert await asyncio.gather(*asked) == ["myapp"] * 3
+            pending = [pool.fetchval(WHO) for _ in range(3)]
+            assert await asyncio.gather(*pending) == ["myapp"] * 3
 
     run(main())
 
 
-def test_a_refused_token_is_replaced_once(
+def test_a_rejected_token_is_replaced_once(
     ask: Callable[..., Any], azure: Emulator, credentials: Credentials
 ) -> None:
-    """A token that the server blames is dropped and another one asked for."""
+    """If the server rejects a token, another one is acquired, once."""
     answers = [azure.token(lifetime=-60), azure.token()]
     credential = credentials.with_get_token(lambda: answers[min(credential.calls, 2) - 1])
     assert ask(server="myserver", credential=credential) == "myapp"
@@ -315,7 +315,7 @@ def test_a_refused_token_is_replaced_once(
 
 
 def test_sqlalchemys_own_asyncpg_dialect(run: Run, azure: Emulator) -> None:
-    """SQLAlchemy's postgresql+asyncpg connects by azpg as its async_creator_fn."""
+    """SQLAlchemy's postgresql+asyncpg connects with azpg as its async_creator_fn."""
 
     async def main() -> None:
         args = {"async_creator_fn": azpg.asyncpg.connect, "server": "myserver"}
@@ -327,10 +327,10 @@ def test_sqlalchemys_own_asyncpg_dialect(run: Run, azure: Emulator) -> None:
     run(main())
 
 
-def test_a_slow_credential_does_not_block_the_loop(
+def test_a_slow_credential_does_not_block_the_event_loop(
     run: Run, azure: Emulator, credentials: Credentials
 ) -> None:
-    """While a sync credential is asked, the loop goes on: here it is the loop that lets it end."""
+    """While a sync credential runs, the event loop goes on: here the loop lets it return."""
     gate = threading.Event()
 
     async def main() -> None:
@@ -342,16 +342,18 @@ def test_a_slow_credential_does_not_block_the_loop(
             return azure.token()
 
         credential = credentials.with_get_token(answer)
-        asked = asyncio.create_task(azpg.asyncpg.connect(server="myserver", credential=credential))
+        pending = asyncio.create_task(
+            azpg.asyncpg.connect(server="myserver", credential=credential)
+        )
         await begun.wait()
         gate.set()
-        await (await asked).close()
+        await (await pending).close()
 
     run(main())
 
 
 def test_a_connection_shows_no_token(run: Run, tokens: Tokens, leaks: Leaks) -> None:
-    """Neither a connection, its parameters nor a query logger show the token."""
+    """Neither a connection, its parameters nor a query logger shows the token."""
     records: list[Any] = []
 
     async def main() -> str:
@@ -370,8 +372,8 @@ def test_a_connection_shows_no_token(run: Run, tokens: Tokens, leaks: Leaks) -> 
 
 
 def test_the_example_runs(azure: Emulator) -> None:
-    """The example is short, and a program that does what it says."""
-    path = Path(__file__).parent.parent / "examples" / "asyncpg_pool.py"
+    """The example is short and works."""
+    path = Path(__file__).parent.parent.parent / "examples" / "asyncpg_pool.py"
     assert len(path.read_text().splitlines()) < 40
     shown = subprocess.run([sys.executable, path], check=True, stdout=subprocess.PIPE, text=True)
     assert shown.stdout == "myapp 0 2 4 6 8\n"

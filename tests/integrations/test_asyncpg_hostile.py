@@ -1,4 +1,4 @@
-"""Verified servers that talk nonsense to asyncpg: azpg's errors, and no token in them."""
+"""Verified servers that violate the protocol with asyncpg: azpg's errors, without the token."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-# asyncpg does not finish its connection object for the server without a version
+# Without the server's version asyncpg leaves its connection object incomplete
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_nonsense_is_a_connect_error(
+def test_a_protocol_error_is_a_connect_error(
     run: Run,
     hostile: Callable[[Script], Hostile],
     certificates: Certificates,
@@ -61,7 +61,7 @@ def test_nonsense_is_a_connect_error(
     leaks: Leaks,
     what: str,
 ) -> None:
-    """Where asyncpg raises errors of its client's own, azpg raises a ConnectError with a hint."""
+    """An internal error of asyncpg's client becomes a ConnectError with a hint."""
 
     def talk(peer: Peer) -> None:
         peer.start_tls(certificates.right)
@@ -83,10 +83,10 @@ def test_nonsense_is_a_connect_error(
     leaks.none_held(caught.value, credentials.secret, credential, options)
 
 
-def test_an_argument_that_asyncpg_refuses_is_a_config_error(
+def test_asyncpgs_configuration_error_is_a_config_error(
     run: Run, credentials: Credentials, free_port: int
 ) -> None:
-    """What asyncpg calls a fault of the configuration, azpg does too."""
+    """A ClientConfigurationError of asyncpg becomes a ConfigError."""
     options: dict[str, Any] = {
         "credential": credentials.with_get_token(),
         "user": "me",

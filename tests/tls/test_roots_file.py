@@ -1,4 +1,4 @@
-"""The file of root certificates that libpq reads, and that nobody can exchange it."""
+"""The root file that libpq reads, and that no other user can replace it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIX = frozenset(sorted(azpg.AZURE_PUBLIC.roots)[1:])
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Return a folder that other users may enter, unlike pytest's own."""
+    """Return a folder that other users may enter, which they may not for pytest's own."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -61,14 +61,14 @@ def printed(code: str, **environ: str) -> str:
 
 
 def test_the_default_roots_are_the_packages_own_file(holds_the_roots: HoldsTheRoots) -> None:
-    """Libpq reads the file that is installed with azpg, which holds every root and nothing else."""
+    """They are the file that is installed with azpg, and libpq reads it."""
     path = roots.root_file(azpg.AZURE_PUBLIC.roots)
     assert Path(path) == Path(azpg.__file__).parent / "_tls" / "roots.pem"
     assert holds_the_roots(path)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
-def test_the_default_roots_are_not_written_anywhere(tmp_path: Path, umask: int) -> None:
+def test_the_default_roots_are_not_written(tmp_path: Path, umask: int) -> None:
     """No cache folder and no copy is made, whatever the umask and the home folder allow."""
     code = f"""
         os.umask({umask})
@@ -83,7 +83,7 @@ def test_the_default_roots_are_not_written_anywhere(tmp_path: Path, umask: int) 
 def test_a_program_writes_nothing(
     program: Program, azure: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Logins, failures, pools, and a service file that names a key log write no file at all."""
+    """Logins, failures, pools, and a service file with a key log write no file."""
     (tmp_path / "services").write_text(f"[s]\nsslkeylogfile={tmp_path / 'keys'}\n")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
@@ -101,7 +101,7 @@ def test_a_program_writes_nothing(
                 sys.stdout.write(f"{arguments[0]}\n")
 
         sys.dont_write_bytecode = True
-        azpg.connect().close()  # what azure-identity imports does not matter here
+        azpg.connect().close()  # azure-identity's imports do not count
         sys.addaudithook(report)
         azpg.connect("service=s").close()
         azpg.create_pool("service=s", min_size=1).close()
@@ -116,10 +116,10 @@ def test_a_program_writes_nothing(
     assert files == {tmp_path / "services", tmp_path / "program.py"}
 
 
-def test_a_missing_file_says_to_collect_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A frozen program without azpg's data, and without certifi's, is told what to collect."""
+def test_a_missing_vendored_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A frozen program without azpg's and certifi's data raises an error with the fix."""
     monkeypatch.setattr(roots, "PEM_FILE", tmp_path / "roots.pem")
-    monkeypatch.setattr(roots, "_own_pem", (tmp_path / "roots.pem").read_bytes)
+    monkeypatch.setattr(roots, "_vendored_pem", (tmp_path / "roots.pem").read_bytes)
     monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "cacert.pem"))
     roots._has_pem_file.cache_clear()
     try:
@@ -131,8 +131,8 @@ def test_a_missing_file_says_to_collect_it(monkeypatch: pytest.MonkeyPatch, tmp_
     assert caught.value.kind == "root-file"
 
 
-def test_a_zipped_package_needs_no_folder(tmp_path: Path) -> None:
-    """If azpg lies in a zip, its certificates are handed over as any other set of roots."""
+def test_a_zipped_package(tmp_path: Path) -> None:
+    """If azpg is in a zip file, its certificates are written as any other set of roots."""
     archive = shutil.make_archive(
         str(tmp_path / "zipped"), "zip", Path(azpg.__file__).parent.parent, "azpg"
     )
@@ -151,15 +151,15 @@ def test_a_zipped_package_needs_no_folder(tmp_path: Path) -> None:
 # Other roots
 
 
-def test_other_roots_are_exactly_those(fingerprints: Fingerprints) -> None:
-    """A cloud with six of the roots, or with one more from certifi, gets those and no other."""
+def test_other_roots_are_exactly_the_given_ones(fingerprints: Fingerprints) -> None:
+    """A cloud with six of the roots, or with one more from certifi, has exactly those."""
     other = next(name for name in fingerprints(certifi.contents()) if name not in SIX)
     for wanted in (SIX, SIX | {other}, frozenset({other})):
         assert set(fingerprints(Path(roots.root_file(wanted)))) == wanted
 
 
 def test_libpq_verifies_with_other_roots(azure: Emulator) -> None:
-    """Libpq reads the file: a server whose root is not among them is not believed."""
+    """A server whose root is not in it is rejected."""
     cloud = azpg.Cloud("own", azpg.AZURE_PUBLIC.suffixes, "s", "l", SIX)
     with pytest.raises(azpg.TLSError) as caught:
         azpg.connect(cloud=cloud, user="app", password="secret", sslrootcert="", retry_timeout=0)
@@ -176,15 +176,15 @@ def test_other_roots_cannot_be_changed() -> None:
 
 
 def test_other_roots_need_no_disk(tmp_path: Path) -> None:
-    """Nothing is written for them, so a read-only file system makes no difference."""
+    """Nothing is written to disk, so a read-only file system makes no difference."""
     printed("made.path()", TMPDIR=str(tmp_path))
     printed("made.path()", TMPDIR="/proc/nothing")
     assert not list(tmp_path.glob("azpg*"))
 
 
 def test_another_file_under_the_same_descriptor_is_not_read(tmp_path: Path) -> None:
-    """A daemon that closes all descriptors and opens others does not make those its roots."""
-    told = printed(
+    """If a daemon closes all descriptors and opens other files, those are not used as roots."""
+    output = printed(
         """
         path = made.path()
         number = int(path.rpartition("/")[2])
@@ -194,12 +194,12 @@ def test_another_file_under_the_same_descriptor_is_not_read(tmp_path: Path) -> N
         print(Path(path).read_bytes() != content, Path(made.path()).read_bytes() == content)
         """
     )
-    assert told.split() == ["True", "True"]
+    assert output.split() == ["True", "True"]
 
 
 def test_other_roots_outlive_a_fork_and_a_drop_of_privileges() -> None:
     """A forked child reads the same certificates, also as another user."""
-    told = printed(
+    output = printed(
         """
         path = made.path()
         if (child := os.fork()) == 0:
@@ -209,11 +209,11 @@ def test_other_roots_outlive_a_fork_and_a_drop_of_privileges() -> None:
         print(os.waitpid(child, 0)[1], Path(path).read_bytes() == content)
         """
     )
-    assert told.split() == ["0", "True"]
+    assert output.split() == ["0", "True"]
 
 
 def test_another_process_finds_other_roots_by_the_shared_path() -> None:
-    """`/proc/self` is another process there; the path by this process's id is the same file."""
+    """`/proc/self` differs in another process; the path with this process's ID is the same file."""
     path = roots.root_file(SIX)
     shared = roots.shared_path(path)
     read = subprocess.run(["cat", shared], check=True, capture_output=True).stdout
@@ -222,22 +222,22 @@ def test_another_process_finds_other_roots_by_the_shared_path() -> None:
 
 
 def test_conninfo_names_other_roots_by_the_shared_path(fingerprints: Fingerprints) -> None:
-    """What azpg.conninfo() returns may be used by another process, while this one lives."""
+    """Another process may use what azpg.conninfo() returns, while this process runs."""
     dsn = azpg.conninfo(server="myserver", cloud=azpg.AZURE_PUBLIC.replace(roots=SIX))
     path = str(psycopg.conninfo.conninfo_to_dict(dsn)["sslrootcert"])
     assert path.startswith(f"/proc/{os.getpid()}/")
     assert set(fingerprints(Path(path))) == SIX
 
 
-# Where there is no memory file
+# Without memfd
 
 
 WITHOUT_MEMFD = "del os.memfd_create\n"
 
 
 def test_without_memfd_a_private_folder_is_used_and_removed(tmp_path: Path) -> None:
-    """Its folder is closed to others, and removed at the end of the process that made it."""
-    told = printed(
+    """Other users cannot enter it, and it is removed when the process that made it exits."""
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -251,15 +251,15 @@ def test_without_memfd_a_private_folder_is_used_and_removed(tmp_path: Path) -> N
         ),
         TMPDIR=str(tmp_path),
     )
-    path, mode, whole = told.split()
+    path, mode, whole = output.split()
     assert (mode, whole) == ("0o700", "True")
     assert Path(path).parent.parent == tmp_path
     assert not Path(path).parent.exists()
 
 
 def test_a_private_file_that_was_removed_is_written_again(tmp_path: Path) -> None:
-    """A cleaner of temporary files does not end a long-lived process."""
-    told = printed(
+    """A cleaner of temporary files does not break a long-running process."""
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -270,12 +270,12 @@ def test_a_private_file_that_was_removed_is_written_again(tmp_path: Path) -> Non
         ),
         TMPDIR=str(tmp_path),
     )
-    assert told == "True\n"
+    assert output == "True\n"
 
 
-def test_roots_that_cannot_be_written_are_never_a_wider_set() -> None:
-    """Without memory files and without a folder to write to, a TLSError says what to do."""
-    told = printed(
+def test_roots_that_cannot_be_written_are_an_error() -> None:
+    """Without memfd and without a writable folder it is a TLSError, not the default roots."""
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -288,14 +288,14 @@ def test_roots_that_cannot_be_written_are_never_a_wider_set() -> None:
             """
         )
     )
-    assert told.split() == ["root-file", "True"]
+    assert output.split() == ["root-file", "True"]
 
 
 @pytest.mark.root
-def test_a_folder_that_others_could_exchange_is_not_used(open_folder: Path) -> None:
+def test_a_folder_that_others_could_replace_is_not_used(open_folder: Path) -> None:
     """A private folder below another user's folder could be replaced by that user."""
     os.chown(open_folder, NOBODY, NOBODY)
-    told = printed(
+    output = printed(
         WITHOUT_MEMFD
         + textwrap.dedent(
             """
@@ -307,24 +307,24 @@ def test_a_folder_that_others_could_exchange_is_not_used(open_folder: Path) -> N
         ),
         TMPDIR=str(open_folder),
     )
-    assert told == "root-file\n"
+    assert output == "root-file\n"
 
 
-# Files that another user could exchange
+# Files that another user could replace
 
 
 def owned_by_nobody(path: Path) -> None:
-    """Give a file to another user."""
+    """Change the owner of a file to another user."""
     os.chown(path, NOBODY, NOBODY)
 
 
 def in_nobodys_folder(path: Path) -> None:
-    """Give a file's folder to another user."""
+    """Change the owner of a file's folder to another user."""
     os.chown(path.parent, NOBODY, NOBODY)
 
 
 def behind_nobodys_link(path: Path) -> None:
-    """Put another user's link in the place of a file."""
+    """Replace a file by another user's link to it."""
     path.rename(path.with_suffix(".own"))
     path.symlink_to(path.with_suffix(".own"))
     os.lchown(path, NOBODY, NOBODY)
@@ -333,10 +333,10 @@ def behind_nobodys_link(path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("change", [owned_by_nobody, in_nobodys_folder, behind_nobodys_link])
 @pytest.mark.parametrize("source", ["environment", "service file", "conninfo", "keyword"])
-def test_a_root_file_that_another_user_can_exchange_is_refused(
+def test_a_root_file_that_another_user_can_replace_is_rejected(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], source: str
 ) -> None:
-    """Below a folder for everyone, as /tmp, another user's root file is a trap: ConfigError."""
+    """Below a world-writable folder, such as /tmp, another user's root file is a ConfigError."""
     path = open_folder / "exports" / "root.crt"
     path.parent.mkdir(mode=0o755)
     shutil.copy(roots.PEM_FILE, path)
@@ -355,7 +355,7 @@ def test_a_root_file_that_another_user_can_exchange_is_refused(
     change(path)
     with pytest.raises(azpg.ConfigError, match=str(path)):
         azpg.conninfo(**call)
-    # Elsewhere the caller decides
+    # For non-Azure hosts the caller decides
     azpg.conninfo("host=db.example.net user=app password=secret", sslrootcert=str(path))
 
 
@@ -363,7 +363,7 @@ def test_a_root_file_that_another_user_can_exchange_is_refused(
 def test_another_users_root_file_elsewhere_is_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a folder that only its owner may write to, as a CI's workspace, it is used and told."""
+    """Below a folder that only its owner may write to, such as a CI workspace, it is used."""
     folder = Path(tempfile.mkdtemp(dir="/opt"))
     try:
         path = folder / "root.crt"
@@ -379,8 +379,8 @@ def test_another_users_root_file_elsewhere_is_one_warning(
         shutil.rmtree(folder)
 
 
-def test_this_users_root_file_is_no_matter(tmp_path: Path) -> None:
-    """A root file of this user's own, or root's, is used wherever it lies."""
+def test_the_users_own_root_file_is_used(tmp_path: Path) -> None:
+    """A root file of this user or of root is used in any folder."""
     path = tmp_path / "root.crt"
     shutil.copy(roots.PEM_FILE, path)
     assert roots.replaceable_by(str(path)) is None

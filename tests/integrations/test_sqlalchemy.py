@@ -1,4 +1,4 @@
-"""The SQLAlchemy dialect: engines that sign in, outlive tokens and servers, and fail clearly."""
+"""The SQLAlchemy dialect: authentication, pools, reconnecting and errors of engines."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 WHO = "select current_user"
 PID = "select pg_backend_pid()"
 START = "select pg_postmaster_start_time()"
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-# Signing in
+# Authentication
 
 
-def test_an_engine_signs_in_with_a_token(engines: Engines, azure: Emulator) -> None:
-    """A URL that names a server is all that an engine needs; below it is azpg's connection."""
+def test_an_engine_authenticates_with_a_token(engines: Engines, azure: Emulator) -> None:
+    """A URL with a server is enough; the driver's connection is azpg's."""
     before = azure.counts.sign_ins
     conn = engines.open(engines.make("postgresql+azpg:///postgres?server=myserver"))
     assert engines.ask(conn, WHO) == "myapp"
@@ -47,12 +47,12 @@ def test_an_engine_signs_in_with_a_token(engines: Engines, azure: Emulator) -> N
 
 
 def test_the_environment_names_the_server(engines: Engines, azure: Emulator) -> None:
-    """An empty URL goes where PGHOST leads."""
+    """An empty URL connects to PGHOST."""
     assert engines.scalar(engines.make("postgresql+azpg://"), WHO) == "myapp"
 
 
 def test_a_url_with_user_and_host(engines: Engines, azure: Emulator) -> None:
-    """Host, port, database and user stand in a URL where SQLAlchemy has them, escaped."""
+    """Host, port, database and user may be in the URL, escaped as in SQLAlchemy."""
     azure.sign_in_as(alice := azure.add_role(f"{engines.api.kind}@contoso.com"))
     try:
         url = (
@@ -66,7 +66,7 @@ def test_a_url_with_user_and_host(engines: Engines, azure: Emulator) -> None:
 def test_a_credential_goes_into_connect_args(
     engines: Engines, azure: Emulator, credentials: Credentials
 ) -> None:
-    """connect_args take the objects that a URL cannot name, and one token serves all."""
+    """connect_args take objects that a URL cannot contain; all connections share one token."""
     credential = credentials.of(azure)
     engine = engines.make(connect_args={"credential": credential})
     conns = [engines.open(engine) for _ in range(3)]
@@ -75,7 +75,7 @@ def test_a_credential_goes_into_connect_args(
 
 
 def test_connect_args_win(engines: Engines, azure: Emulator) -> None:
-    """What connect_args say beats the URL, as keywords beat a DSN."""
+    """connect_args win over the URL, as keywords win over a connection string."""
     engine = engines.make(connect_args={"application_name": "args"})
     assert engines.scalar(engine, "show application_name") == "args"
 
@@ -89,7 +89,7 @@ def test_through_pgbouncer(engines: Engines, azure: Emulator) -> None:
 
 
 def test_a_password_in_the_url(engines: Engines, postgres: Postgres) -> None:
-    """A PostgreSQL role's password, escaped, signs in where the URL says, without Entra."""
+    """A PostgreSQL role's password in the URL, escaped, authenticates without Entra."""
     rest = postgres.conninfo(user="app")
     url = (
         f"postgresql+azpg://app:p%27ass%20w%C3%B6rd@{postgres.host}:{postgres.port}/postgres"
@@ -102,15 +102,15 @@ def test_a_password_in_the_url(engines: Engines, postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("name", ["azpg", "azpg_async"])
-def test_the_async_dialect_has_a_name_of_its_own(api: Api, azure: Emulator, name: str) -> None:
-    """create_async_engine finds the async dialect by both names, as SQLAlchemy does psycopg's."""
+def test_the_async_dialect_has_two_names(api: Api, azure: Emulator, name: str) -> None:
+    """create_async_engine finds the async dialect by both names, as with psycopg's."""
     engine = create_async_engine(f"postgresql+{name}://?server=myserver")
     assert type(engine.dialect) is azpg.sqlalchemy.AsyncDialect
     assert engine.dialect.driver == "psycopg"
 
 
 def test_the_dialect_is_found_without_an_import() -> None:
-    """A program that only names it in a URL gets it, by entry point."""
+    """A program that only names the dialect in a URL gets it by its entry point."""
     code = (
         "from sqlalchemy import create_engine; "
         "print(type(create_engine('postgresql+azpg://').dialect).__module__)"
@@ -120,12 +120,12 @@ def test_the_dialect_is_found_without_an_import() -> None:
     assert shown.strip() == "azpg.sqlalchemy"
 
 
-# Pools and the life of a token
+# Pools and the lifetime of tokens
 
 
 @pytest.mark.parametrize("kind", ["NullPool", "QueuePool", "StaticPool"])
-def test_pools_of_sqlalchemys_own(engines: Engines, azure: Emulator, kind: str) -> None:
-    """Any of SQLAlchemy's pools makes its connections by azpg."""
+def test_pools_of_sqlalchemy(engines: Engines, azure: Emulator, kind: str) -> None:
+    """Each of SQLAlchemy's pools makes its connections with azpg."""
     if engines.api.kind == "async" and kind == "QueuePool":
         kind = "AsyncAdaptedQueuePool"
     engine = engines.make(poolclass=getattr(pool, kind))
@@ -137,7 +137,7 @@ def test_pools_of_sqlalchemys_own(engines: Engines, azure: Emulator, kind: str) 
 def test_an_engine_outlives_its_tokens(
     engines: Engines, azure: Emulator, clock: Clock, credentials: Credentials
 ) -> None:
-    """Each new connection has a token that is good, hours and days after the engine was made."""
+    """Each new connection has a valid token, also days after the engine was made."""
     clock.of(azure)
     credential = credentials.of(azure)
     engine = engines.make(connect_args={"credential": credential}, poolclass=pool.NullPool)
@@ -147,10 +147,8 @@ def test_an_engine_outlives_its_tokens(
         clock.goes_on(2 * 3600)
 
 
-def test_a_token_is_in_nothing_an_engine_shows(
-    engines: Engines, tokens: Tokens, leaks: Leaks
-) -> None:
-    """Neither the URL, the engine nor the logs show a token that signed in."""
+def test_an_engine_shows_no_token(engines: Engines, tokens: Tokens, leaks: Leaks) -> None:
+    """Neither the URL, the engine nor the logs contain the token."""
     engine = engines.make(connect_args={"credential": tokens.credential}, echo="debug")
     assert engines.scalar(engine, WHO) == "myapp"
     (token,) = tokens.given
@@ -163,14 +161,12 @@ def test_a_token_is_in_nothing_an_engine_shows(
     leaks.none_in_logs(token)
 
 
-# Servers that go away
+# Reconnecting
 
 
 @pytest.mark.parametrize("pre_ping", [True, False], ids=["ping", "no-ping"])
-def test_connections_that_died_are_replaced(
-    engines: Engines, azure: Emulator, pre_ping: bool
-) -> None:
-    """With pool_pre_ping nobody meets a dead connection; without it one error clears the pool."""
+def test_closed_connections_are_replaced(engines: Engines, azure: Emulator, pre_ping: bool) -> None:
+    """With pool_pre_ping no client gets a closed connection; else one error clears the pool."""
     engine = engines.make(pool_pre_ping=pre_ping)
     conns = [engines.open(engine) for _ in range(3)]
     pids = [engines.ask(conn, PID) for conn in conns]
@@ -187,8 +183,8 @@ def test_connections_that_died_are_replaced(
     assert [engines.ask(conn, WHO) for conn in new] == ["myapp"] * 3
 
 
-def test_an_engine_goes_through_a_failover(engines: Engines, azure: Emulator) -> None:
-    """While a server fails over connects wait; what fails are queries under way, as disconnects."""
+def test_an_engine_survives_a_failover(engines: Engines, azure: Emulator) -> None:
+    """During a failover connects wait; only running queries fail, as disconnects."""
     engine = engines.make(pool_pre_ping=True)
     conn = engines.open(engine)
     before = engines.ask(conn, START)
@@ -199,15 +195,15 @@ def test_an_engine_goes_through_a_failover(engines: Engines, azure: Emulator) ->
         try:
             engines.scalar(engine, START)
         except exc.DBAPIError as error:
-            assert error.connection_invalidated  # noqa: PT017  # it may fail or not
+            assert error.connection_invalidated  # noqa: PT017  # the query may also succeed
     failing_over.join()
     assert engines.scalar(engine, START) > before
 
 
-def test_a_connect_waits_for_a_server_that_comes_back(
+def test_a_connect_is_retried(
     engines: Engines, azure: Emulator, dig: Any, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine's connect is tried again, as azpg.connect is, until the server is there."""
+    """An engine retries its connects as azpg.connect does."""
     opened: list[Any] = []
 
     def coming_back(message: str, *_args: object) -> None:
@@ -223,10 +219,10 @@ def test_a_connect_waits_for_a_server_that_comes_back(
 # Errors
 
 
-def test_a_failure_that_may_pass_is_told_as_a_disconnect(
+def test_a_transient_failure_is_a_disconnect(
     engines: Engines, azure: Emulator, free_port: int
 ) -> None:
-    """Who retries on connection_invalidated retries where no server answers, and only there."""
+    """connection_invalidated is set for transient failures, and only for these."""
     away = engines.make(connect_args={"port": free_port, "retry_timeout": 0})
     with pytest.raises(exc.OperationalError) as caught:
         engines.scalar(away, WHO)
@@ -238,8 +234,10 @@ def test_a_failure_that_may_pass_is_told_as_a_disconnect(
     assert not caught.value.connection_invalidated
 
 
-def test_a_failed_sign_in_shows_no_token(engines: Engines, tokens: Tokens, leaks: Leaks) -> None:
-    """The error has azpg's words and hint, and no token in it or in its frames."""
+def test_a_failed_authentication_shows_no_token(
+    engines: Engines, tokens: Tokens, leaks: Leaks
+) -> None:
+    """The error has azpg's message and hint, and no token in it or in its frames."""
     options = {"credential": tokens.credential, "user": "stranger"}
     with pytest.raises(exc.OperationalError, match="HINT: ") as caught:
         engines.scalar(engines.make(connect_args=options), WHO)
@@ -249,14 +247,14 @@ def test_a_failed_sign_in_shows_no_token(engines: Engines, tokens: Tokens, leaks
 
 
 @pytest.mark.parametrize("where", ["url", "query", "environment", "function"])
-def test_a_refused_password_is_in_no_frame(
+def test_a_rejected_password_is_in_no_frame(
     engines: Engines,
     postgres: Postgres,
     leaks: Leaks,
     where: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A wrong password is in no frame, SQLAlchemy's among them, and not in the engine's repr."""
+    """A wrong password is in no frame, not even in SQLAlchemy's, and not in the engine's repr."""
     wrong = "not-the-right-one"
     rest = postgres.conninfo()
     del rest["password"]
@@ -275,8 +273,8 @@ def test_a_refused_password_is_in_no_frame(
     assert wrong not in f"{engine!r} {engine.url!r} {engine.url}"
 
 
-def test_a_url_with_a_password_that_cannot_be_meant(engines: Engines, leaks: Leaks) -> None:
-    """Its problems are raised by the first connect: create_engine's own frames show the URL."""
+def test_an_invalid_url_with_a_password(engines: Engines, leaks: Leaks) -> None:
+    """The first connect raises its problems: create_engine's own frames contain the URL."""
     engine = engines.make(
         "postgresql+azpg://app:not-the-right-one@/?pgbouncer=maybe&cloud=a&cloud=b"
     )
@@ -294,8 +292,8 @@ def test_a_wrong_certificate(engines: Engines, azure: Emulator) -> None:
     assert isinstance(caught.value.orig, azpg.TLSError)
 
 
-def test_a_call_that_cannot_be_meant(engines: Engines) -> None:
-    """What azpg refuses is a ProgrammingError of SQLAlchemy's, with all the problems."""
+def test_invalid_arguments(engines: Engines) -> None:
+    """A ConfigError is a ProgrammingError of SQLAlchemy, with all the problems."""
     engine = engines.make("postgresql+azpg://localhost/?sslmode=disable&pgbuncer=1")
     with pytest.raises(exc.ProgrammingError) as caught:
         engines.scalar(engine, WHO)
@@ -306,10 +304,10 @@ def test_a_call_that_cannot_be_meant(engines: Engines) -> None:
 # Async
 
 
-def test_a_slow_credential_does_not_block_the_loop(
+def test_a_slow_credential_does_not_block_the_event_loop(
     azure: Emulator, credentials: Credentials
 ) -> None:
-    """While a sync credential is asked, the loop goes on: here it is the loop that lets it end."""
+    """While a sync credential runs, the event loop goes on: here the loop lets it return."""
     gate = threading.Event()
 
     async def main() -> None:
@@ -327,17 +325,17 @@ def test_a_slow_credential_does_not_block_the_loop(
             async with engine.connect() as conn:
                 return (await conn.execute(text(WHO))).scalar_one()
 
-        asked = [asyncio.create_task(ask()) for _ in range(2)]
+        pending = [asyncio.create_task(ask()) for _ in range(2)]
         await begun.wait()
         gate.set()
-        assert [await each for each in asked] == ["myapp", "myapp"]
+        assert [await each for each in pending] == ["myapp", "myapp"]
         await engine.dispose()
 
     asyncio.run(main())
 
 
 def test_an_async_credential(azure: Emulator, credentials: Credentials) -> None:
-    """An async engine awaits a credential of azure.identity.aio's kind."""
+    """An async engine takes an async credential, as in azure.identity.aio."""
 
     async def main() -> None:
         args = {"credential": credentials.async_with_get_token(azure.token)}
@@ -357,7 +355,7 @@ def test_an_async_credential(azure: Emulator, credentials: Credentials) -> None:
     [("sqlalchemy_orm", "apple pear\n"), ("sqlalchemy_async", "myapp myapp myapp\n")],
 )
 def test_the_examples_run(azure: Emulator, example: str, printed: str) -> None:
-    """Each example is short, and a program that does what it says."""
+    """Each example is short and works."""
     path = EXAMPLES / f"{example}.py"
     assert len(path.read_text().splitlines()) < 40
     command = [sys.executable, "-W", "error", str(path)]
@@ -365,10 +363,10 @@ def test_the_examples_run(azure: Emulator, example: str, printed: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["creator", "event"])
-def test_a_connection_that_azpg_has_not_made_is_refused(
+def test_a_connection_made_without_azpg_is_rejected(
     engines: Engines, postgres: Postgres, way: str
 ) -> None:
-    """A creator= or a do_connect listener that connects with psycopg ends in a ConfigError."""
+    """A creator= or a do_connect listener that connects with psycopg causes a ConfigError."""
     is_async = engines.api.kind == "async"
     params: dict[str, Any] = {**postgres.conninfo(), "sslmode": "require"}
 
@@ -399,7 +397,7 @@ def test_a_connection_that_azpg_has_not_made_is_refused(
 
 
 def test_a_creator_may_call_azpg(engines: Engines, azure: Emulator) -> None:
-    """creator= that connects with azpg is what the error asks for, and works."""
+    """A creator= that connects with azpg works, as the error says."""
     if engines.api.kind == "async":
         engine = engines.make(async_creator=lambda: azpg.connect_async(server="myserver"))
     else:

@@ -1,4 +1,4 @@
-"""Django's connections: settings, sign-in, errors, pools, PgBouncer, test databases."""
+"""The Django backend: settings, authentication, errors, pools, PgBouncer, test databases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
 
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 def row(connection: Any, query: str) -> Any:
@@ -52,10 +52,10 @@ def row(connection: Any, query: str) -> Any:
         pytest.param({"OPTIONS": {"cloud": "public", "retry_timeout": 5}}, id="azpg"),
     ],
 )
-def test_signs_in_with_a_token(
+def test_it_authenticates_with_a_token(
     azure: Emulator, databases: Databases, given: dict[str, Any]
 ) -> None:
-    """Whatever the settings leave open is found as by azpg.connect: the user is the token's."""
+    """What the settings omit is resolved as by azpg.connect: the user is the token's role."""
     connection = databases(**given)
     assert row(connection, "select current_user, current_database()") == ("myapp", "postgres")
     assert connection.connection.info.get_parameters()["sslmode"] == "verify-full"
@@ -63,14 +63,14 @@ def test_signs_in_with_a_token(
 
 
 def test_client_id_names_the_identity(azure: Emulator, databases: Databases) -> None:
-    """A user-assigned identity is chosen by a string in OPTIONS."""
+    """client_id in OPTIONS chooses a user-assigned identity."""
     reports = azure.add_role("reports", kind="user-assigned")
     connection = databases(OPTIONS={"client_id": reports.client_id})
     assert row(connection, "select current_user") == ("reports",)
 
 
-def test_a_password_signs_in_as_a_role(postgres: Postgres, databases: Databases) -> None:
-    """NAME, USER, PASSWORD, HOST and PORT mean what they mean to Django."""
+def test_a_password_authenticates_a_role(postgres: Postgres, databases: Databases) -> None:
+    """NAME, USER, PASSWORD, HOST and PORT have Django's meaning."""
     connection = databases(
         NAME="postgres",
         USER=postgres.user,
@@ -86,7 +86,7 @@ def test_a_password_signs_in_as_a_role(postgres: Postgres, databases: Databases)
 def test_a_service_is_kept_for_every_database(
     azure: Emulator, databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service file names the server, for the connection that creates test databases too."""
+    """A service file names the server, also for the connection that creates test databases."""
     file = tmp_path / "services"
     file.write_text(f"[mine]\nhost={azure.host}\ndbname=mydb\n")
     monkeypatch.setenv("PGSERVICEFILE", str(file))
@@ -103,8 +103,8 @@ def test_a_service_is_kept_for_every_database(
 
 
 @pytest.mark.parametrize("pool", [False, True])
-def test_settings_that_cannot_be_meant_are_improper(databases: Databases, pool: bool) -> None:
-    """What azpg refuses is Django's ImproperlyConfigured, with all of it at once."""
+def test_invalid_settings_are_improperly_configured(databases: Databases, pool: bool) -> None:
+    """Invalid settings are Django's ImproperlyConfigured, with all the problems."""
     connection = databases(HOST="localhost", OPTIONS={"sslmod": "require", "pool": pool})
     with pytest.raises(ImproperlyConfigured) as caught:
         connection.ensure_connection()
@@ -118,7 +118,7 @@ def test_settings_that_cannot_be_meant_are_improper(databases: Databases, pool: 
 def test_django_passes_the_error_on_with_its_hint(
     azure: Emulator, databases: Databases, pool: object
 ) -> None:
-    """Django's OperationalError says what azpg's error says, and has it as its cause."""
+    """Django's OperationalError has azpg's message, and azpg's error as its cause."""
     connection = databases(USER="nobody", OPTIONS={"pool": pool})
     with pytest.raises(OperationalError, match="password authentication failed") as caught:
         connection.ensure_connection()
@@ -126,14 +126,14 @@ def test_django_passes_the_error_on_with_its_hint(
     assert isinstance(caught.value.__cause__, azpg.LoginError)
 
 
-# Connections over time
+# Connections
 
 
 @pytest.mark.parametrize("pool", [False, {"min_size": 1}])
-def test_each_new_connection_signs_in_anew(
+def test_a_process_outlives_its_token(
     azure: Emulator, tokens: Tokens, databases: Databases, pool: object
 ) -> None:
-    """A process that outlives its token goes on connecting."""
+    """Each new connection authenticates with a valid token."""
     connection = databases(OPTIONS={"credential": tokens.credential, "pool": pool})
     (first,) = row(connection, "select pg_backend_pid()")
     azure.expire_tokens()
@@ -143,8 +143,8 @@ def test_each_new_connection_signs_in_anew(
     assert len(set(tokens.given)) == 2
 
 
-def test_a_kept_connection_is_kept_and_checked(azure: Emulator, databases: Databases) -> None:
-    """CONN_MAX_AGE keeps a connection for the next request, CONN_HEALTH_CHECKS replaces a dead."""
+def test_persistent_connections(azure: Emulator, databases: Databases) -> None:
+    """CONN_MAX_AGE keeps a connection, and CONN_HEALTH_CHECKS replaces a closed one."""
     connection = databases(CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)
     (first,) = row(connection, "select pg_backend_pid()")
     connection.close_if_unusable_or_obsolete()
@@ -157,8 +157,8 @@ def test_a_kept_connection_is_kept_and_checked(azure: Emulator, databases: Datab
 
 
 @pytest.mark.parametrize("options", [True, {"min_size": 1, "max_size": 1, "name": "mine"}])
-def test_pool_is_azpgs(azure: Emulator, databases: Databases, options: Any) -> None:
-    """OPTIONS["pool"] makes a pool of azpg's, which all threads share, with Django's set-up."""
+def test_the_pool_is_azpgs(azure: Emulator, databases: Databases, options: Any) -> None:
+    """OPTIONS["pool"] makes an azpg pool with Django's configuration, shared by all threads."""
     connection = databases(
         OPTIONS={"pool": options}, CONN_HEALTH_CHECKS=True, TIME_ZONE="Asia/Tokyo"
     )
@@ -183,8 +183,8 @@ def test_pool_is_azpgs(azure: Emulator, databases: Databases, options: Any) -> N
         assert row(connection, "select pg_backend_pid()") == (first,)
 
 
-def test_pool_and_kept_connections_exclude_each_other(databases: Databases) -> None:
-    """A pool keeps connections itself, so CONN_MAX_AGE beside it is refused, as by Django."""
+def test_a_pool_excludes_persistent_connections(databases: Databases) -> None:
+    """CONN_MAX_AGE with a pool is rejected, as by Django."""
     connection = databases(CONN_MAX_AGE=60, OPTIONS={"pool": True, "server": "myserver"})
     with pytest.raises(ImproperlyConfigured, match="leave out CONN_MAX_AGE"):
         connection.ensure_connection()
@@ -204,10 +204,10 @@ def numbers(connection: Any) -> Any:
 
 
 @pytest.mark.parametrize("given", [{"PORT": 6432}, {"OPTIONS": {"pgbouncer": True}}])
-def test_iterators_live_side_by_side_behind_pgbouncer(
+def test_concurrent_iterators_with_pgbouncer(
     azure: Emulator, databases: Databases, given: dict[str, Any]
 ) -> None:
-    """Rows that are fetched bit by bit are not left on a server connection that others get."""
+    """An iterator's rows are not left on a server connection that another client gets."""
     readers = [databases(f"reader{each}", **given) for each in range(8)]
     cursors = [numbers(connection) for connection in readers]
     seen = [0] * 8
@@ -227,17 +227,17 @@ def test_iterators_live_side_by_side_behind_pgbouncer(
         ({"PORT": "6432", "DISABLE_SERVER_SIDE_CURSORS": False}, True),
     ],
 )
-def test_cursors_on_the_server(
+def test_server_side_cursors(
     azure: Emulator, databases: Databases, given: dict[str, Any], named: bool
 ) -> None:
-    """They are used where they work, and where the settings say that PgBouncer pools sessions."""
+    """They are used without PgBouncer, and if the settings say that it pools sessions."""
     connection = databases(**given)
     with connection.chunked_cursor() as cursor:
         assert isinstance(cursor.cursor, psycopg.ServerCursor) is named
 
 
-def test_assume_role_is_refused_behind_pgbouncer(azure: Emulator, databases: Databases) -> None:
-    """A role that is set in a session that others share is refused; without PgBouncer it is set."""
+def test_assume_role_is_rejected_with_pgbouncer(azure: Emulator, databases: Databases) -> None:
+    """With PgBouncer assume_role would affect other clients: it is rejected. Without it works."""
     with azpg.connect(autocommit=True) as conn:
         conn.execute("create role owner; grant owner to myapp")
     options = {"assume_role": "owner"}
@@ -251,10 +251,10 @@ def test_assume_role_is_refused_behind_pgbouncer(azure: Emulator, databases: Dat
 
 
 @pytest.mark.parametrize("pool", [False, {"min_size": 1}])
-def test_test_databases_go_past_pgbouncer(
+def test_test_databases_bypass_pgbouncer(
     azure: Emulator, databases: Databases, pool: object
 ) -> None:
-    """A test database is made, used and dropped on PostgreSQL's own port, in threads too."""
+    """A test database is created, used and dropped on PostgreSQL's own port, also in threads."""
     connection = databases(NAME="postgres", PORT=6432, OPTIONS={"pool": pool})
     assert row(connection, "select current_database()") == ("postgres",)
     connection.creation.create_test_db(verbosity=0)
@@ -275,8 +275,8 @@ def test_test_databases_go_past_pgbouncer(
     assert not found
 
 
-def test_a_mirror_goes_past_pgbouncer(azure: Emulator, databases: Databases) -> None:
-    """A replica that mirrors the test database reads it as directly."""
+def test_a_mirror_bypasses_pgbouncer(azure: Emulator, databases: Databases) -> None:
+    """A replica that mirrors the test database bypasses PgBouncer, too."""
     databases(NAME="postgres")
     mirror = databases("replica", PORT=6432, TEST={"MIRROR": "default"})
     mirror.creation.set_as_test_mirror({"NAME": "postgres"})
@@ -301,7 +301,7 @@ def test_documented_settings_connect(
     monkeypatch: pytest.MonkeyPatch,
     settings: str,
 ) -> None:
-    """Each of the settings shown connects, on a server that has what they name."""
+    """Each of the documented settings connects."""
     user = "shop" if '"shop"' in settings else "myapp"
     if user == "shop":
         azure.add_role("shop", password="geheim")
@@ -315,7 +315,7 @@ def test_documented_settings_connect(
 
 
 def test_azpg_does_not_load_django() -> None:
-    """Who does not use Django does not import it."""
+    """Importing azpg does not import Django."""
     code = "import sys, azpg; azpg.create_pool; print('django' in sys.modules)"
     command = [sys.executable, "-W", "error", "-c", code]
     assert subprocess.check_output(command, text=True) == "False\n"

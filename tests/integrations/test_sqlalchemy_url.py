@@ -1,4 +1,4 @@
-"""What an SQLAlchemy URL says: azpg's options with their types, and what cannot be meant."""
+"""SQLAlchemy URLs: azpg's options with their types, and invalid URLs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(query: str) -> dict[str, Any]:
         ("/d?host=a:1&host=b:2", {"dbname": "d", "host": "a,b", "port": "1,2"}),
     ],
 )  # fmt: skip
-def test_a_url_is_read(query: str, meant: dict[str, Any]) -> None:
+def test_options_of_a_url_are_converted(query: str, meant: dict[str, Any]) -> None:
     """A URL's options get the types that azpg takes; libpq's keywords stay text."""
     assert read(query) == meant
 
@@ -68,14 +68,14 @@ def test_a_url_is_read(query: str, meant: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("create", [create_engine, create_async_engine])
-def test_a_url_that_cannot_be_meant(create: Any, query: str, problem: str) -> None:
-    """create_engine says what is wrong with a URL, before anything is connected."""
+def test_an_invalid_url(create: Any, query: str, problem: str) -> None:
+    """create_engine raises the problems of a URL before it connects."""
     with pytest.raises(azpg.ConfigError) as caught:
         create(f"postgresql+azpg://?{query}")
     assert caught.value.problems == (problem,)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_of_a_url_are_reported() -> None:
     """Two problems are two lines."""
     with pytest.raises(azpg.ConfigError) as caught:
         read("?pgbouncer=maybe&retry_timeout=soon")
@@ -83,17 +83,17 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(text: str) -> None:
-    """A number is a finite one from 0, a truth is one, and all else is a ConfigError."""
+def test_any_text_is_converted_or_rejected(text: str) -> None:
+    """A number is finite and not negative, a boolean is true or false; else it is a ConfigError."""
     url = make_url("postgresql+azpg://").update_query_dict(
         {"retry_timeout": text, "pgbouncer": text, "prepare_threshold": text}
     )
     try:
         _, options = Dialect().create_connect_args(url)  # type: ignore[no-untyped-call]
     except azpg.ConfigError as error:
-        assert error.problems  # noqa: PT017  # refused or read: both are right
+        assert error.problems  # noqa: PT017  # rejected or accepted
     else:
-        if options:  # without any it is refused by the first connect
+        if options:  # without any the first connect raises the error
             assert 0 <= options["retry_timeout"] < math.inf
             assert isinstance(options["pgbouncer"], bool)
 
@@ -108,8 +108,8 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("query", SECRETS)
-def test_a_secret_of_the_query_is_shown_nowhere(query: str) -> None:
-    """What may hold a secret is masked in an engine's repr and in the options of its connects."""
+def test_a_secret_of_the_query_is_masked(query: str) -> None:
+    """What may be a secret is masked in an engine's repr and in its connects' arguments."""
     url = f"postgresql+azpg://app:hunter2@/mydb?{query}&application_name=shop"
     engine = create_engine(url)
     options = read(url.removeprefix("postgresql+azpg://"))

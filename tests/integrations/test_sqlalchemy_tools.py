@@ -1,4 +1,4 @@
-"""What takes an SQLAlchemy URL or engine, on azpg: Alembic and pandas, the real ones."""
+"""Tools that take an SQLAlchemy URL or engine, with azpg: Alembic and pandas."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def engine(azure: Emulator) -> Iterator[Engine]:
 
 @pytest.mark.parametrize("template", ["generic", "async"])
 def test_alembic(engine: Engine, tmp_path: Path, template: str) -> None:
-    """The environments that `alembic init` writes upgrade and downgrade, sync and async."""
+    """The environments of `alembic init` upgrade and downgrade, sync and async."""
     config = Config(tmp_path / "alembic.ini")
     config.stdout = (tmp_path / "out").open("w")
     with config.stdout:
@@ -62,7 +62,7 @@ def test_alembic(engine: Engine, tmp_path: Path, template: str) -> None:
 
 
 def test_pandas(engine: Engine) -> None:
-    """to_sql writes a frame and read_sql reads it, from an engine or a URL."""
+    """to_sql writes a frame and read_sql reads it, with an engine or a URL."""
     fruit = pd.DataFrame({"name": ["apple", "pear"], "weight": [0.25, None]})
     try:
         fruit.to_sql("fruit", engine, index=False)
