@@ -84,7 +84,7 @@ class Server:
         await databases.start([default.name])
 
         self._house = House(
-            self._tenant,
+            self._tenant.token_check_for,
             certificates,
             self._tally,
             reserved_users=frozenset({_postgres.SUPERUSER, _pgbouncer.CONSOLE_USER}),

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,6 @@ from ._protocol import (
     read_packet,
     sqlstate_of,
 )
-from ._tenant import Tenant
 from ._tls import TLSConnection
 
 _log = logging.getLogger("azpg.emulator")
@@ -50,12 +49,16 @@ _RESET = struct.pack("ii", 1, 0)
 # A client that goes away in the middle is nothing to report.
 _GONE = (OSError, EOFError)
 
+# Returns for a password that lets its bearer in, or raises the refusal.
+PasswordCheck = Callable[[str], None]
+
 
 @dataclass(frozen=True, slots=True)
 class House:
     """Hold what all doors share: who may enter, and what they see and count."""
 
-    tenant: Tenant
+    password_check_for: Callable[[str], PasswordCheck | None]
+    """Returns the check of a role's password; None if the server behind checks it."""
     certificates: Certificates
     tally: Tally
     reserved_users: frozenset[str]
@@ -72,7 +75,7 @@ class Session:
     ) -> None:
         self._sock = sock
         self._backend = backend
-        self._tenant = house.tenant
+        self._password_check_for = house.password_check_for
         self._certificates = house.certificates
         self._tally = house.tally
         self._reserved_users = house.reserved_users
@@ -204,15 +207,15 @@ class Session:
             # To PgBouncer every client is the emulator's own process, whose system user it would
             # let into its console without a password.
             raise _azure.no_console()
-        role = self._tenant.role(asked.user)
-        if role is None:
+        check_password = self._password_check_for(asked.user)
+        if check_password is None:
             return
         await client.write(ASK_CLEARTEXT_PASSWORD)
         kind, body = await read_message(client.read, MAX_PASSWORD)
         self._cut_at("cut-at-password")
         if kind != b"p":
             raise _azure.malformed()
-        self._tenant.admit(parse_password(body), role)
+        check_password(parse_password(body))
 
     async def _cancel(self, packet: bytes) -> None:
         """Pass a cancel request on; the server answers it by closing."""

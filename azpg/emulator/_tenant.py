@@ -3,7 +3,8 @@
 import secrets
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jwt
@@ -47,9 +48,10 @@ class Tenant:
         _check_bearer(bearer)
         self._signed_in = bearer
 
-    def role(self, name: str) -> Principal | None:
-        """Return the Entra role of this name; native roles are none of the tenant's business."""
-        return self._principals.get(name)
+    def token_check_for(self, role_name: str) -> Callable[[str], None] | None:
+        """Return the check of a token for an Entra role, or None for any other role."""
+        role = self._principals.get(role_name)
+        return None if role is None else partial(self.admit, role=role)
 
     @property
     def role_names(self) -> list[str]:

@@ -17,7 +17,6 @@ from azpg.emulator._certificates import Certificates
 from azpg.emulator._counts import Tally
 from azpg.emulator._door import FrontDoor
 from azpg.emulator._session import House
-from azpg.emulator._tenant import Tenant
 
 SITE = _azure.site("myserver.postgres.database.azure.com")
 
@@ -32,8 +31,7 @@ async def received(folder: Path, sent: bytes) -> bytes:
         writer.close()
 
     certificates = Certificates(SITE)
-    tenant = Tenant(SITE, token_lifetime=60, clock_skew=0)
-    house = House(tenant, certificates, Tally(), frozenset(), {})
+    house = House(lambda _role: None, certificates, Tally(), frozenset(), {})
     context = ssl.create_default_context(cadata=certificates.root_pem.decode())
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
