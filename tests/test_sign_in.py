@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fix_servers import Postgres
 
     from azpg.emulator import Emulator
-    from azpg.emulator._principals import Kind, Principal
+    from azpg.emulator._entra.principals import Kind, Principal
 
 WHO = "select current_user"
 

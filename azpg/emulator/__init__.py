@@ -4,10 +4,10 @@ It imitates Azure, not azpg: it imports nothing of the library and shares no con
 so that a mistake there meets a server that does not share it.
 """
 
-from ._counts import Counts
+from ._counters import Counts
 from ._emulator import Emulator
+from ._entra.principals import Principal
 from ._errors import EmulatorError
-from ._principals import Principal
 
 __all__ = ["Counts", "Emulator", "EmulatorError", "Principal"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from ._child import Child
-from ._counts import Counts
+from ._counters import Counts
+from ._entra.principals import USUAL_TOKEN_SIZE, Kind, Principal
 from ._errors import EmulatorError
 from ._faults import (
     CertificateFault,
@@ -25,7 +25,7 @@ from ._faults import (
     check,
     check_name,
 )
-from ._principals import USUAL_TOKEN_SIZE, Kind, Principal
+from ._process.client import Child
 
 _REAL_PORT = 5432
 _NOT_RUNNING = "This emulator is not running: use it as a context manager."

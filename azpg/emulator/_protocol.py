@@ -3,10 +3,9 @@
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from ._errors import RefusalError, RefusedError
+from ._errors import RefusalError
 
 # Read up to so many bytes; none at the end.
 Read = Callable[[int], Awaitable[bytes]]
@@ -27,7 +26,6 @@ MAX_NAME = 63
 _CANCEL_KEY_SIZES = range(4, 257)
 # PostgreSQL takes passwords of up to 64 KB; no token comes near.
 MAX_PASSWORD = 65_535
-_MAX_MESSAGE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +49,6 @@ class Startup:
         fields = "".join(f"{name}\0{value}\0" for name, value in self.parameters.items())
         body = struct.pack("!i", self.version) + fields.encode() + b"\0"
         return struct.pack("!i", len(body) + 4) + body
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Name a user of a private socket, with the password unless the server there asks for none."""
-
-    user: str
-    password: str = field(default="", repr=False)
 
 
 def code_of(packet: bytes) -> int:
@@ -167,61 +157,3 @@ async def _exactly(read: Read, size: int) -> bytes:
             raise EOFError("the other side has closed")
         data += part
     return data
-
-
-async def sign_in(socket: Path, login: Login, database: str) -> tuple[Streams, int]:
-    """Open a session over a private socket; return it and its process's id."""
-    reader, writer = await asyncio.open_unix_connection(socket)
-    try:
-        parameters = {"user": login.user, "database": database}
-        writer.write(Startup(PROTOCOL_3_0, parameters).packet)
-        return (reader, writer), await _until_ready(reader, writer, login.password)
-    except BaseException:
-        writer.close()
-        raise
-
-
-async def execute(socket: Path, login: Login, database: str, statement: str) -> None:
-    """Run statements over a private socket, or raise the server's words.
-
-    The simple protocol is all that the set-up needs, and PgBouncer's console speaks nothing else.
-    """
-    (reader, writer), _ = await sign_in(socket, login, database)
-    try:
-        writer.write(message(b"Q", statement.encode() + b"\0"))
-        await _until_ready(reader, writer)
-        writer.write(message(b"X", b""))
-    finally:
-        writer.close()
-
-
-async def _until_ready(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str = ""
-) -> int:
-    """Read until the server awaits a statement; return its process's id where it was told.
-
-    The password goes in clear over a socket that only the servers' own user can reach.
-    """
-    process, problem = 0, None
-    while True:
-        kind, body = await read_message(reader.read, _MAX_MESSAGE)
-        if message(kind, body) == ASK_CLEARTEXT_PASSWORD:
-            writer.write(message(b"p", password.encode() + b"\0"))
-        elif kind == b"K":
-            process = struct.unpack_from("!i", body)[0]
-        elif kind == b"E":
-            fields = error_fields(body)
-            problem = RefusedError(fields["M"], fields["C"])
-        if problem is not None and (kind == b"Z" or fields["S"] == "FATAL"):
-            raise problem
-        if kind == b"Z":
-            return process
-
-
-def identifier(name: str) -> str:
-    """Quote a name for SQL; pg_hba.conf and PgBouncer's files quote in the same way."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

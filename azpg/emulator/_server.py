@@ -7,18 +7,22 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from . import _addresses, _azure, _pgbouncer, _postgres
-from ._account import Account
-from ._certificates import Certificates
-from ._counts import Tally
-from ._databases import Databases, Restart
-from ._door import FrontDoor
+from . import _azure_host
+from ._counters import Tally
+from ._entra.identity_endpoint import IdentityEndpoint
+from ._entra.principals import Kind, Principal, principal
+from ._entra.tenant import Tenant
 from ._errors import EmulatorError
 from ._faults import Faults, Place, join
-from ._identity import IdentityEndpoint
-from ._principals import Kind, Principal, principal
-from ._session import House
-from ._tenant import Tenant
+from ._os_user import Account
+from ._postgres.cluster import SUPERUSER
+from ._postgres.database_servers import Databases, Restart
+from ._postgres.installation import Installation, bundled
+from ._postgres.pgbouncer import CONSOLE, CONSOLE_USER, find
+from ._proxy import loopback
+from ._proxy.certificates import Certificates
+from ._proxy.listener import FrontDoor
+from ._proxy.proxy_session import House
 
 _PORTS: dict[Place, int] = {"postgres": 5432, "pgbouncer": 6432, "reader": 5432}
 _DEFAULT_ROLE = "myapp"
@@ -57,14 +61,14 @@ class Server:
         clock_skew: float,
     ) -> dict[str, Any]:
         """Start every part and return what its owner needs to know of it."""
-        site = _azure.site(host)
-        root = Path(postgres) if postgres else _postgres.bundled()
-        installation = _postgres.Installation(root).within_reach(self._account, self._folder)
+        site = _azure_host.site(host)
+        root = Path(postgres) if postgres else bundled()
+        installation = Installation(root).within_reach(self._account, self._folder)
         installation.check()
         private = self._folder / "private"
         private.mkdir(mode=0o700)
         self._account.own(private)
-        program = _pgbouncer.find() if pgbouncer else None
+        program = find() if pgbouncer else None
         self._databases = databases = Databases(installation, program, self._account, private)
         # Keys are made while initdb works: each has a processor of its own.
         creating = asyncio.create_task(databases.primary.create())
@@ -87,8 +91,8 @@ class Server:
             self._tenant.token_check_for,
             certificates,
             self._tally,
-            reserved_users=frozenset({_postgres.SUPERUSER, _pgbouncer.CONSOLE_USER}),
-            reserved_databases={"pgbouncer": _pgbouncer.CONSOLE},
+            reserved_users=frozenset({SUPERUSER, CONSOLE_USER}),
+            reserved_databases={"pgbouncer": CONSOLE},
         )
         bouncer = databases.pgbouncer
         rooms: dict[Place, Path] = {"postgres": databases.primary.socket}
@@ -261,7 +265,7 @@ class Server:
     def _open_doors(self, rooms: Mapping[Place, Path]) -> tuple[str, list[int]]:
         """Open a door before each server, all at one address that nobody else has."""
         assert self._house is not None  # noqa: S101  # `start` has set it
-        listeners = _addresses.listen([_PORTS[place] for place in rooms])
+        listeners = loopback.listen([_PORTS[place] for place in rooms])
         for (place, room), listener in zip(rooms.items(), listeners, strict=True):
             self._doors[place] = FrontDoor(place, listener, room, self._house)
         return listeners[0].getsockname()[0], [self._doors[place].address[1] for place in rooms]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azpg.emulator._account import Account
+from azpg.emulator._os_user import Account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 import socket
 from contextlib import ExitStack, closing
 
-from azpg.emulator._addresses import listen
+from azpg.emulator._proxy.loopback import listen
 
 
 def free_port() -> int:

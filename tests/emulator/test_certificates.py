@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from azpg.emulator import Emulator
-from azpg.emulator._certificates import Authority, server_context
+from azpg.emulator._proxy.certificates import Authority, server_context
 
 Connect = Callable[..., psycopg.Connection[Any]]
 

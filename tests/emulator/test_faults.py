@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from azpg.emulator import Emulator
-from azpg.emulator._addresses import listen
+from azpg.emulator._proxy.loopback import listen
 
 Connect = Callable[..., psycopg.Connection[Any]]
 Refusal = Callable[..., str]

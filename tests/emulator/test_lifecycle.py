@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from azpg.emulator import Emulator, EmulatorError
-from azpg.emulator._azure import site
+from azpg.emulator._azure_host import site
 
 # A program that owns an emulator, says so, and goes on as its argument tells.
 OWNER = """
@@ -140,7 +140,7 @@ def test_killed_owner_with_a_living_fork() -> None:
 def test_killed_while_it_starts() -> None:
     """An owner that is killed in the middle of the start leaves nothing behind either."""
     program = (
-        "import threading, azpg.emulator._child as c\n"
+        "import threading, azpg.emulator._process.client as c\n"
         "child = c.Child()\n"
         "print(child._process.pid, flush=True)\n"
         "from azpg.emulator import Emulator\n"
@@ -322,7 +322,7 @@ DEBIAN = str(max(Path("/usr/lib/postgresql").glob("*"), key=lambda folder: int(f
 AS_ANOTHER_USER = """
 import os, sys
 from azpg.emulator import Emulator, EmulatorError
-from azpg.emulator._azure import site
+from azpg.emulator._azure_host import site
 assert os.geteuid() == int(sys.argv[1])
 try:
     with Emulator(postgres=sys.argv[2]) as emulator:

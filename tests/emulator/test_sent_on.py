@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from fix_raw_client import CANCEL_REQUEST, PROTOCOL_3_0, SSL_REQUEST, packet
 
-from azpg.emulator import _azure
-from azpg.emulator._certificates import Certificates
-from azpg.emulator._counts import Tally
-from azpg.emulator._door import FrontDoor
-from azpg.emulator._session import House
+from azpg.emulator import _azure_host
+from azpg.emulator._counters import Tally
+from azpg.emulator._proxy.certificates import Certificates
+from azpg.emulator._proxy.listener import FrontDoor
+from azpg.emulator._proxy.proxy_session import House
 
-SITE = _azure.site("myserver.postgres.database.azure.com")
+SITE = _azure_host.site("myserver.postgres.database.azure.com")
 
 
 async def received(folder: Path, sent: bytes) -> bytes:

@@ -11,8 +11,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from ._counts import Tally
-from ._tenant import Tenant
+from azpg.emulator._counters import Tally
+
+from .tenant import Tenant
 
 _APP_SERVICE = "/msi/token"
 _IMDS = "/metadata/identity/oauth2/token"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ._errors import EmulatorError
+from azpg.emulator._errors import EmulatorError
 
 Kind = Literal[
     "user",

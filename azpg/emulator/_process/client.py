@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ._errors import EmulatorError
+from azpg.emulator._errors import EmulatorError
 
 _STOP_TIMEOUT = 30
 # The new interpreter finds modules where this one does, whatever the working directory. An empty
@@ -20,8 +20,8 @@ import sys, types
 sys.path[:] = {path!r}
 azpg = sys.modules["azpg"] = types.ModuleType("azpg")
 azpg.__path__ = [{package!r}]
-from azpg.emulator import _guardian
-_guardian.main(descriptor={descriptor}, owner={owner})
+from azpg.emulator._process import main
+main.main(descriptor={descriptor}, owner={owner})
 """
 
 
@@ -34,7 +34,7 @@ class Child:
         self._control, theirs = socket.socketpair()
         with theirs:
             boot = _BOOT.format(
-                package=str(Path(__file__).parents[1]),
+                package=str(Path(__file__).parents[2]),
                 path=[os.path.abspath(place) for place in sys.path],
                 descriptor=theirs.fileno(),
                 owner=self._owner,

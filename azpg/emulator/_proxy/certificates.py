@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ._azure import SUFFIXES, Site
-from ._faults import CertificateFault
+from azpg.emulator._azure_host import SUFFIXES, Site
+from azpg.emulator._faults import CertificateFault
 
 _ROOT_NAME = "azpg emulator, do not trust"
 _LIFETIME = dt.timedelta(hours=24)

@@ -3,8 +3,10 @@
 import contextlib
 from pathlib import Path
 
-from ._errors import RefusedError
-from ._protocol import Login, Streams, message, sign_in
+from azpg.emulator._errors import RefusedError
+from azpg.emulator._protocol import Streams, message
+
+from .admin_session import Login, sign_in
 
 _TOO_MANY = "53300"
 

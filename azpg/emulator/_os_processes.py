@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._account import Account
 from ._errors import EmulatorError
+from ._os_user import Account
 
 _START_TIMEOUT = 60
 _STOP_TIMEOUT = 10

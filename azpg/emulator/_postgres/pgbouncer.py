@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import _processes
-from ._account import Account
-from ._postgres import access_rules
-from ._protocol import Login, execute, identifier
+from azpg.emulator import _os_processes
+from azpg.emulator._os_user import Account
+
+from .admin_session import Login, execute, identifier
+from .hba import access_rules
 
 # The name of the database that is no database, but PgBouncer's administration.
 CONSOLE = "pgbouncer"
@@ -69,7 +70,7 @@ class PgBouncer:
         self.backend = backend
         self._superuser = superuser
         self._console = Login(CONSOLE_USER, secrets.token_urlsafe(32))
-        self._process: _processes.Process | None = None
+        self._process: _os_processes.Process | None = None
 
     async def start(self) -> None:
         settings = _SETTINGS.format(
@@ -81,7 +82,7 @@ class PgBouncer:
         if self._number >= (1, 21):
             settings += "max_prepared_statements = 0\n"
         self._account.write(self._folder / "pgbouncer.ini", settings)
-        self._process = await _processes.start(
+        self._process = await _os_processes.start(
             [self._program, self._folder / "pgbouncer.ini"],
             account=self._account,
             folder=self._folder,

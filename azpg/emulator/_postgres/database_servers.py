@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ._account import Account
-from ._pgbouncer import PgBouncer
-from ._postgres import SUPERUSER, Cluster, Installation
-from ._protocol import Login
-from ._slots import Slots
+from azpg.emulator._os_user import Account
+
+from .admin_session import Login
+from .cluster import SUPERUSER, Cluster
+from .connection_slots import Slots
+from .installation import Installation
+from .pgbouncer import PgBouncer
 
 Restart = Literal["fast", "immediate", "kill"]
 

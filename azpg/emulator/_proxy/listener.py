@@ -4,9 +4,10 @@ import asyncio
 import socket
 from pathlib import Path
 
-from . import _addresses
-from ._faults import Faults, Place, join
-from ._session import House, Session
+from azpg.emulator._faults import Faults, Place, join
+
+from . import loopback
+from .proxy_session import House, Session
 
 _ACCEPT_PAUSE = 0.1
 
@@ -63,9 +64,9 @@ class FrontDoor:
             if self._accepting is not None:
                 await _cancelled(self._accepting)
                 self._accepting = None
-                self._socket = _addresses.refuse(self._socket)
+                self._socket = loopback.refuse(self._socket)
         elif self._accepting is None:
-            _addresses.listen_again(self._socket)
+            loopback.listen_again(self._socket)
             self._accepting = asyncio.create_task(self._accept())
 
     async def _accept(self) -> None:

@@ -1,0 +1,1 @@
+"""Imitate Microsoft Entra ID: identities, their tokens and the managed identity endpoint."""

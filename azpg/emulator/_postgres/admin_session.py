@@ -1,0 +1,85 @@
+"""The emulator's own sessions with the real servers, and how their SQL is quoted."""
+
+import asyncio
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from azpg.emulator._errors import RefusedError
+from azpg.emulator._protocol import (
+    ASK_CLEARTEXT_PASSWORD,
+    PROTOCOL_3_0,
+    Startup,
+    Streams,
+    error_fields,
+    message,
+    read_message,
+)
+
+_MAX_MESSAGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Name a user of a private socket, with the password unless the server there asks for none."""
+
+    user: str
+    password: str = field(default="", repr=False)
+
+
+async def sign_in(socket: Path, login: Login, database: str) -> tuple[Streams, int]:
+    """Open a session over a private socket; return it and its process's id."""
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        parameters = {"user": login.user, "database": database}
+        writer.write(Startup(PROTOCOL_3_0, parameters).packet)
+        return (reader, writer), await _until_ready(reader, writer, login.password)
+    except BaseException:
+        writer.close()
+        raise
+
+
+async def execute(socket: Path, login: Login, database: str, statement: str) -> None:
+    """Run statements over a private socket, or raise the server's words.
+
+    The simple protocol is all that the set-up needs, and PgBouncer's console speaks nothing else.
+    """
+    (reader, writer), _ = await sign_in(socket, login, database)
+    try:
+        writer.write(message(b"Q", statement.encode() + b"\0"))
+        await _until_ready(reader, writer)
+        writer.write(message(b"X", b""))
+    finally:
+        writer.close()
+
+
+async def _until_ready(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str = ""
+) -> int:
+    """Read until the server awaits a statement; return its process's id where it was told.
+
+    The password goes in clear over a socket that only the servers' own user can reach.
+    """
+    process, problem = 0, None
+    while True:
+        kind, body = await read_message(reader.read, _MAX_MESSAGE)
+        if message(kind, body) == ASK_CLEARTEXT_PASSWORD:
+            writer.write(message(b"p", password.encode() + b"\0"))
+        elif kind == b"K":
+            process = struct.unpack_from("!i", body)[0]
+        elif kind == b"E":
+            fields = error_fields(body)
+            problem = RefusedError(fields["M"], fields["C"])
+        if problem is not None and (kind == b"Z" or fields["S"] == "FATAL"):
+            raise problem
+        if kind == b"Z":
+            return process
+
+
+def identifier(name: str) -> str:
+    """Quote a name for SQL; pg_hba.conf and PgBouncer's files quote in the same way."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,11 @@
+"""The rules of pg_hba.conf, which PgBouncer reads too."""
+
+from collections.abc import Iterable
+
+from .admin_session import identifier
+
+
+def access_rules(trusted: Iterable[str]) -> str:
+    """Return pg_hba.conf, which PgBouncer reads too: one rule a role, in order."""
+    rules = [f"local all {identifier(name)} trust" for name in trusted]
+    return "\n".join([*rules, "local all all scram-sha-256", ""])

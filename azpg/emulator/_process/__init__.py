@@ -1,0 +1,1 @@
+"""Run the emulator in a process of its own: both ends of the pipe between it and its owner."""
