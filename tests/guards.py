@@ -581,14 +581,14 @@ GUARDS = (
     Guard(
         "the emulator sends on a packet of its own",
         "emulator/_proxy/proxy_session",
-        "writer.write(asked.packet)",
+        "writer.write(startup.packet)",
         "writer.write(packet)",
         ("emulator/test_sent_on::test_a_startup_packet_is_written_from_what_was_judged",),
     ),
     Guard(
         "the emulator rejects its own users by name",
         "emulator/_proxy/proxy_session",
-        "if asked.user in self._reserved_users:",
+        "if startup.user in self._reserved_users:",
         "if False:",
         ("emulator/test_hostile_clients::test_the_emulators_own_users_are_nobodys",),
     ),
@@ -602,7 +602,7 @@ GUARDS = (
     Guard(
         "the emulator closes PgBouncer's console",
         "emulator/_proxy/proxy_session",
-        "if asked.database == self._reserved_database:",
+        "if startup.database == self._reserved_database:",
         "if False:",
         ("emulator/test_hostile_clients::test_pgbouncers_console_is_not_for_its_own_user",),
     ),
@@ -623,16 +623,16 @@ GUARDS = (
     Guard(
         "the emulator's superuser calls no function of a client",
         "emulator/_postgres/cluster",
-        "await execute(self.socket, self._superuser, _MAINTENANCE, statement)",
-        'await execute(self.socket, self._superuser, "postgres", '
+        "await execute(self.socket_path, self._superuser, _MAINTENANCE_DATABASE, statement)",
+        'await execute(self.socket_path, self._superuser, "postgres", '
         'statement.replace("pg_catalog.", ""))',
         ("emulator/test_administrator::test_nothing_that_a_client_plants_runs_as_the_superuser",),
     ),
     Guard(
         "the emulator has no IMDS unless asked for",
         "emulator/_entra/identity_endpoint",
-        "elif request.path == _IMDS and self._imds:",
-        "elif request.path == _IMDS:",
+        "elif request.path == _IMDS_PATH and self._imds:",
+        "elif request.path == _IMDS_PATH:",
         ("emulator/test_identity_access::test_there_is_no_imds_unless_it_is_asked_for",),
     ),
     Guard(
@@ -652,7 +652,7 @@ GUARDS = (
     Guard(
         "the emulator's root certificate is where no other user can make it",
         "emulator/_process/certificate_folder",
-        "if _is_closed_to_others(resolved):",
+        "if _only_user_can_write(resolved):",
         "if True:",
         (
             "emulator/test_certificate_folder::test_a_folder_that_others_may_write_to_is_passed_over",

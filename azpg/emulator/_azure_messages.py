@@ -1,61 +1,61 @@
 """The words in which Azure's servers refuse."""
 
-from ._errors import RefusalError
+from ._errors import RejectionError
 
 
-def expired() -> RefusalError:
-    return RefusalError("The access token has expired. Please acquire a new token and retry.")
+def token_expired() -> RejectionError:
+    return RejectionError("The access token has expired. Please acquire a new token and retry.")
 
 
-def malformed() -> RefusalError:
-    return RefusalError(
+def token_malformed() -> RejectionError:
+    return RejectionError(
         "The access token has invalid format. "
         "Please ensure the token is passed exactly as returned by the token provider."
     )
 
 
-def unverifiable() -> RefusalError:
-    return RefusalError(
+def token_invalid() -> RejectionError:
+    return RejectionError(
         "An error occurred while validating the access token. Please acquire a new token and retry."
     )
 
 
-def wrong_audience(resource: str) -> RefusalError:
-    return RefusalError(
+def wrong_audience(resource: str) -> RejectionError:
+    return RejectionError(
         "The access token does not have a valid audience claim. "
         f"Please acquire a new token for the resource {resource}"
     )
 
 
-def no_object_id() -> RefusalError:
-    return RefusalError(
+def no_object_id() -> RejectionError:
+    return RejectionError(
         "The access token doesn't have a valid oid claim. Please acquire a new token and retry."
     )
 
 
-def wrong_role(role: str, *, of_an_app: bool) -> RefusalError:
-    if of_an_app:
-        return RefusalError(
+def wrong_role(role: str, *, is_app: bool) -> RejectionError:
+    if is_app:
+        return RejectionError(
             "Service Principals cannot generate AAD_AUTH_TOKENTYPE_APP_USER tokens "
             f"for role[{role}]"
         )
-    return RefusalError(
+    return RejectionError(
         f"Azure AD user token for role[{role}] is neither an AAD_AUTH_TOKENTYPE_APP_USER "
         "or an AAD_AUTH_TOKENTYPE_APP_OBO token."
     )
 
 
-def wrong_password(role: str) -> RefusalError:
-    return RefusalError(f'password authentication failed for user "{role}"', "28P01")
+def wrong_password(role: str) -> RejectionError:
+    return RejectionError(f'password authentication failed for user "{role}"', "28P01")
 
 
-def no_console() -> RefusalError:
+def console_not_allowed() -> RejectionError:
     # PgBouncer's own message for a user who may not use its console.
-    return RefusalError("not allowed", "08P01")
+    return RejectionError("not allowed", "08P01")
 
 
-def no_encryption(address: str, role: str, database: str) -> RefusalError:
-    return RefusalError(
+def no_encryption(address: str, role: str, database: str) -> RejectionError:
+    return RejectionError(
         f'no pg_hba.conf entry for host "{address}", user "{role}", '
         f'database "{database}", no encryption'
     )

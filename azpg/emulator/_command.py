@@ -19,7 +19,7 @@ from ._errors import EmulatorError
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class _Stopped(BaseException):  # like KeyboardInterrupt, it is no error
+class _StopSignal(BaseException):  # like KeyboardInterrupt, it is no error
     """Leave every context, because a signal asked for it."""
 
     def __init__(self, number: int) -> None:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         with (
-            _handling(_stop),
+            _signal_handlers(_stop),
             Emulator(
                 host=options.host,
                 postgres=options.postgres,
@@ -48,14 +48,14 @@ def main(argv: Sequence[str]) -> int:
             env = emulator.imds_env if options.imds else emulator.env
             unset = [*emulator.env_to_unset, *sorted(emulator.env.keys() - env.keys())]
             if options.command:
-                return _run(options.command, env, unset)
-            _show(env, unset)
+                return _run_command(options.command, env, unset)
+            _print_exports(env, unset)
             while True:
                 signal.pause()
-    except EmulatorError as problem:
-        print(f"azpg emulator: {problem}", file=sys.stderr)
+    except EmulatorError as error:
+        print(f"azpg emulator: {error}", file=sys.stderr)
         return 1
-    except _Stopped as stopped:
+    except _StopSignal as stopped:
         # To be told to stop is how an emulator that only waits ends well.
         return 128 + stopped.number if options.command else 0
 
@@ -96,32 +96,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(command: list[str], env: dict[str, str], unset: list[str]) -> int:
+def _run_command(command: list[str], env: dict[str, str], unset: list[str]) -> int:
     """Run the command in the emulator's environment; its status is ours, as a shell has it."""
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
-    early: list[int] = []
+    inherited_env = {name: value for name, value in os.environ.items() if name not in unset}
+    pending_signals: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         if process is None:
-            early.append(number)
-        elif number != signal.SIGINT or not _at_a_terminal():
+            pending_signals.append(number)
+        elif number != signal.SIGINT or not _in_terminal_foreground():
             # A terminal has sent Ctrl-C to the command as well.
             process.send_signal(number)
 
-    with _handling(pass_on):
+    with _signal_handlers(forward):
         try:
-            process = subprocess.Popen(command, env=kept | env)
-        except OSError as problem:
-            print(f"azpg emulator: {command[0]}: {problem.strerror}", file=sys.stderr)
-            return 126 if isinstance(problem, PermissionError) else 127
-        for number in early:
+            process = subprocess.Popen(command, env=inherited_env | env)
+        except OSError as error:
+            print(f"azpg emulator: {command[0]}: {error.strerror}", file=sys.stderr)
+            return 126 if isinstance(error, PermissionError) else 127
+        for number in pending_signals:
             process.send_signal(number)
         status = process.wait()
     return 128 - status if status < 0 else status
 
 
-def _show(env: dict[str, str], unset: list[str]) -> None:
+def _print_exports(env: dict[str, str], unset: list[str]) -> None:
     print("unset", *unset)
     for name, value in env.items():
         print(f"export {name}={shlex.quote(value)}")
@@ -131,21 +131,21 @@ def _show(env: dict[str, str], unset: list[str]) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    raise _Stopped(number)
+    raise _StopSignal(number)
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _signal_handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Handle the signals that end a program in this way for a while."""
     before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, usual in before.items():
-            signal.signal(number, usual)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
-def _at_a_terminal() -> bool:
+def _in_terminal_foreground() -> bool:
     """Tell whether a terminal sends its signals to us, and so to our command too."""
     try:
         with Path("/dev/tty").open() as terminal:

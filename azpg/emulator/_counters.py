@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 
 # The running numbers, by the names below.
-Tally = Counter[str]
+Counters = Counter[str]
 
 
 @dataclass(frozen=True, slots=True)

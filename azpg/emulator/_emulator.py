@@ -12,26 +12,26 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from ._counters import Counts
-from ._entra.principals import USUAL_TOKEN_SIZE, Kind, Principal
+from ._entra.principals import DEFAULT_TOKEN_SIZE_CHARACTERS, Principal, PrincipalKind
 from ._errors import EmulatorError
 from ._faults import (
     CertificateFault,
     ConnectFault,
     Faults,
     IdentityFault,
-    Place,
+    ListenerName,
     TLSFault,
     TokenFault,
-    check,
-    check_name,
+    validate_choice,
+    validate_faults,
 )
-from ._process.client import Child
+from ._process.client import EmulatorProcess
 
-_REAL_PORT = 5432
+_DEFAULT_PORT = 5432
 _NOT_RUNNING = "This emulator is not running: use it as a context manager."
 _NO_IMDS = "This emulator has no IMDS endpoint: start it with Emulator(imds=True)."
 # They would ask for another identity, another port, or in another way.
-_MISLEADING = ("AZURE_CLIENT_ID", "IDENTITY_SERVER_THUMBPRINT", "PGPORT", "PGSERVICE")
+_CONFLICTING_VARIABLES = ("AZURE_CLIENT_ID", "IDENTITY_SERVER_THUMBPRINT", "PGPORT", "PGSERVICE")
 _INSTALL_PGBOUNCER = (
     "PgBouncer is not installed, so port 6432 is closed. To have it: apt-get install pgbouncer."
 )
@@ -84,39 +84,39 @@ class Emulator:
         self._standby = standby
         self._token_lifetime = token_lifetime
         self._clock_skew = clock_skew
-        self._child: Child | None = None
-        self._facts: dict[str, Any] = {}
+        self._process: EmulatorProcess | None = None
+        self._start_info: dict[str, Any] = {}
         self._faults: list[Faults] = []
 
     def start(self) -> Self:
         """Start every part; on return all of it accepts connections."""
-        if self._child is not None:
+        if self._process is not None:
             raise EmulatorError("This emulator is running already.")
         _check_extra(bundled_postgres=self._options["postgres"] is None)
-        child = Child()
+        process = EmulatorProcess()
         try:
-            self._facts = child.ask(
+            self._start_info = process.request(
                 "start",
                 **self._options,
                 token_lifetime=self._token_lifetime,
                 clock_skew=self._clock_skew,
             )
             if self._standby:
-                child.ask("reader")
+                process.request("ensure_reader")
         except BaseException:
-            child.stop()
+            process.stop()
             raise
-        self._child = child
+        self._process = process
         return self
 
     def stop(self) -> None:
         """End every part and remove its folder; once is enough, twice does no harm."""
-        if self._child is not None and self._child.stop():
+        if self._process is not None and self._process.stop():
             # They are gone already, unless the process could not remove them: killed, say.
-            for folder in self._fact("folders"):
+            for folder in self._get_start_info("folders"):
                 shutil.rmtree(folder, ignore_errors=True)
-            self._child = None
-            self._facts = {}
+            self._process = None
+            self._start_info = {}
             self._faults = []
 
     def __enter__(self) -> Self:
@@ -131,7 +131,7 @@ class Emulator:
         self.stop()
 
     def __repr__(self) -> str:
-        if not self._facts:
+        if not self._start_info:
             return f"<Emulator of {self._options['host']}, not running>"
         return f"<Emulator of {self.host} at {self.hostaddr}:{self.port}>"
 
@@ -139,15 +139,15 @@ class Emulator:
     def env(self) -> dict[str, str]:
         """What to export so that libpq and azure-identity find the emulator."""
         return {
-            **self._env_of_server(),
-            "IDENTITY_ENDPOINT": f"{self._fact('identity_url')}/msi/token",
-            "IDENTITY_HEADER": self._fact("identity_header"),
+            **self._server_env(),
+            "IDENTITY_ENDPOINT": f"{self._get_start_info('identity_url')}/msi/token",
+            "IDENTITY_HEADER": self._get_start_info("identity_header"),
         }
 
     @property
     def env_to_unset(self) -> tuple[str, ...]:
         """What must not be left in the environment, since it would lead clients elsewhere."""
-        return tuple(name for name in _MISLEADING if name not in self.env)
+        return tuple(name for name in _CONFLICTING_VARIABLES if name not in self.env)
 
     @property
     def imds_env(self) -> dict[str, str]:
@@ -158,29 +158,29 @@ class Emulator:
         if not self._options["imds"]:
             raise EmulatorError(_NO_IMDS)
         return {
-            **self._env_of_server(),
-            "AZURE_POD_IDENTITY_AUTHORITY_HOST": self._fact("identity_url"),
+            **self._server_env(),
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST": self._get_start_info("identity_url"),
         }
 
     @property
     def host(self) -> str:
         """The server's full name, which its certificate is for."""
-        return str(self._fact("host"))
+        return str(self._get_start_info("host"))
 
     @property
     def hostaddr(self) -> str:
         """The loopback address it listens on."""
-        return str(self._fact("hostaddr"))
+        return str(self._get_start_info("hostaddr"))
 
     @property
     def port(self) -> int:
         """PostgreSQL's port: 5432 where it could be had."""
-        return int(self._fact("port"))
+        return int(self._get_start_info("port"))
 
     @property
     def pgbouncer_port(self) -> int | None:
         """PgBouncer's port: 6432 where it could be had, None without PgBouncer."""
-        port: int | None = self._fact("pgbouncer_port")
+        port: int | None = self._get_start_info("pgbouncer_port")
         return port
 
     @property
@@ -199,38 +199,38 @@ class Emulator:
         What was written is readable there a moment later. After `fail_over` a new standby is
         behind the name.
         """
-        return str(self._fact("reader_host"))
+        return str(self._get_start_info("reader_host"))
 
     @property
     def reader_hostaddr(self) -> str:
         """The loopback address that the read replica listens on."""
-        return str(self._ask("reader")[0])
+        return str(self._request("ensure_reader")[0])
 
     @property
     def reader_port(self) -> int:
         """The read replica's port: 5432 where it could be had."""
-        return int(self._ask("reader")[1])
+        return int(self._request("ensure_reader")[1])
 
     @property
     def root_certificate(self) -> str:
         """The path of the root certificate, in PEM, that clients verify the server by."""
-        return str(self._fact("root_certificate"))
+        return str(self._get_start_info("root_certificate"))
 
     @property
     def postgres_version(self) -> str:
         """The version of the PostgreSQL that runs."""
-        return str(self._fact("postgres_version"))
+        return str(self._get_start_info("postgres_version"))
 
     @property
     def pgbouncer_version(self) -> str | None:
         """The version of the PgBouncer that runs, None without one."""
-        version: str | None = self._fact("pgbouncer_version")
+        version: str | None = self._get_start_info("pgbouncer_version")
         return version
 
     @property
     def principal(self) -> Principal:
         """The identity that a new emulator knows: the user-assigned managed identity `myapp`."""
-        return Principal.from_json(self._fact("principal"))
+        return Principal.from_json(self._get_start_info("principal"))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -238,10 +238,10 @@ class Emulator:
         notes = []
         if self._options["pgbouncer"] and self.pgbouncer_port is None:
             notes.append(_INSTALL_PGBOUNCER)
-        if self.port != _REAL_PORT:
+        if self.port != _DEFAULT_PORT:
             notes.append(
-                f"Port {_REAL_PORT} or 6432 is taken on every loopback address, so PostgreSQL is "
-                f"on {self.port} (PGPORT)."
+                f"Port {_DEFAULT_PORT} or 6432 is taken on every loopback address, so PostgreSQL "
+                f"is on {self.port} (PGPORT)."
             )
             if self.pgbouncer_port is not None:
                 notes.append(f"With pgbouncer=True also pass port={self.pgbouncer_port}.")
@@ -250,7 +250,7 @@ class Emulator:
     @property
     def counts(self) -> Counts:
         """What has reached the emulator so far."""
-        return Counts(**self._ask("counts"))
+        return Counts(**self._request("counts"))
 
     @property
     def token_lifetime(self) -> float:
@@ -260,7 +260,7 @@ class Emulator:
     @token_lifetime.setter
     def token_lifetime(self, seconds: float) -> None:
         self._token_lifetime = seconds
-        self._set_time()
+        self._send_time_settings()
 
     @property
     def clock_skew(self) -> float:
@@ -270,18 +270,18 @@ class Emulator:
     @clock_skew.setter
     def clock_skew(self, seconds: float) -> None:
         self._clock_skew = seconds
-        self._set_time()
+        self._send_time_settings()
 
     def add_role(
         self,
         name: str,
         *,
-        kind: Kind = "user",
+        kind: PrincipalKind = "user",
         object_id: str | None = None,
         members: Sequence[Principal] = (),
         password: str | None = None,
         resource_type: str | None = None,
-        token_size: int = USUAL_TOKEN_SIZE,
+        token_size: int = DEFAULT_TOKEN_SIZE_CHARACTERS,
     ) -> Principal:
         """Create a role, and with it the identity that signs in as the role.
 
@@ -299,7 +299,7 @@ class Emulator:
             raise EmulatorError(f"password= makes a native role; kind={kind!r} does not fit.")
         if password is None and kind == "native":
             raise EmulatorError("A native role needs a password=.")
-        answer = self._ask(
+        response = self._request(
             "add_role",
             name=name,
             kind=kind if password is None else "native",
@@ -309,11 +309,11 @@ class Emulator:
             resource_type=resource_type,
             token_size=token_size,
         )
-        return Principal.from_json(answer)
+        return Principal.from_json(response)
 
     def sign_in_as(self, principal: Principal) -> None:
         """Make the identity endpoint hand out this principal's tokens when none is asked for."""
-        self._ask("sign_in_as", principal=dataclasses.asdict(principal))
+        self._request("sign_in_as", principal=dataclasses.asdict(principal))
 
     def token(
         self,
@@ -328,7 +328,7 @@ class Emulator:
         validity in seconds (default: `token_lifetime`; a negative one has run out).
         """
         bearer = dataclasses.asdict(principal or self.principal)
-        return str(self._ask("token", principal=bearer, resource=resource, lifetime=lifetime))
+        return str(self._request("token", principal=bearer, resource=resource, lifetime=lifetime))
 
     def fault(
         self,
@@ -337,7 +337,7 @@ class Emulator:
         say: tuple[str, str] | None = None,
         certificate: CertificateFault | None = None,
         tls: TLSFault | None = None,
-        at: Place | None = None,
+        at: ListenerName | None = None,
         identity: IdentityFault | int | None = None,
         token: TokenFault | None = None,
     ) -> contextlib.AbstractContextManager[None]:
@@ -373,17 +373,17 @@ class Emulator:
         Contexts may overlap. Of two faults of a kind the one that came later is in force.
         Raises EmulatorError for a value that names no fault.
         """
-        asked = Faults(
+        requested = Faults(
             connect=connect,
-            say=say,
+            error=say,
             certificate=certificate,
             tls=tls,
             at=at,
             identity=identity,
             token=token,
         )
-        check(asked)
-        return self._in_force(asked)
+        validate_faults(requested)
+        return self._with_faults(requested)
 
     def end_faults(self) -> None:
         """End every `fault` in force, whose contexts may go on."""
@@ -391,7 +391,7 @@ class Emulator:
 
     def expire_tokens(self) -> None:
         """Treat every token handed out until now as expired; new ones are good."""
-        self._ask("expire_tokens")
+        self._request("expire_tokens")
 
     def revoke_tokens(self) -> None:
         """Refuse every token handed out until now, though it has not expired; new ones are good.
@@ -399,9 +399,9 @@ class Emulator:
         The server says what Azure says of a token that it cannot validate: "An error occurred
         while validating the access token."
         """
-        self._ask("revoke_tokens")
+        self._request("revoke_tokens")
 
-    def cut(self, *, reset: bool = False, at: Place | None = None) -> int:
+    def cut(self, *, reset: bool = False, at: ListenerName | None = None) -> int:
         """Cut every open connection without a goodbye and return how many there were.
 
         With `reset` they end by RST, otherwise by FIN. Queries under way run on in the server,
@@ -411,8 +411,8 @@ class Emulator:
             emulator.cut(reset=True)
         """
         if at is not None:
-            check_name("at", at, Place)
-        return int(self._ask("cut", reset=reset, at=at))
+            validate_choice("at", at, ListenerName)
+        return int(self._request("cut", reset=reset, at=at))
 
     def restart_postgres(self, mode: RestartMode = "fast") -> None:
         """Restart the PostgreSQL server; on return it answers again.
@@ -430,15 +430,15 @@ class Emulator:
 
             emulator.restart_postgres("immediate")
         """
-        check_name("mode", mode, RestartMode)
-        self._ask("restart_postgres", mode=mode)
+        validate_choice("mode", mode, RestartMode)
+        self._request("restart_postgres", mode=mode)
 
     def restart_pgbouncer(self) -> None:
         """Restart PgBouncer, which cuts its clients off; on return it answers again.
 
         Meanwhile port 6432 refuses. Raises EmulatorError where there is no PgBouncer.
         """
-        self._ask("restart_pgbouncer")
+        self._request("restart_pgbouncer")
 
     @contextlib.contextmanager
     def slots_used_up(self, *, reserved: bool = False) -> Iterator[None]:
@@ -453,10 +453,10 @@ class Emulator:
                 ...
         """
         try:
-            self._ask("fill_slots", reserved=reserved)
+            self._request("fill_slots", reserved=reserved)
             yield
         finally:
-            self._ask("free_slots")
+            self._request("free_slots")
 
     def fail_over(self, *, refused: float = 0.2, starting: float = 0.2) -> None:
         """Fail over to the standby, as Azure's zone-redundant high availability does.
@@ -476,28 +476,28 @@ class Emulator:
         if min(refused, starting) < 0:
             raise EmulatorError("refused= and starting= are seconds, 0 or more.")
         try:
-            self._ask("begin_fail_over")
+            self._request("begin_fail_over")
             time.sleep(refused)
-            self._ask("start_up")
+            self._request("report_starting_up")
             time.sleep(starting)
         finally:
-            self._ask("finish_fail_over")
-        self._ask("reader")
+            self._request("finish_fail_over")
+        self._request("ensure_reader")
 
     @contextlib.contextmanager
-    def _in_force(self, asked: Faults) -> Iterator[None]:
-        self._set_faults([*self._faults, asked])
+    def _with_faults(self, requested: Faults) -> Iterator[None]:
+        self._set_faults([*self._faults, requested])
         try:
             yield
         finally:
             # Found by identity: an equal fault in force is another context's.
-            self._set_faults([fault for fault in self._faults if fault is not asked])
+            self._set_faults([fault for fault in self._faults if fault is not requested])
 
     def _set_faults(self, faults: list[Faults]) -> None:
-        self._ask("set_faults", faults=[dataclasses.asdict(fault) for fault in faults])
+        self._request("set_faults", faults=[dataclasses.asdict(fault) for fault in faults])
         self._faults = faults
 
-    def _env_of_server(self) -> dict[str, str]:
+    def _server_env(self) -> dict[str, str]:
         env = {
             "PGHOST": self.host,
             "PGHOSTADDR": self.hostaddr,
@@ -505,23 +505,25 @@ class Emulator:
             # Otherwise a CI's own AZURE_CLIENT_SECRET would send tokens' requests to Entra.
             "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
         }
-        if self.port != _REAL_PORT:
+        if self.port != _DEFAULT_PORT:
             env["PGPORT"] = str(self.port)
         return env
 
-    def _set_time(self) -> None:
-        if self._facts:
-            self._ask("set_time", token_lifetime=self._token_lifetime, clock_skew=self._clock_skew)
+    def _send_time_settings(self) -> None:
+        if self._start_info:
+            self._request(
+                "set_time", token_lifetime=self._token_lifetime, clock_skew=self._clock_skew
+            )
 
-    def _fact(self, name: str) -> Any:
-        if not self._facts:
+    def _get_start_info(self, name: str) -> Any:
+        if not self._start_info:
             raise EmulatorError(_NOT_RUNNING)
-        return self._facts[name]
+        return self._start_info[name]
 
-    def _ask(self, what: str, **arguments: Any) -> Any:
-        if self._child is None:
+    def _request(self, method: str, **arguments: Any) -> Any:
+        if self._process is None:
             raise EmulatorError(_NOT_RUNNING)
-        return self._child.ask(what, **arguments)
+        return self._process.request(method, **arguments)
 
 
 def _check_extra(*, bundled_postgres: bool) -> None:

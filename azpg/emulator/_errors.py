@@ -5,7 +5,7 @@ class EmulatorError(RuntimeError):
     """Say that the emulator could not be started or could not do what it was asked to."""
 
 
-class RefusalError(Exception):
+class RejectionError(Exception):
     """Carry a refused connection: what its client is told, and the SQLSTATE."""
 
     def __init__(self, message: str, sqlstate: str = "28000") -> None:
@@ -14,7 +14,7 @@ class RefusalError(Exception):
         self.sqlstate = sqlstate
 
 
-class RefusedError(EmulatorError):
+class ServerError(EmulatorError):
     """Carry what a real server behind the front door answers to the emulator itself."""
 
     def __init__(self, message: str, sqlstate: str) -> None:

@@ -12,31 +12,31 @@ from typing import Any
 from ._errors import EmulatorError
 
 # PostgreSQL and PgBouncer refuse to run as root.
-_INSTEAD_OF_ROOT = ("postgres", "nobody")
+_UNPRIVILEGED_USERS = ("postgres", "nobody")
 # A Unix socket's path has at most 107 bytes; the servers' own part needs about 60 of them.
-_LONGEST_BASE = 45
+_MAX_BASE_LENGTH_BYTES = 45
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OSUser:
     """Name the system user of the servers; `switch` is for when we are root."""
 
     uid: int
     gid: int
-    switch: bool
+    must_switch: bool
 
     @property
-    def popen(self) -> dict[str, Any]:
+    def popen_options(self) -> dict[str, Any]:
         """Return the arguments that make a child process run as this user."""
-        if not self.switch:
+        if not self.must_switch:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-    def own(self, path: Path) -> None:
-        if self.switch:
+    def chown(self, path: Path) -> None:
+        if self.must_switch:
             os.chown(path, self.uid, self.gid)
 
-    def write(self, path: Path, text: str) -> None:
+    def write_file(self, path: Path, text: str) -> None:
         """Write a file as this user, who alone can read it.
 
         In a folder of that user's, root could be led to any file of the machine by a link.
@@ -51,7 +51,11 @@ class Account:
         """Tell whether the user reaches a program and its libraries."""
         try:
             subprocess.run(
-                [program, "--version"], check=True, capture_output=True, cwd="/", **self.popen
+                [program, "--version"],
+                check=True,
+                capture_output=True,
+                cwd="/",
+                **self.popen_options,
             )
         except (OSError, subprocess.CalledProcessError):
             return False
@@ -64,11 +68,11 @@ class Account:
             input=text.encode(),
             env={"PATH": os.defpath},
             cwd="/",
-            **self.popen,
+            **self.popen_options,
         )
 
 
-def current() -> Account:
+def server_os_user() -> OSUser:
     """Return the caller's own account, or one that the servers accept when we are root."""
     if os.geteuid() != 0:
         try:
@@ -79,40 +83,40 @@ def current() -> Account:
                 "initdb insists on one. Give it an entry in /etc/passwd, in a Dockerfile with "
                 f"RUN useradd --uid {os.geteuid()} app."
             ) from None
-        return Account(os.geteuid(), os.getegid(), switch=False)
-    for name in _INSTEAD_OF_ROOT:
+        return OSUser(os.geteuid(), os.getegid(), must_switch=False)
+    for name in _UNPRIVILEGED_USERS:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        return Account(entry.pw_uid, entry.pw_gid, switch=True)
+        return OSUser(entry.pw_uid, entry.pw_gid, must_switch=True)
     raise EmulatorError(
         "PostgreSQL refuses to run as root, and there is neither a user 'postgres' nor 'nobody' "
         "to run it as. Add one: useradd --system postgres."
     )
 
 
-def make_folder(account: Account) -> Path:
+def make_runtime_folder(os_user: OSUser) -> Path:
     """Make the emulator's folder where the account reaches it and socket paths stay short."""
     base = tempfile.gettempdir()
-    fits = len(base) <= _LONGEST_BASE and re.fullmatch(r"[\w/.+-]+", base)
-    if not fits or not _reaches(account, base):
+    fits = len(base) <= _MAX_BASE_LENGTH_BYTES and re.fullmatch(r"[\w/.+-]+", base)
+    if not fits or not _can_enter(os_user, base):
         base = "/tmp"  # noqa: S108  # mkdtemp makes a folder of our own in it
     folder = Path(tempfile.mkdtemp(prefix="azpg-emulator-", dir=base))
-    if account.switch:
+    if os_user.must_switch:
         # The servers' user passes through; it reads and writes only in the folder that is its own.
         folder.chmod(0o711)
     return folder
 
 
-def _reaches(account: Account, folder: str) -> bool:
-    if not account.switch:
+def _can_enter(os_user: OSUser, folder: str) -> bool:
+    if not os_user.must_switch:
         return True
     for path in (Path(folder), *Path(folder).parents):
         state = path.stat()
-        if state.st_uid == account.uid:
+        if state.st_uid == os_user.uid:
             open_to_it = state.st_mode & 0o100
-        elif state.st_gid == account.gid:
+        elif state.st_gid == os_user.gid:
             open_to_it = state.st_mode & 0o010
         else:
             open_to_it = state.st_mode & 0o001

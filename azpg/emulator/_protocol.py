@@ -5,10 +5,10 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from ._errors import RefusalError
+from ._errors import RejectionError
 
 # Read up to so many bytes; none at the end.
-Read = Callable[[int], Awaitable[bytes]]
+ReadBytes = Callable[[int], Awaitable[bytes]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 SSL_REQUEST = 80877103
@@ -16,20 +16,20 @@ GSSENC_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
 PROTOCOL_3_0 = 3 << 16
 
-ASK_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
+AUTHENTICATION_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
 
 # PostgreSQL's own limit for what comes before the sign-in.
-MAX_STARTUP = 10_000
+MAX_STARTUP_BYTES = 10_000
 # PostgreSQL cuts longer names off and takes what is left for the name that was meant.
-MAX_NAME = 63
+MAX_NAME_BYTES = 63
 # Protocol 3.2 has cancel keys of up to 256 bytes; before it they had 4.
-_CANCEL_KEY_SIZES = range(4, 257)
+_CANCEL_KEY_BYTES = range(4, 257)
 # PostgreSQL takes passwords of up to 64 KB; no token comes near.
-MAX_PASSWORD = 65_535
+MAX_PASSWORD_BYTES = 65_535
 
 
 @dataclass(frozen=True, slots=True)
-class Startup:
+class StartupMessage:
     """Hold the contents of a valid startup packet; `user` and `database` are always among them."""
 
     version: int
@@ -51,49 +51,51 @@ class Startup:
         return struct.pack("!i", len(body) + 4) + body
 
 
-def code_of(packet: bytes) -> int:
+def request_code(packet: bytes) -> int:
     """Return the number that tells what a first packet is: a request or a protocol version."""
     code: int = struct.unpack_from("!i", packet, 4)[0]
     return code
 
 
-def parse_startup(packet: bytes) -> Startup:
+def parse_startup(packet: bytes) -> StartupMessage:
     """Read a startup packet, or refuse one that two servers could read in two ways.
 
     PostgreSQL and PgBouncer do not agree on all malformed packets: one ignores what follows the
     terminator, another reads it; one cuts off a long name, another refuses it.
     """
     if len(packet) < 8 or struct.unpack_from("!i", packet)[0] != len(packet):
-        raise _malformed("its length is wrong")
-    version = code_of(packet)
+        raise _malformed_packet("its length is wrong")
+    version = request_code(packet)
     if version >> 16 != 3:
         number = f"{version >> 16 & 0xFFFF}.{version & 0xFFFF}"
-        raise RefusalError(f"unsupported frontend protocol {number}", "0A000")
+        raise RejectionError(f"unsupported frontend protocol {number}", "0A000")
     try:
         *fields, terminator, rest = packet[8:].decode().split("\0")
     except UnicodeDecodeError:
-        raise _malformed("it is not UTF-8") from None
+        raise _malformed_packet("it is not UTF-8") from None
     except ValueError:
-        raise _malformed("it has no terminator") from None
+        raise _malformed_packet("it has no terminator") from None
     names = fields[::2]
     if terminator or rest or len(fields) % 2 or not all(names):
-        raise _malformed("it is no list of names and values that ends in one terminator")
+        raise _malformed_packet("it is no list of names and values that ends in one terminator")
     if len(set(names)) < len(names):
-        raise _malformed("it has a parameter twice")
+        raise _malformed_packet("it has a parameter twice")
     parameters = dict(zip(names, fields[1::2], strict=True))
     if not parameters.get("user"):
-        raise RefusalError("no PostgreSQL user name specified in startup packet")
+        raise RejectionError("no PostgreSQL user name specified in startup packet")
     parameters["database"] = parameters.get("database") or parameters["user"]
     for name in ("user", "database"):
-        if len(parameters[name].encode()) > MAX_NAME:
-            raise RefusalError(f"the name of the {name} is longer than {MAX_NAME} bytes", "42622")
-    return Startup(version, parameters)
+        if len(parameters[name].encode()) > MAX_NAME_BYTES:
+            raise RejectionError(
+                f"the name of the {name} is longer than {MAX_NAME_BYTES} bytes", "42622"
+            )
+    return StartupMessage(version, parameters)
 
 
 def parse_cancel(packet: bytes) -> bytes:
     """Read a cancel request and return one that holds the same and nothing else."""
     key = packet[12:]
-    if len(packet) < 12 or len(key) not in _CANCEL_KEY_SIZES:
+    if len(packet) < 12 or len(key) not in _CANCEL_KEY_BYTES:
         raise EOFError("invalid length of cancel request packet")
     process = struct.unpack_from("!i", packet, 8)[0]
     return struct.pack("!iii", 12 + len(key), CANCEL_REQUEST, process) + key
@@ -102,22 +104,22 @@ def parse_cancel(packet: bytes) -> bytes:
 def parse_password(body: bytes) -> str:
     """Read the body of a password message: one text and its terminator."""
     if body.find(b"\0") != len(body) - 1:
-        raise RefusalError("invalid password packet size", "08P01")
+        raise RejectionError("invalid password packet size", "08P01")
     return body[:-1].decode(errors="replace")
 
 
-def _malformed(why: str) -> RefusalError:
-    return RefusalError(f"invalid startup packet layout: {why}", "08P01")
+def _malformed_packet(why: str) -> RejectionError:
+    return RejectionError(f"invalid startup packet layout: {why}", "08P01")
 
 
-def message(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("!i", len(body) + 4) + body
+def encode_message(message_type: bytes, body: bytes) -> bytes:
+    return message_type + struct.pack("!i", len(body) + 4) + body
 
 
-def fatal(sqlstate: str, text: str) -> bytes:
+def fatal_error(sqlstate: str, text: str) -> bytes:
     fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", text))
     body = b"".join(f"{code}{value}\0".encode() for code, value in fields)
-    return message(b"E", body + b"\0")
+    return encode_message(b"E", body + b"\0")
 
 
 def error_fields(body: bytes) -> dict[str, str]:
@@ -126,29 +128,29 @@ def error_fields(body: bytes) -> dict[str, str]:
     return {field[0]: field[1:] for field in fields}
 
 
-def sqlstate_of(body: bytes) -> str:
+def sqlstate_from(body: bytes) -> str:
     return error_fields(body).get("C", "")
 
 
-async def read_packet(read: Read) -> bytes:
+async def read_startup_packet(read: ReadBytes) -> bytes:
     """Read a first packet, which has a length but no kind."""
-    head = await _exactly(read, 8)
+    head = await _read_exactly(read, 8)
     size = struct.unpack("!i", head[:4])[0]
-    if not 8 <= size <= MAX_STARTUP:
+    if not 8 <= size <= MAX_STARTUP_BYTES:
         raise EOFError("invalid length of startup packet")
-    return head + await _exactly(read, size - 8)
+    return head + await _read_exactly(read, size - 8)
 
 
-async def read_message(read: Read, limit: int) -> tuple[bytes, bytes]:
+async def read_message(read: ReadBytes, limit: int) -> tuple[bytes, bytes]:
     """Read one message: its kind and its body of at most `limit` bytes."""
-    head = await _exactly(read, 5)
+    head = await _read_exactly(read, 5)
     size = struct.unpack("!i", head[1:])[0] - 4
     if not 0 <= size <= limit:
         raise EOFError("invalid message length")
-    return head[:1], await _exactly(read, size)
+    return head[:1], await _read_exactly(read, size)
 
 
-async def _exactly(read: Read, size: int) -> bytes:
+async def _read_exactly(read: ReadBytes, size: int) -> bytes:
     """Read so many bytes and not one more, which could belong to a TLS handshake."""
     data = b""
     while len(data) < size:

@@ -10,51 +10,51 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azpg.emulator._os_user import Account
+from azpg.emulator._os_user import OSUser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def account() -> Account:
+def os_user() -> OSUser:
     """Return an ordinary user, as root runs the servers."""
     entry = pwd.getpwnam("nobody")
-    return Account(entry.pw_uid, entry.pw_gid, switch=True)
+    return OSUser(entry.pw_uid, entry.pw_gid, must_switch=True)
 
 
 @pytest.fixture
-def folder(account: Account) -> Iterator[Path]:
+def folder(os_user: OSUser) -> Iterator[Path]:
     """Return a folder of that user's; unlike pytest's own, those above it let the user through."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
         folder = Path(name, "private")
         folder.mkdir(mode=0o700)
-        account.own(folder)
+        os_user.chown(folder)
         yield folder
 
 
 @pytest.mark.root
-def test_root_is_led_to_no_other_file(tmp_path: Path, folder: Path, account: Account) -> None:
+def test_root_is_led_to_no_other_file(tmp_path: Path, folder: Path, os_user: OSUser) -> None:
     """A link that the servers' user has put in the place of a file opens nothing of root's."""
     roots = tmp_path / "roots"
     roots.write_text("kept")
     (folder / "hba.conf").symlink_to(roots)
     with pytest.raises(subprocess.CalledProcessError):
-        account.write(folder / "hba.conf", "changed")
+        os_user.write_file(folder / "hba.conf", "changed")
     (folder / "server-2").symlink_to(tmp_path / "made")
     with pytest.raises(subprocess.CalledProcessError):
-        account.make_folder(folder / "server-2")
+        os_user.make_folder(folder / "server-2")
     assert roots.read_text() == "kept"
     assert roots.stat().st_uid == 0
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.root
-def test_a_file_is_the_servers_users_alone(folder: Path, account: Account) -> None:
+def test_a_file_is_the_servers_users_alone(folder: Path, os_user: OSUser) -> None:
     """A file that is written, first or again, belongs to that user, and nobody else reads it."""
     for text in ("first ünd $HOME `id`", ""):
-        account.write(folder / "a file", text)
+        os_user.write_file(folder / "a file", text)
         state = (folder / "a file").stat()
         assert (folder / "a file").read_text() == text
-        assert (state.st_uid, state.st_mode & 0o777) == (account.uid, 0o600)
+        assert (state.st_uid, state.st_mode & 0o777) == (os_user.uid, 0o600)

@@ -216,7 +216,7 @@ def test_the_superusers_password_is_nowhere_to_be_read(
 ) -> None:
     """No view, setting or process's argument shows it, of the standby neither."""
     standby = {"hostaddr": emulator.reader_hostaddr, "port": emulator.reader_port}
-    private = Path(emulator._facts["folders"][0]) / "private"
+    private = Path(emulator._start_info["folders"][0]) / "private"
     written = {
         path.read_text().strip().rpartition(":")[2] for path in private.glob("server-*/pgpass")
     }
@@ -236,7 +236,7 @@ def test_the_superusers_password_is_nowhere_to_be_read(
 
 def test_files_are_the_servers_own(emulator: Emulator) -> None:
     """No file with a password is open to any other user."""
-    private = Path(emulator._facts["folders"][0]) / "private"
+    private = Path(emulator._start_info["folders"][0]) / "private"
     for name in ("users.txt", "hba.conf", "pgbouncer.ini"):
         state = (private / name).stat()
         assert state.st_mode & 0o777 == 0o600

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from azpg.emulator import Emulator
-from azpg.emulator._process import certificate_folder
+from azpg.emulator._process.certificate_folder import make_certificate_folder
 
 Make = Callable[..., Path]
 
@@ -39,7 +39,7 @@ def make(private: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         entry = list(pwd.getpwuid(os.geteuid()))
         entry[5] = str(home or "/nonexistent")
         monkeypatch.setattr(pwd, "getpwuid", lambda _uid: pwd.struct_passwd(entry))
-        return certificate_folder.make(private)
+        return make_certificate_folder(private)
 
     return make
 

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from azpg.emulator import Emulator
-from azpg.emulator._proxy.certificates import Authority, server_context
+from azpg.emulator._proxy.certificates import CertificateAuthority, create_server_context
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
@@ -98,11 +98,11 @@ def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
 )
 def test_name_constraints(name: str, accepted: bool) -> None:
     """The root cannot vouch for a name outside Azure's suffixes, even if its key were stolen."""
-    authority = Authority()
+    authority = CertificateAuthority()
     client_context = ssl.create_default_context(cadata=authority.root_pem.decode())
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
-    server = server_context(authority.chain_for(name)).wrap_bio(
+    server = create_server_context(authority.issue_chain(name)).wrap_bio(
         to_server, to_client, server_side=True
     )
 

@@ -14,7 +14,7 @@ from azpg.emulator._proxy.loopback import listen
 
 Connect = Callable[..., psycopg.Connection[Any]]
 Refusal = Callable[..., str]
-Place = Literal["postgres", "pgbouncer"]
+ListenerName = Literal["postgres", "pgbouncer"]
 
 # What libpq says of a connection that ends before it is ready.
 ENDED = "server closed the connection unexpectedly|SSL error: unexpected eof|EOF detected"
@@ -28,7 +28,7 @@ def _mended(emulator: Emulator) -> Iterator[None]:
 
 
 @pytest.fixture
-def place(emulator: Emulator, port: int) -> Place:
+def place(emulator: Emulator, port: int) -> ListenerName:
     """Name the port that is being tested."""
     return "postgres" if port == emulator.port else "pgbouncer"
 
@@ -41,7 +41,7 @@ def other_port(emulator: Emulator, port: int) -> int:
 
 
 def test_refused(
-    emulator: Emulator, connect: Connect, place: Place, port: int, other_port: int
+    emulator: Emulator, connect: Connect, place: ListenerName, port: int, other_port: int
 ) -> None:
     """A port refuses for as long as asked; the other port and open connections go on."""
     with connect(port=port) as before:
@@ -65,7 +65,7 @@ def test_a_refusing_port_is_kept(emulator: Emulator) -> None:
             other.close()
 
 
-def test_stalled(emulator: Emulator, refusal: Refusal, place: Place, port: int) -> None:
+def test_stalled(emulator: Emulator, refusal: Refusal, place: ListenerName, port: int) -> None:
     """A stalled port accepts and never answers, so that only the client's patience ends it."""
     with emulator.fault(connect="stall", at=place):
         before = emulator.counts
@@ -141,7 +141,12 @@ def test_said(emulator: Emulator, refusal: Refusal, port: int, sqlstate: str, te
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_cut_in_a_query(
-    emulator: Emulator, connect: Connect, place: Place, port: int, other_port: int, reset: bool
+    emulator: Emulator,
+    connect: Connect,
+    place: ListenerName,
+    port: int,
+    other_port: int,
+    reset: bool,
 ) -> None:
     """Open connections are cut while a query runs and while they are idle; other ports' are not."""
     emulator.cut()
@@ -212,7 +217,12 @@ def test_faults_overlap(emulator: Emulator, refusal: Refusal, connect: Connect, 
 
 
 def test_a_certificate_fault_at_one_port(
-    emulator: Emulator, refusal: Refusal, connect: Connect, place: Place, port: int, other_port: int
+    emulator: Emulator,
+    refusal: Refusal,
+    connect: Connect,
+    place: ListenerName,
+    port: int,
+    other_port: int,
 ) -> None:
     """The wrong certificate can be shown at one port alone."""
     with emulator.fault(certificate="other-root", at=place):

@@ -365,7 +365,7 @@ def test_no_private_socket_trusts_the_superuser(
     emulator: Emulator, folder: str, port: int, user: str, database: str
 ) -> None:
     """Even past the emulator, the servers ask their administrators for a password."""
-    private = Path(emulator._facts["folders"][0]) / "private" / folder
+    private = Path(emulator._start_info["folders"][0]) / "private" / folder
     for secret in ("", "x"):
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from azpg.emulator import Emulator, EmulatorError
-from azpg.emulator._azure_host import site
+from azpg.emulator._azure_host import parse_host
 
 # A program that owns an emulator, says so, and goes on as its argument tells.
 OWNER = """
@@ -25,15 +25,15 @@ import json, os, signal, sys
 from azpg.emulator import Emulator
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 with Emulator(pgbouncer=False) as emulator:
-    guardian = emulator._child._process.pid
-    print(json.dumps([emulator._facts["folders"], guardian]), flush=True)
+    guardian = emulator._process._popen.pid
+    print(json.dumps([emulator._start_info["folders"], guardian]), flush=True)
     exec(sys.argv[1])
 """
 
 
 def folders_of(emulator: Emulator) -> list[Path]:
     """Return the folder of an emulator's servers, and that of its root certificate."""
-    return [Path(folder) for folder in emulator._facts["folders"]]
+    return [Path(folder) for folder in emulator._start_info["folders"]]
 
 
 def processes_in(folder: Path) -> list[str]:
@@ -141,11 +141,11 @@ def test_killed_while_it_starts() -> None:
     """An owner that is killed in the middle of the start leaves nothing behind either."""
     program = (
         "import threading, azpg.emulator._process.client as c\n"
-        "child = c.Child()\n"
-        "print(child._process.pid, flush=True)\n"
+        "child = c.EmulatorProcess()\n"
+        "print(child._popen.pid, flush=True)\n"
         "from azpg.emulator import Emulator\n"
         "options = dict(host='s.postgres.database.azure.com', postgres=None, pgbouncer=False)\n"
-        "child.ask('start', **options, imds=False, token_lifetime=1, clock_skew=0)\n"
+        "child.request('start', **options, imds=False, token_lifetime=1, clock_skew=0)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
@@ -196,11 +196,11 @@ def test_killed_emulator() -> None:
     """If the emulator itself is killed, its servers end too, and stop removes the folders."""
     with Emulator(pgbouncer=False) as emulator:
         folder, certificate_folder = folders_of(emulator)
-        child = emulator._child
+        child = emulator._process
         assert child is not None
         postmaster = int((folder / "private/server-1/data/postmaster.pid").read_text().split()[0])
         descriptor = os.pidfd_open(postmaster)
-        child._process.kill()
+        child._popen.kill()
         assert select.select([descriptor], [], [], 20)[0], "PostgreSQL goes on"
         os.close(descriptor)
         with pytest.raises(EmulatorError, match="has ended"):
@@ -211,10 +211,10 @@ def test_killed_emulator() -> None:
 
 def test_only_loopback(emulator: Emulator) -> None:
     """Every TCP port of the emulator is on a loopback address."""
-    child = emulator._child
+    child = emulator._process
     assert child is not None
     sockets = set()
-    for descriptor in Path(f"/proc/{child._process.pid}/fd").iterdir():
+    for descriptor in Path(f"/proc/{child._popen.pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -273,7 +273,7 @@ def test_another_cloud() -> None:
 )
 def test_resource_of_each_cloud(host: str, resource: str) -> None:
     """Each cloud's servers take tokens for a resource of their own."""
-    assert site(host).resource == resource
+    assert parse_host(host).resource == resource
 
 
 def emulator_dsn(emulator: Emulator) -> str:
@@ -322,7 +322,7 @@ DEBIAN = str(max(Path("/usr/lib/postgresql").glob("*"), key=lambda folder: int(f
 AS_ANOTHER_USER = """
 import os, sys
 from azpg.emulator import Emulator, EmulatorError
-from azpg.emulator._azure_host import site
+from azpg.emulator._azure_host import parse_host
 assert os.geteuid() == int(sys.argv[1])
 try:
     with Emulator(postgres=sys.argv[2]) as emulator:

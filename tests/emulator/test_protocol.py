@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from azpg.emulator._errors import RefusalError
-from azpg.emulator._protocol import Startup, parse_startup
+from azpg.emulator._errors import RejectionError
+from azpg.emulator._protocol import StartupMessage, parse_startup
 
 # Words that decide something, and texts of every length around PostgreSQL's limit.
 NAMES = st.sampled_from(["user", "database", "options", "replication", "User", "_pq_.x"])
@@ -57,7 +57,7 @@ def read_all(body: bytes) -> dict[bytes, bytes]:
     return {name: value for name, value in zip(fields[::2], fields[1::2], strict=False) if name}
 
 
-def encoded(startup: Startup) -> dict[bytes, bytes]:
+def encoded(startup: StartupMessage) -> dict[bytes, bytes]:
     """Return what was read, as bytes."""
     return {name.encode(): value.encode() for name, value in startup.parameters.items()}
 
@@ -72,7 +72,7 @@ def test_what_is_judged_is_what_every_server_reads(body: bytes) -> None:
     """A packet is refused, or says the same in every way of reading; so does the one sent on."""
     try:
         startup = parse_startup(packet(body))
-    except RefusalError:
+    except RejectionError:
         return
     judged = encoded(startup)
     for sent in (body, startup.packet[8:]):
@@ -103,5 +103,5 @@ def test_bytes_of_a_wrong_length_are_refused(data: bytes) -> None:
     """A packet whose length is not its own, or that ends before its version, is refused."""
     if data[:4] == struct.pack("!i", len(data)):
         data += b"x"
-    with pytest.raises(RefusalError):
+    with pytest.raises(RejectionError):
         parse_startup(data)

@@ -13,12 +13,12 @@ import pytest
 from fix_raw_client import CANCEL_REQUEST, PROTOCOL_3_0, SSL_REQUEST, packet
 
 from azpg.emulator import _azure_host
-from azpg.emulator._counters import Tally
-from azpg.emulator._proxy.certificates import Certificates
-from azpg.emulator._proxy.listener import FrontDoor
-from azpg.emulator._proxy.proxy_session import House
+from azpg.emulator._counters import Counters
+from azpg.emulator._proxy.certificates import ServerCertificates
+from azpg.emulator._proxy.listener import Listener
+from azpg.emulator._proxy.proxy_session import SessionContext
 
-SITE = _azure_host.site("myserver.postgres.database.azure.com")
+AZURE_HOST = _azure_host.parse_host("myserver.postgres.database.azure.com")
 
 
 async def received(folder: Path, sent: bytes) -> bytes:
@@ -30,18 +30,18 @@ async def received(folder: Path, sent: bytes) -> bytes:
         first.set_result(await reader.read(1000))
         writer.close()
 
-    certificates = Certificates(SITE)
-    house = House(lambda _role: None, certificates, Tally(), frozenset(), {})
-    context = ssl.create_default_context(cadata=certificates.root_pem.decode())
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
+    certificates = ServerCertificates(AZURE_HOST)
+    context = SessionContext(lambda _role: None, certificates, Counters(), frozenset(), {})
+    client_context = ssl.create_default_context(cadata=certificates.root_pem.decode())
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
     async with await asyncio.start_unix_server(record, server):
-        door = FrontDoor("postgres", listener, server, house)
-        reader, writer = await asyncio.open_connection(*door.address)
+        listener = Listener("postgres", sock, server, context)
+        reader, writer = await asyncio.open_connection(*listener.address)
         try:
             writer.write(packet(b"", SSL_REQUEST))
             assert await reader.readexactly(1) == b"S"
-            await writer.start_tls(context, server_hostname=SITE.host)
+            await writer.start_tls(client_context, server_hostname=AZURE_HOST.name)
             writer.write(sent)
             async with asyncio.timeout(10):
                 return await first
@@ -49,7 +49,7 @@ async def received(folder: Path, sent: bytes) -> bytes:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-            await door.stop()
+            await listener.stop()
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from azpg.emulator._counters import Tally
+from azpg.emulator._counters import Counters
 
 from .tenant import Tenant
 
-_APP_SERVICE = "/msi/token"
-_IMDS = "/metadata/identity/oauth2/token"
-_MAX_REQUEST = 16_384
-_TIMEOUT = 60
+_APP_SERVICE_PATH = "/msi/token"
+_IMDS_PATH = "/metadata/identity/oauth2/token"
+_MAX_REQUEST_BYTES = 16_384
+_REQUEST_TIMEOUT_SECONDS = 60
 # A client that goes away, or that does not speak HTTP.
-_NO_REQUEST = (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError)
+_NO_HTTP_REQUEST = (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class _Request:
     headers: dict[str, str]
 
 
-class _RefusalError(Exception):
-    def __init__(self, status: int, description: str) -> None:
-        super().__init__(description)
+class _HTTPError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
         self.status = status
-        self.description = description
+        self.message = message
 
 
 class IdentityEndpoint:
@@ -44,12 +44,12 @@ class IdentityEndpoint:
     IMDS do not, so that it answers them only if `imds` says so.
     """
 
-    def __init__(self, address: str, tenant: Tenant, tally: Tally, *, imds: bool) -> None:
+    def __init__(self, address: str, tenant: Tenant, counters: Counters, *, imds: bool) -> None:
         self.header = secrets.token_hex(16)
         self._imds = imds
         self._tenant = tenant
-        self._tally = tally
-        self._listening_at = (address, 0)
+        self._counters = counters
+        self._address = (address, 0)
         self._server: asyncio.Server | None = None
 
     @property
@@ -58,7 +58,7 @@ class IdentityEndpoint:
 
     @property
     def _host(self) -> str:
-        address, port = self._listening_at
+        address, port = self._address
         return f"{address}:{port}"
 
     async def open(self) -> None:
@@ -66,10 +66,10 @@ class IdentityEndpoint:
         if self._server is None:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(self._listening_at)
-            self._listening_at = sock.getsockname()
+            sock.bind(self._address)
+            self._address = sock.getsockname()
             self._server = await asyncio.start_server(
-                self._connection, sock=sock, limit=_MAX_REQUEST
+                self._serve_connection, sock=sock, limit=_MAX_REQUEST_BYTES
             )
 
     def close(self) -> None:
@@ -78,16 +78,18 @@ class IdentityEndpoint:
             self._server.close()
             self._server = None
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(*_NO_REQUEST):
+    async def _serve_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(*_NO_HTTP_REQUEST):
             try:
-                async with asyncio.timeout(_TIMEOUT):
-                    request = _parse(await reader.readuntil(b"\r\n\r\n"))
-                self._tally["token_requests"] += 1
+                async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
+                    request = _parse_request(await reader.readuntil(b"\r\n\r\n"))
+                self._counters["token_requests"] += 1
                 if self._tenant.faults.identity == "hang":
                     await reader.read()
                     return
-                status, body = self._answer(request)
+                status, body = self._build_response(request)
                 head = (
                     f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
                     "Content-Type: application/json; charset=utf-8\r\n"
@@ -99,36 +101,36 @@ class IdentityEndpoint:
             finally:
                 writer.close()
 
-    def _answer(self, request: _Request) -> tuple[int, bytes]:
+    def _build_response(self, request: _Request) -> tuple[int, bytes]:
         if self._tenant.faults.identity == "garbage":
             return 200, b"<html><body>Welcome</body></html>"
         try:
-            answer, status = self._token(request), 200
-        except _RefusalError as refusal:
-            status = refusal.status
-            said = refusal.description
+            answer, status = self._issue_token(request), 200
+        except _HTTPError as error:
+            status = error.status
+            message = error.message
             answer = (
-                {"error": "invalid_request", "error_description": said}
-                if request.path == _IMDS
-                else {"statusCode": status, "message": said}
+                {"error": "invalid_request", "error_description": message}
+                if request.path == _IMDS_PATH
+                else {"statusCode": status, "message": message}
             )
         return status, json.dumps(answer).encode()
 
-    def _token(self, request: _Request) -> dict[str, Any]:
+    def _issue_token(self, request: _Request) -> dict[str, Any]:
         if isinstance(fault := self._tenant.faults.identity, int):
-            raise _RefusalError(fault, "The emulator was told to answer so.")
-        self._check(request)
+            raise _HTTPError(fault, "The emulator was told to answer so.")
+        self._check_request(request)
         if not (resource := request.query.get("resource")):
-            raise _RefusalError(400, "Required parameter 'resource' is missing.")
-        bearer = self._tenant.find(
+            raise _HTTPError(400, "Required parameter 'resource' is missing.")
+        bearer = self._tenant.find_principal(
             client_id=request.query.get("client_id", ""),
             object_id=request.query.get("object_id", ""),
             resource_id=request.query.get("mi_res_id") or request.query.get("msi_res_id", ""),
         )
         if bearer is None:
-            raise _RefusalError(400, "Identity not found")
-        token = self._tenant.token(bearer, resource)
-        self._tally["tokens_issued"] += 1
+            raise _HTTPError(400, "Identity not found")
+        token = self._tenant.issue_token(bearer, resource)
+        self._counters["tokens_issued"] += 1
         now, lifetime = self._tenant.now(), self._tenant.token_lifetime
         answer = {
             "access_token": token,
@@ -137,32 +139,32 @@ class IdentityEndpoint:
             "resource": resource,
             "token_type": "Bearer",
         }
-        if request.path == _IMDS:
+        if request.path == _IMDS_PATH:
             answer |= {"expires_in": str(int(lifetime)), "not_before": str(int(now))}
         return answer
 
-    def _check(self, request: _Request) -> None:
+    def _check_request(self, request: _Request) -> None:
         # A web page whose own name was made to lead here names itself.
         if request.headers.get("host") != self._host:
-            raise _RefusalError(400, f"The Host header must be {self._host}.")
-        if request.path == _APP_SERVICE:
+            raise _HTTPError(400, f"The Host header must be {self._host}.")
+        if request.path == _APP_SERVICE_PATH:
             given = request.headers.get("x-identity-header", "")
             if not hmac.compare_digest(given.encode(), self.header.encode()):
-                raise _RefusalError(401, "The identity header is missing or wrong.")
-            wanted = "2019-08-01"
-        elif request.path == _IMDS and self._imds:
+                raise _HTTPError(401, "The identity header is missing or wrong.")
+            api_version = "2019-08-01"
+        elif request.path == _IMDS_PATH and self._imds:
             if "x-forwarded-for" in request.headers:
-                raise _RefusalError(400, "IMDS answers no forwarded requests.")
+                raise _HTTPError(400, "IMDS answers no forwarded requests.")
             if request.headers.get("metadata", "").lower() != "true":
-                raise _RefusalError(400, "Required metadata header not specified")
-            wanted = "2018-02-01"
+                raise _HTTPError(400, "Required metadata header not specified")
+            api_version = "2018-02-01"
         else:
-            raise _RefusalError(404, f"There is nothing at {request.path}.")
-        if request.query.get("api-version") != wanted:
-            raise _RefusalError(400, f"api-version must be {wanted}.")
+            raise _HTTPError(404, f"There is nothing at {request.path}.")
+        if request.query.get("api-version") != api_version:
+            raise _HTTPError(400, f"api-version must be {api_version}.")
 
 
-def _parse(head: bytes) -> _Request:
+def _parse_request(head: bytes) -> _Request:
     first, *lines = head.decode("latin-1").split("\r\n")
     target = urlsplit(first.split(" ")[1])
     query = {name: values[0] for name, values in parse_qs(target.query).items()}

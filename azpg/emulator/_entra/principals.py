@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from azpg.emulator._errors import EmulatorError
 
-Kind = Literal[
+PrincipalKind = Literal[
     "user",
     "guest",
     "group",
@@ -19,12 +19,12 @@ Kind = Literal[
 ]
 
 # Tokens of managed identities have 1,300 to 1,700 characters, people's up to 7,000.
-USUAL_TOKEN_SIZE = 1400
+DEFAULT_TOKEN_SIZE_CHARACTERS = 1400
 
-_GROUP_MAY_HOLD = "users, guests, managed identities and service principals"
-_SUBSCRIPTION = "/subscriptions/11111111-2222-4333-8444-555555555555/resourcegroups/emulator"
-_USER_ASSIGNED = "Microsoft.ManagedIdentity/userAssignedIdentities"
-_SITES = "Microsoft.Web/sites"
+_GROUP_MEMBER_KINDS = "users, guests, managed identities and service principals"
+_RESOURCE_GROUP = "/subscriptions/11111111-2222-4333-8444-555555555555/resourcegroups/emulator"
+_USER_ASSIGNED_TYPE = "Microsoft.ManagedIdentity/userAssignedIdentities"
+_WEB_APP_TYPE = "Microsoft.Web/sites"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Principal:
     """
 
     name: str
-    kind: Kind
+    kind: PrincipalKind
     object_id: str = ""
     client_id: str | None = None
     resource_id: str | None = None
     members: tuple["Principal", ...] = ()
-    token_size: int = USUAL_TOKEN_SIZE
+    token_size: int = DEFAULT_TOKEN_SIZE_CHARACTERS
 
     @property
     def is_app(self) -> bool:
@@ -56,21 +56,21 @@ class Principal:
         return cls(**{**fields, "members": members})
 
 
-def principal(
+def create_principal(
     name: str,
-    kind: Kind,
+    kind: PrincipalKind,
     *,
     object_id: str | None = None,
     resource_type: str | None = None,
     members: tuple[Principal, ...] = (),
-    token_size: int = USUAL_TOKEN_SIZE,
+    token_size: int = DEFAULT_TOKEN_SIZE_CHARACTERS,
 ) -> Principal:
     """Make a principal of a kind, with an object id of its own unless one is given."""
     _check_name(name)
     if members and kind != "group":
         raise EmulatorError(f"members= is for kind='group', not for kind={kind!r}.")
     if any(member.kind in {"group", "native"} for member in members):
-        raise EmulatorError(f"A group may hold {_GROUP_MAY_HOLD}.")
+        raise EmulatorError(f"A group may hold {_GROUP_MEMBER_KINDS}.")
     oid = object_id or str(uuid.uuid4())
     app = str(uuid.uuid4())
     match kind:
@@ -83,39 +83,39 @@ def principal(
         case "service-principal":
             return Principal(name, kind, oid, app, token_size=token_size)
         case "user-assigned":
-            resource_id = _resource_id(_USER_ASSIGNED, name)
+            resource_id = _resource_id(_USER_ASSIGNED_TYPE, name)
         case "system-assigned":
-            resource_id = _resource_id(resource_type or _SITES, name)
+            resource_id = _resource_id(resource_type or _WEB_APP_TYPE, name)
         case "slot":
             if len(parts := name.split("/slots/")) != 2 or not all(parts):
                 raise EmulatorError(f"A slot's role is called '<app>/slots/<slot>', not {name!r}.")
-            resource_id = _resource_id(_SITES, name)
+            resource_id = _resource_id(_WEB_APP_TYPE, name)
         case _:
-            raise EmulatorError(f"kind={kind!r} is none of {', '.join(get_args(Kind))}.")
+            raise EmulatorError(f"kind={kind!r} is none of {', '.join(get_args(PrincipalKind))}.")
     return Principal(name, kind, oid, app, resource_id, token_size=token_size)
 
 
-def claims(bearer: Principal, groups: list[str]) -> dict[str, Any]:
+def identity_claims(bearer: Principal, groups: list[str]) -> dict[str, Any]:
     """Return what a token says about who bears it; the time and the audience come on top."""
-    said: dict[str, Any] = {"oid": bearer.object_id, "sub": bearer.object_id}
+    claims: dict[str, Any] = {"oid": bearer.object_id, "sub": bearer.object_id}
     if bearer.kind == "guest":
         home = bearer.name.partition("#EXT#")[0].replace("_", "@")
-        said |= {"idtyp": "user", "upn": bearer.name, "unique_name": home, "name": home}
+        claims |= {"idtyp": "user", "upn": bearer.name, "unique_name": home, "name": home}
     elif bearer.kind == "user":
         display_name = bearer.name.partition("@")[0].replace(".", " ").title()
-        said |= {"idtyp": "user", "upn": bearer.name, "unique_name": bearer.name}
-        said |= {"name": display_name}
+        claims |= {"idtyp": "user", "upn": bearer.name, "unique_name": bearer.name}
+        claims |= {"name": display_name}
     else:
-        said |= {"idtyp": "app", "appid": bearer.client_id, "appidacr": "2"}
+        claims |= {"idtyp": "app", "appid": bearer.client_id, "appidacr": "2"}
         if bearer.resource_id:
-            said |= {"xms_mirid": bearer.resource_id}
+            claims |= {"xms_mirid": bearer.resource_id}
     if groups:
-        said |= {"groups": groups}
-    return said
+        claims |= {"groups": groups}
+    return claims
 
 
 def _resource_id(resource_type: str, name: str) -> str:
-    return f"{_SUBSCRIPTION}/providers/{resource_type}/{name}"
+    return f"{_RESOURCE_GROUP}/providers/{resource_type}/{name}"
 
 
 def _check_name(name: str) -> None:

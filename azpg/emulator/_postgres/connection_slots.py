@@ -3,27 +3,27 @@
 import contextlib
 from pathlib import Path
 
-from azpg.emulator._errors import RefusedError
-from azpg.emulator._protocol import Streams, message
+from azpg.emulator._errors import ServerError
+from azpg.emulator._protocol import Streams, encode_message
 
-from .admin_session import Login, sign_in
+from .admin_session import Login, open_session
 
-_TOO_MANY = "53300"
+_TOO_MANY_CONNECTIONS = "53300"
 
 
-class Slots:
+class ConnectionSlots:
     """Hold the sessions; as many as the server had slots left for."""
 
     def __init__(self) -> None:
         self._sessions: list[Streams] = []
 
-    async def fill(self, socket: Path, login: Login) -> None:
+    async def fill(self, socket_path: Path, login: Login) -> None:
         """Open sessions until the server has no slot left for the user."""
         while True:
             try:
-                session, _ = await sign_in(socket, login, "postgres")
-            except RefusedError as refused:
-                if refused.sqlstate == _TOO_MANY:
+                session, _ = await open_session(socket_path, login, "postgres")
+            except ServerError as error:
+                if error.sqlstate == _TOO_MANY_CONNECTIONS:
                     return
                 raise
             self._sessions.append(session)
@@ -32,7 +32,7 @@ class Slots:
         """End the sessions; on return their slots are free."""
         sessions, self._sessions = self._sessions, []
         for _, writer in sessions:
-            writer.write(message(b"X", b""))
+            writer.write(encode_message(b"X", b""))
         for reader, writer in sessions:
             with contextlib.suppress(OSError):
                 await reader.read()

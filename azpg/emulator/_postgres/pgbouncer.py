@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from azpg.emulator import _os_processes
-from azpg.emulator._os_user import Account
+from azpg.emulator._os_user import OSUser
 
-from .admin_session import Login, execute, identifier
-from .hba import access_rules
+from .admin_session import Login, execute, quote_identifier
+from .hba import hba_rules
 
 # The name of the database that is no database, but PgBouncer's administration.
-CONSOLE = "pgbouncer"
+CONSOLE_DATABASE = "pgbouncer"
 CONSOLE_USER = "azpg_console"
 
 # The values that Azure documents; passwords are looked up in PostgreSQL, so that a role made
@@ -24,7 +24,7 @@ CONSOLE_USER = "azpg_console"
 # chooses its search_path: hence the full names.
 _SETTINGS = """\
 [databases]
-* = host='{backend}' port=5432
+* = host='{postgres_folder}' port=5432
 
 [pgbouncer]
 listen_addr =
@@ -48,7 +48,7 @@ log_disconnections = 0
 """
 
 
-def find() -> Path | None:
+def find_pgbouncer() -> Path | None:
     """Return the program; Debian keeps it where an ordinary user's PATH does not lead."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
     found = shutil.which("pgbouncer", path=path)
@@ -59,34 +59,34 @@ class PgBouncer:
     """Run one PgBouncer that listens only on a private Unix socket."""
 
     def __init__(
-        self, program: Path, account: Account, folder: Path, backend: Path, superuser: Login
+        self, program: Path, os_user: OSUser, folder: Path, postgres_folder: Path, superuser: Login
     ) -> None:
-        self.socket = folder / ".s.PGSQL.6432"
-        said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
-        self.version = said.stdout.partition("\n")[0].removeprefix("PgBouncer ").strip()
+        self.socket_path = folder / ".s.PGSQL.6432"
+        output = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+        self.version = output.stdout.partition("\n")[0].removeprefix("PgBouncer ").strip()
         self._program = program
-        self._account = account
+        self._os_user = os_user
         self._folder = folder
-        self.backend = backend
+        self.postgres_folder = postgres_folder
         self._superuser = superuser
-        self._console = Login(CONSOLE_USER, secrets.token_urlsafe(32))
-        self._process: _os_processes.Process | None = None
+        self._console_login = Login(CONSOLE_USER, secrets.token_urlsafe(32))
+        self._process: _os_processes.ServerProcess | None = None
 
     async def start(self) -> None:
         settings = _SETTINGS.format(
             folder=self._folder,
-            backend=self.backend,
+            postgres_folder=self.postgres_folder,
             superuser=self._superuser.user,
-            console_user=self._console.user,
+            console_user=self._console_login.user,
         )
-        if self._number >= (1, 21):
+        if self._version_number >= (1, 21):
             settings += "max_prepared_statements = 0\n"
-        self._account.write(self._folder / "pgbouncer.ini", settings)
-        self._process = await _os_processes.start(
+        self._os_user.write_file(self._folder / "pgbouncer.ini", settings)
+        self._process = await _os_processes.start_server(
             [self._program, self._folder / "pgbouncer.ini"],
-            account=self._account,
+            os_user=self._os_user,
             folder=self._folder,
-            ready=["process up"],
+            ready_messages=["process up"],
             stop_signal=signal.SIGTERM,
         )
 
@@ -100,21 +100,24 @@ class PgBouncer:
         """Tell whether it was started and not stopped since."""
         return self._process is not None
 
-    def trust(self, roles: Sequence[str]) -> None:
+    def trust_roles(self, roles: Sequence[str]) -> None:
         """Let roles in without a password; all others prove theirs, but for the superuser."""
         own = (
-            f"local {CONSOLE} {self._console.user} password\n"
+            f"local {CONSOLE_DATABASE} {self._console_login.user} password\n"
             f"local all {self._superuser.user} reject\n"
         )
-        self._account.write(self._folder / "hba.conf", own + access_rules(roles))
+        self._os_user.write_file(self._folder / "hba.conf", own + hba_rules(roles))
         # PgBouncer would look the roles up in PostgreSQL, even though they need no password.
-        logins = [self._console, self._superuser, *map(Login, roles)]
-        lines = (f"{identifier(login.user)} {identifier(login.password)}\n" for login in logins)
-        self._account.write(self._folder / "users.txt", "".join(lines))
+        logins = [self._console_login, self._superuser, *map(Login, roles)]
+        lines = (
+            f"{quote_identifier(login.user)} {quote_identifier(login.password)}\n"
+            for login in logins
+        )
+        self._os_user.write_file(self._folder / "users.txt", "".join(lines))
 
     async def reload(self) -> None:
-        await execute(self.socket, self._console, CONSOLE, "RELOAD")
+        await execute(self.socket_path, self._console_login, CONSOLE_DATABASE, "RELOAD")
 
     @property
-    def _number(self) -> tuple[int, ...]:
+    def _version_number(self) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])

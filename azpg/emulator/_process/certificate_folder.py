@@ -13,32 +13,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def make(private: Path) -> Path:
+def make_certificate_folder(private: Path) -> Path:
     """Make a folder that only the current user can read, or make again after its end.
 
     It is in the user's runtime, state or home folder. Without one that is safe it is in `private`,
     under a name that nobody can guess or list: a user who makes `private` again does not know it.
     """
-    for place in _places():
+    for candidate in _candidates():
         with contextlib.suppress(OSError):
-            resolved = place.resolve(strict=True)
-            if _is_closed_to_others(resolved):
+            resolved = candidate.resolve(strict=True)
+            if _only_user_can_write(resolved):
                 return Path(tempfile.mkdtemp(prefix=".azpg-emulator-", dir=resolved))
     folder = private / secrets.token_hex(16)
     folder.mkdir(mode=0o700)
     return folder
 
 
-def _places() -> Iterator[Path]:
+def _candidates() -> Iterator[Path]:
     for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"):
-        place = Path(os.environ.get(name, ""))
-        if place.is_absolute():
-            yield place
+        candidate = Path(os.environ.get(name, ""))
+        if candidate.is_absolute():
+            yield candidate
     with contextlib.suppress(KeyError):
         yield Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
 
-def _is_closed_to_others(folder: Path) -> bool:
+def _only_user_can_write(folder: Path) -> bool:
     """Tell whether only this user and root can make anything in a folder, and in those above it.
 
     A sticky folder such as /tmp does not count: what has been removed from it, others can make.

@@ -17,14 +17,14 @@ from typing import Any
 
 from azpg.emulator import _os_user
 from azpg.emulator._errors import EmulatorError
-from azpg.emulator._server import Server
+from azpg.emulator._server import EmulatorServer
 
-from . import certificate_folder as certificates
+from .certificate_folder import make_certificate_folder
 
-_MAX_LINE = 1 << 20
+_MAX_REQUEST_BYTES = 1 << 20
 
 
-def main(*, descriptor: int, owner: int) -> None:
+def main(*, descriptor: int, parent_pid: int) -> None:
     """Run one emulator, asked over a socket's descriptor, until its owner's process ends."""
     # Each connection through a door takes two descriptors, and the usual limit is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -32,18 +32,18 @@ def main(*, descriptor: int, owner: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Clients that hang up in the middle of a handshake are part of the job, not worth a line.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    asyncio.run(_guard(socket.socket(fileno=descriptor), owner))
+    asyncio.run(_supervise(socket.socket(fileno=descriptor), parent_pid))
 
 
-async def _guard(control: socket.socket, owner: int) -> None:
-    reader, writer = await asyncio.open_connection(sock=control, limit=_MAX_LINE)
+async def _supervise(sock: socket.socket, parent_pid: int) -> None:
+    reader, writer = await asyncio.open_connection(sock=sock, limit=_MAX_REQUEST_BYTES)
     requests = asyncio.Queue[dict[str, Any]]()
     ends = [
-        asyncio.create_task(_read(reader, requests)),
-        asyncio.create_task(_told_to_stop()),
-        asyncio.create_task(_process_ended(owner)),
+        asyncio.create_task(_read_requests(reader, requests)),
+        asyncio.create_task(_wait_for_signal()),
+        asyncio.create_task(_wait_for_parent_exit(parent_pid)),
     ]
-    work = asyncio.create_task(_work(requests, writer))
+    work = asyncio.create_task(_serve_requests(requests, writer))
     await asyncio.wait([work, *ends], return_when=asyncio.FIRST_COMPLETED)
     for task in [work, *ends]:
         task.cancel()
@@ -54,7 +54,9 @@ async def _guard(control: socket.socket, owner: int) -> None:
         raise outcome
 
 
-async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamWriter) -> None:
+async def _serve_requests(
+    requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamWriter
+) -> None:
     """Start the servers as the first request says, answer the others, and clean up."""
     folder = certificate_folder = server = None
     try:
@@ -62,11 +64,11 @@ async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamW
             request = await requests.get()
             try:
                 if server is None:
-                    account = _os_user.current()
-                    folder = _os_user.make_folder(account)
-                    certificate_folder = certificates.make(folder)
-                    server = Server(folder, certificate_folder, account)
-                result = await getattr(server, request["do"])(**request["with"])
+                    os_user = _os_user.server_os_user()
+                    folder = _os_user.make_runtime_folder(os_user)
+                    certificate_folder = make_certificate_folder(folder)
+                    server = EmulatorServer(folder, certificate_folder, os_user)
+                result = await getattr(server, request["method"])(**request["arguments"])
             except EmulatorError as problem:
                 answer = {"error": str(problem)}
             else:
@@ -81,14 +83,16 @@ async def _work(requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamW
                 shutil.rmtree(made, ignore_errors=True)
 
 
-async def _read(reader: asyncio.StreamReader, requests: asyncio.Queue[dict[str, Any]]) -> None:
+async def _read_requests(
+    reader: asyncio.StreamReader, requests: asyncio.Queue[dict[str, Any]]
+) -> None:
     """Queue requests until the owner closes the socket, or has gone."""
     with contextlib.suppress(OSError):
         while line := await reader.readline():
             requests.put_nowait(json.loads(line))
 
 
-async def _told_to_stop() -> None:
+async def _wait_for_signal() -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -96,7 +100,7 @@ async def _told_to_stop() -> None:
     await told.wait()
 
 
-async def _process_ended(pid: int) -> None:
+async def _wait_for_parent_exit(pid: int) -> None:
     """Wait for the owner's end: a child that it forked keeps the socket open beyond it."""
     if sys.platform != "linux":
         await asyncio.Event().wait()

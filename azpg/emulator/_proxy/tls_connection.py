@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 
-_CHUNK = 1 << 16
+_CHUNK_BYTES = 1 << 16
 
 
 class TLSConnection:
@@ -21,7 +21,7 @@ class TLSConnection:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._loop = asyncio.get_running_loop()
-        self._sending = asyncio.Lock()
+        self._send_lock = asyncio.Lock()
 
     async def handshake(self) -> str | None:
         """Agree with the client and return the protocol that ALPN chose."""
@@ -35,7 +35,7 @@ class TLSConnection:
                 await self._flush()
                 return self._tls.selected_alpn_protocol()
 
-    async def half_a_handshake(self) -> None:
+    async def partial_handshake(self) -> None:
         """Answer the client's hello with the first half of what belongs there, and no more."""
         while not self._outgoing.pending:
             await self._receive()
@@ -68,13 +68,13 @@ class TLSConnection:
         self._sock.close()
 
     async def _receive(self) -> None:
-        if data := await self._loop.sock_recv(self._sock, _CHUNK):
+        if data := await self._loop.sock_recv(self._sock, _CHUNK_BYTES):
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
         # Reading can have something to send as well; records must not mix.
-        async with self._sending:
+        async with self._send_lock:
             if data := self._outgoing.read():
                 await self._loop.sock_sendall(self._sock, data)
