@@ -583,7 +583,7 @@ GUARDS = (
         "emulator/_proxy/proxy_session",
         "writer.write(startup.packet)",
         "writer.write(packet)",
-        ("emulator/test_sent_on::test_a_startup_packet_is_written_from_what_was_judged",),
+        ("emulator/test_upstream_messages::test_a_startup_packet_is_written_from_what_was_judged",),
     ),
     Guard(
         "the emulator rejects its own users by name",
