@@ -55,7 +55,7 @@ def rows(session: psycopg.Connection[Any], statement: str, *values: Any) -> Rows
     return session.execute(statement.encode(), values or None).fetchall()
 
 
-def test_an_administrator_makes_roles(connect: Connect, session: psycopg.Connection[Any]) -> None:
+def test_an_administrator_manages_roles(connect: Connect, session: psycopg.Connection[Any]) -> None:
     """Ordinary SQL makes, grants, changes and drops roles, in a function of its own too."""
     team, app = (f"{name}-{secrets.token_hex(4)}" for name in ("team", "app"))
     for statement in (
@@ -72,7 +72,7 @@ def test_an_administrator_makes_roles(connect: Connect, session: psycopg.Connect
     session.execute(f'DROP ROLE "{app}-2"; DROP ROLE "{app}"'.encode())
 
 
-def test_an_administrator_is_none_of_the_machine(
+def test_an_administrator_cannot_reach_the_machine(
     emulator: Emulator, session: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
     """No statement leads to the superuser, to a program or to a file, in a role of its own either.
@@ -174,7 +174,7 @@ OPERATORS = (
 )
 
 
-def test_nothing_that_a_client_plants_runs_as_the_superuser(
+def test_client_functions_do_not_run_as_the_superuser(
     emulator: Emulator, connect: Connect, session: psycopg.Connection[Any]
 ) -> None:
     """The emulator's and PgBouncer's own statements call no function of a client's.
@@ -211,9 +211,7 @@ def test_the_superusers_database_is_closed(connect: Connect, port: int) -> None:
         connect(dbname="azure_maintenance", port=port)
 
 
-def test_the_superusers_password_is_nowhere_to_be_read(
-    emulator: Emulator, connect: Connect
-) -> None:
+def test_the_superusers_password_is_not_readable(emulator: Emulator, connect: Connect) -> None:
     """No view, setting or process's argument shows it, of the standby neither."""
     standby = {"hostaddr": emulator.reader_hostaddr, "port": emulator.reader_port}
     private = Path(emulator._start_info["folders"][0]) / "private"
@@ -234,7 +232,7 @@ def test_the_superusers_password_is_nowhere_to_be_read(
             continue  # it has ended
 
 
-def test_files_are_the_servers_own(emulator: Emulator) -> None:
+def test_password_files_are_private(emulator: Emulator) -> None:
     """No file with a password is open to any other user."""
     private = Path(emulator._start_info["folders"][0]) / "private"
     for name in ("users.txt", "hba.conf", "pgbouncer.ini"):
@@ -243,14 +241,14 @@ def test_files_are_the_servers_own(emulator: Emulator) -> None:
         assert (state.st_uid == 0) == (os.geteuid() == 0 and private.stat().st_uid == 0)
 
 
-def test_a_role_name_that_is_a_pattern_is_refused(emulator: Emulator) -> None:
+def test_a_role_name_that_is_a_pattern_is_rejected(emulator: Emulator) -> None:
     """A role whose name pg_hba.conf would match with others' names is refused."""
     with pytest.raises(EmulatorError, match="pattern"):
         emulator.add_role("/.*")
 
 
 @pytest.mark.parametrize("name", ["all", "+myapp", "@file", 'a"b', "sameuser", "a b,c #d"])
-def test_a_role_name_is_nothing_but_a_name(emulator: Emulator, connect: Connect, name: str) -> None:
+def test_a_role_name_matches_no_other_role(emulator: Emulator, connect: Connect, name: str) -> None:
     """Whatever an Entra role's name says in pg_hba.conf, it lets in no other role."""
     native = f"native-{secrets.token_hex(4)}"
     emulator.add_role(native, password="secret")
@@ -260,7 +258,7 @@ def test_a_role_name_is_nothing_but_a_name(emulator: Emulator, connect: Connect,
             connect(native, "wrong", port=port)
 
 
-def test_an_older_postgresql_is_refused(tmp_path: Path) -> None:
+def test_an_old_postgresql_is_rejected(tmp_path: Path) -> None:
     """A PostgreSQL that cannot be kept from the machine does not start."""
     folder = tmp_path / "bin"
     for name in ("bin", "lib", "share"):

@@ -28,7 +28,7 @@ def unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
-def test_environment_alone_signs_in(
+def test_the_environment_is_enough_to_connect(
     emulator: Emulator, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With libpq and azure-identity, the environment alone leads to a verified session."""
@@ -43,7 +43,7 @@ def test_environment_alone_signs_in(
         assert connection.pgconn.ssl_in_use
 
 
-def test_roles_may_create_things(connect: Connect, port: int) -> None:
+def test_entra_roles_can_create_tables_and_databases(connect: Connect, port: int) -> None:
     """A role can make tables and databases, as Azure's administrators can."""
     table, database = unique("t"), unique("d")
     with connect(port=port, autocommit=True) as connection:
@@ -64,7 +64,7 @@ def test_roles_may_create_things(connect: Connect, port: int) -> None:
         ("service-principal", "daemon-{}", "appid", "{client_id}"),
     ],
 )
-def test_each_kind_of_role(
+def test_each_kind_of_principal_authenticates(
     emulator: Emulator, connect: Connect, port: int, kind: Any, name: str, claim: str, value: str
 ) -> None:
     """Each kind of identity signs in as its role, with a token that says what Entra's says."""
@@ -81,7 +81,7 @@ def test_each_kind_of_role(
         assert connection.execute("SELECT session_user").fetchone() == (role.name,)
 
 
-def test_service_principal_has_no_name_in_its_token(emulator: Emulator) -> None:
+def test_a_service_principals_token_has_no_name(emulator: Emulator) -> None:
     """A service principal's token carries ids only."""
     import jwt
 
@@ -92,7 +92,7 @@ def test_service_principal_has_no_name_in_its_token(emulator: Emulator) -> None:
     assert not {"upn", "unique_name", "preferred_username", "name", "xms_mirid"} & said.keys()
 
 
-def test_long_tokens(emulator: Emulator, connect: Connect, port: int) -> None:
+def test_a_long_token_authenticates(emulator: Emulator, connect: Connect, port: int) -> None:
     """A person's long token signs in as well."""
     role = emulator.add_role(f"{unique('alice')}@contoso.com", token_size=6900)
     token = emulator.token(role)
@@ -101,7 +101,7 @@ def test_long_tokens(emulator: Emulator, connect: Connect, port: int) -> None:
         pass
 
 
-def test_virtual_machine(emulator: Emulator) -> None:
+def test_a_system_assigned_identity_of_a_virtual_machine(emulator: Emulator) -> None:
     """A system-assigned identity can be a virtual machine's."""
     import jwt
 
@@ -112,7 +112,9 @@ def test_virtual_machine(emulator: Emulator) -> None:
     assert said["xms_mirid"].endswith(f"/providers/Microsoft.Compute/virtualMachines/{role.name}")
 
 
-def test_group(emulator: Emulator, connect: Connect, refusal: Refusal, port: int) -> None:
+def test_a_group_role_accepts_only_its_members_tokens(
+    emulator: Emulator, connect: Connect, refusal: Refusal, port: int
+) -> None:
     """A group's role takes its members' own tokens, and nobody else's."""
     alice = emulator.add_role(f"{unique('alice')}@contoso.com")
     mallory = emulator.add_role(f"{unique('mallory')}@contoso.com")
@@ -123,7 +125,7 @@ def test_group(emulator: Emulator, connect: Connect, refusal: Refusal, port: int
     assert f"role[{team.name}]" in refusal(team.name, emulator.token(mallory))
 
 
-def test_object_id_decides(emulator: Emulator, connect: Connect) -> None:
+def test_the_object_id_decides_not_the_name(emulator: Emulator, connect: Connect) -> None:
     """A role of another name with the token's object id lets the bearer in."""
     first = emulator.add_role(unique("first"), kind="user-assigned")
     second = emulator.add_role(unique("second"), kind="user-assigned", object_id=first.object_id)
@@ -144,7 +146,7 @@ def test_object_id_decides(emulator: Emulator, connect: Connect) -> None:
         ("wrong-signature", "An error occurred while validating the access token."),
     ],
 )
-def test_bad_token(
+def test_a_rejected_token_gets_azures_message(
     emulator: Emulator, connect: Connect, refusal: Refusal, port: int, fault: Any, words: str
 ) -> None:
     """A bad token is refused in Azure's words, and never repeated in them."""
@@ -170,7 +172,7 @@ def test_bad_token(
         lambda token: "eyJhbGciOiJub25lIn0." + token.split(".")[1] + ".",
     ],
 )
-def test_no_token_at_all(
+def test_only_issued_tokens_are_accepted(
     emulator: Emulator, refusal: Refusal, change: Callable[[str], str]
 ) -> None:
     """Whatever is not exactly an issued token, unsigned ones included, lets nobody in."""
@@ -178,7 +180,9 @@ def test_no_token_at_all(
     assert "has invalid format" in said or "error occurred while validating" in said
 
 
-def test_wrong_role(emulator: Emulator, refusal: Refusal, port: int) -> None:
+def test_a_token_for_another_role_is_rejected(
+    emulator: Emulator, refusal: Refusal, port: int
+) -> None:
     """A token for another role is refused, in different words for people and for applications."""
     user = emulator.add_role(f"{unique('alice')}@contoso.com")
     assert (
@@ -191,12 +195,12 @@ def test_wrong_role(emulator: Emulator, refusal: Refusal, port: int) -> None:
     ) in refusal(user.name, emulator.token(), port=port)
 
 
-def test_role_that_does_not_exist(refusal: Refusal) -> None:
+def test_an_unknown_role_is_rejected(refusal: Refusal) -> None:
     """An unknown role is refused as a wrong password is."""
     assert 'password authentication failed for user "nobody-here"' in refusal("nobody-here")
 
 
-def test_own_superuser_is_out_of_reach(refusal: Refusal, port: int) -> None:
+def test_the_superuser_is_rejected(refusal: Refusal, port: int) -> None:
     """The superuser that sets roles up is not let in from outside, by token or without."""
     for password in (None, "", "x"):
         assert 'password authentication failed for user "azuresu"' in refusal(
@@ -204,12 +208,16 @@ def test_own_superuser_is_out_of_reach(refusal: Refusal, port: int) -> None:
         )
 
 
-def test_pgbouncers_console_is_out_of_reach(emulator: Emulator, refusal: Refusal) -> None:
+def test_the_pgbouncer_console_returns_pgbouncers_error(
+    emulator: Emulator, refusal: Refusal
+) -> None:
     """PgBouncer's console is for its administrators, of which no role is one."""
     assert "not allowed" in refusal(dbname="pgbouncer", port=emulator.pgbouncer_port)
 
 
-def test_native_role(emulator: Emulator, connect: Connect, refusal: Refusal, port: int) -> None:
+def test_a_native_role_authenticates_with_scram(
+    emulator: Emulator, connect: Connect, refusal: Refusal, port: int
+) -> None:
     """A role with a password signs in by SCRAM, which the door carries but does not read."""
     name = unique("native")
     role = emulator.add_role(name, password="correct horse")
@@ -220,7 +228,7 @@ def test_native_role(emulator: Emulator, connect: Connect, refusal: Refusal, por
     assert "authentication failed" in refusal(name, emulator.token(), port=port)
 
 
-def test_native_role_made_with_sql(connect: Connect, port: int) -> None:
+def test_a_role_created_with_sql_authenticates(connect: Connect, port: int) -> None:
     """A role that a client creates for itself can sign in at once, on both ports."""
     name = unique("made")
     with connect(autocommit=True) as connection:
@@ -230,14 +238,16 @@ def test_native_role_made_with_sql(connect: Connect, port: int) -> None:
 
 
 @pytest.mark.parametrize("name", ['with "quotes"', "with 'single'", "Ünïcode", "all", "+x", "@x"])
-def test_odd_role_names(emulator: Emulator, connect: Connect, port: int, name: str) -> None:
+def test_special_characters_in_role_names(
+    emulator: Emulator, connect: Connect, port: int, name: str
+) -> None:
     """A role name is a name, whatever it means in SQL or in an access file."""
     role = emulator.add_role(f"{name}{port}", kind="user-assigned")
     with connect(role.name, emulator.token(role), port=port) as connection:
         assert connection.execute("SELECT current_user").fetchone() == (role.name,)
 
 
-def test_asyncpg(emulator: Emulator, port: int) -> None:
+def test_asyncpg_connects(emulator: Emulator, port: int) -> None:
     """A driver that is not libpq signs in too."""
 
     async def main() -> Any:
@@ -260,7 +270,7 @@ def test_asyncpg(emulator: Emulator, port: int) -> None:
     assert asyncio.run(main()) == "myapp"
 
 
-def test_psql(emulator: Emulator, port: int) -> None:
+def test_psql_connects(emulator: Emulator, port: int) -> None:
     """Psql from the system, with an older libpq, signs in too."""
     psql = shutil.which("psql")
     assert psql is not None
@@ -288,7 +298,9 @@ def test_psql(emulator: Emulator, port: int) -> None:
         ({"name": "x", "members": [Principal("y", "user", "1")]}, "kind='group'"),
     ],
 )
-def test_bad_roles(emulator: Emulator, first: dict[str, Any], problem: str) -> None:
+def test_invalid_roles_raise_an_error(
+    emulator: Emulator, first: dict[str, Any], problem: str
+) -> None:
     """A role that cannot be is refused, and the reason said."""
     with pytest.raises(EmulatorError, match=problem):
         emulator.add_role(**first)

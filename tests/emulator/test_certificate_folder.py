@@ -52,7 +52,7 @@ def safe() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_the_file_is_where_only_its_owner_can_make_it(emulator: Emulator) -> None:
+def test_only_the_user_can_replace_the_root_certificate(emulator: Emulator) -> None:
     """From the file up to the root, no other user may make or rename anything."""
     file = Path(emulator.root_certificate)
     assert file.stat().st_uid == os.geteuid()
@@ -62,7 +62,7 @@ def test_the_file_is_where_only_its_owner_can_make_it(emulator: Emulator) -> Non
         assert not state.st_mode & 0o022, f"{folder} is open to others"
 
 
-def test_the_runtime_folder_comes_first(safe: Path, make: Make) -> None:
+def test_the_runtime_folder_is_preferred(safe: Path, make: Make) -> None:
     """Of several folders that would do, it is the one that is gone after the session."""
     runtime, state, home = (safe / name for name in ("runtime", "state", "home"))
     for folder in (runtime, state, home):
@@ -76,7 +76,7 @@ def test_the_runtime_folder_comes_first(safe: Path, make: Make) -> None:
     assert make(home=home).parent == home
 
 
-def test_what_is_no_folder_is_passed_over(safe: Path, make: Make) -> None:
+def test_invalid_folders_are_not_used(safe: Path, make: Make) -> None:
     """A variable that is relative, empty or names no folder counts for nothing."""
     file = safe / "file"
     file.touch()
@@ -85,7 +85,7 @@ def test_what_is_no_folder_is_passed_over(safe: Path, make: Make) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
-def test_a_folder_that_others_may_write_to_is_passed_over(
+def test_a_folder_that_others_can_write_to_is_not_used(
     make: Make, private: Path, tmp_path: Path, mode: int
 ) -> None:
     """What another user could make again, in a sticky folder too, is no place for it."""
@@ -97,7 +97,7 @@ def test_a_folder_that_others_may_write_to_is_passed_over(
         assert make(XDG_RUNTIME_DIR=place, HOME=place).parent == private
 
 
-def test_a_link_is_judged_by_where_it_leads(safe: Path, make: Make, private: Path) -> None:
+def test_symbolic_links_are_resolved(safe: Path, make: Make, private: Path) -> None:
     """The path that is handed out holds no link that another user could change."""
     (safe / "home").mkdir(mode=0o700)
     link = private / "link"
@@ -105,7 +105,7 @@ def test_a_link_is_judged_by_where_it_leads(safe: Path, make: Make, private: Pat
     assert make(HOME=link).parent == safe / "home"
 
 
-def test_without_a_safe_folder_the_name_cannot_be_guessed(make: Make, private: Path) -> None:
+def test_without_a_private_folder_the_name_is_random(make: Make, private: Path) -> None:
     """Who makes the emulator's folder in /tmp again does not know what was in it."""
     made = make()
     assert made.parent == private
@@ -123,7 +123,7 @@ with Emulator(postgres=sys.argv[1], pgbouncer=False) as emulator:
 
 
 @pytest.mark.root
-def test_a_user_whose_home_is_roots_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without a folder of their own has the file all the same, out of others' sight."""
     monkeypatch.setenv("HOME", "/root")
     setpriv = shutil.which("setpriv")

@@ -39,7 +39,7 @@ def shown_certificate(emulator: Emulator) -> x509.Certificate:
         ("other-root", "certificate verify failed"),
     ],
 )
-def test_wrong_certificate(
+def test_certificate_faults(
     emulator: Emulator, connect: Connect, port: int, fault: Any, words: str
 ) -> None:
     """Each wrong certificate is refused by verify-full before a token is sent, and then gone."""
@@ -51,7 +51,7 @@ def test_wrong_certificate(
         pass
 
 
-def test_chain_is_sent(emulator: Emulator) -> None:
+def test_the_intermediate_certificate_is_sent(emulator: Emulator) -> None:
     """The root alone verifies the server: the intermediate comes with the certificate."""
     context = ssl.create_default_context(cafile=emulator.root_certificate)
     context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -66,7 +66,7 @@ def test_chain_is_sent(emulator: Emulator) -> None:
         assert x509.load_pem_x509_certificate(file.read()).subject != issuer
 
 
-def test_server_certificate_is_for_the_suffix(emulator: Emulator) -> None:
+def test_the_certificate_is_a_wildcard(emulator: Emulator) -> None:
     """The certificate is the wildcard that Azure's is."""
     names = shown_certificate(emulator).extensions.get_extension_for_class(
         x509.SubjectAlternativeName
@@ -74,7 +74,7 @@ def test_server_certificate_is_for_the_suffix(emulator: Emulator) -> None:
     assert "*.postgres.database.azure.com" in names.value.get_values_for_type(x509.DNSName)
 
 
-def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
+def test_the_root_certificate_is_valid_for_at_most_a_day(emulator: Emulator) -> None:
     """The root is not one to trust, and lives for a day at most."""
     with open(emulator.root_certificate, "rb") as file:
         root = x509.load_pem_x509_certificate(file.read())
@@ -96,7 +96,7 @@ def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
         ("example.com", False),
     ],
 )
-def test_name_constraints(name: str, accepted: bool) -> None:
+def test_the_root_certificate_is_constrained_to_azure_names(name: str, accepted: bool) -> None:
     """The root cannot vouch for a name outside Azure's suffixes, even if its key were stolen."""
     authority = CertificateAuthority()
     client_context = ssl.create_default_context(cadata=authority.root_pem.decode())

@@ -18,7 +18,7 @@ SHOW_ENVIRONMENT = "import os; print(*(f'{k}={v}' for k, v in os.environ.items()
 WAIT = "import os, sys; print(os.environ['PGSSLROOTCERT'], flush=True); sys.stdin.read()"
 
 
-def test_runs_a_command_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_runs_in_the_emulators_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command sees the emulator's environment, without what would lead it elsewhere."""
     monkeypatch.setenv("AZURE_CLIENT_ID", "from the CI")
     done = subprocess.run(
@@ -42,13 +42,13 @@ def test_runs_a_command_inside(monkeypatch: pytest.MonkeyPatch) -> None:
         (["no-such-command"], 127),
     ],
 )
-def test_exit_status(command: list[str], status: int) -> None:
+def test_the_exit_status_is_the_commands(command: list[str], status: int) -> None:
     """The exit status is the command's, in the way of a shell."""
     assert main(["--", *command]) == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_signal_goes_to_the_command(number: signal.Signals) -> None:
+def test_signals_are_forwarded_to_the_command(number: signal.Signals) -> None:
     """A signal that would end the emulator ends the command first."""
     with subprocess.Popen(
         [*COMMAND, "--", sys.executable, "-c", WAIT],
@@ -66,7 +66,7 @@ def test_signal_goes_to_the_command(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
-def test_alone_it_prints_what_to_export(number: signal.Signals) -> None:
+def test_without_a_command_it_prints_exports(number: signal.Signals) -> None:
     """Alone it prints lines for a shell, stays, and ends well when told to."""
     with subprocess.Popen(
         COMMAND, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -91,7 +91,7 @@ def test_alone_it_prints_what_to_export(number: signal.Signals) -> None:
     ]
 
 
-def test_imds_takes_the_place_of_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imds_replaces_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --imds the command finds a virtual machine's endpoint, and no other."""
     monkeypatch.setenv("IDENTITY_ENDPOINT", "http://an.emulator.before")
     monkeypatch.setenv("IDENTITY_HEADER", "its secret")
@@ -104,13 +104,13 @@ def test_imds_takes_the_place_of_app_service(monkeypatch: pytest.MonkeyPatch) ->
     assert not {"IDENTITY_ENDPOINT", "IDENTITY_HEADER"} & env.keys()
 
 
-def test_problem(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_printed_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """A problem is a sentence and a status, not a traceback."""
     assert main(["--host", "localhost"]) == 1
     assert capsys.readouterr().err.startswith("azpg emulator: host='localhost' is no name")
 
 
-def test_handlers_are_put_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     """Signal handlers are as before once the command has ended."""
     before = signal.getsignal(signal.SIGTERM)
     main(["--host", "localhost"])

@@ -51,7 +51,7 @@ def table(connect: Connect) -> str:
     return "numbers"
 
 
-def test_nothing_acknowledged_is_lost(emulator: Emulator, connect: Connect, table: str) -> None:
+def test_no_acknowledged_commit_is_lost(emulator: Emulator, connect: Connect, table: str) -> None:
     """Writers go on through two failovers; what they were told is written, is there in the end."""
     numbers = itertools.count()
     acknowledged: list[int] = []
@@ -86,7 +86,9 @@ def test_nothing_acknowledged_is_lost(emulator: Emulator, connect: Connect, tabl
     assert set(acknowledged) <= found
 
 
-def test_the_stages(emulator: Emulator, connect: Connect, refusal: Refusal, table: str) -> None:
+def test_the_stages_of_a_failover(
+    emulator: Emulator, connect: Connect, refusal: Refusal, table: str
+) -> None:
     """Sessions end with 57P01, the address refuses, says 57P03, then answers, and takes writes."""
     with connect(autocommit=True) as session, connect(port=emulator.pgbouncer_port) as pooled:
         (before,) = one(session, "SELECT system_identifier FROM pg_control_system()")
@@ -123,14 +125,16 @@ def test_the_stages(emulator: Emulator, connect: Connect, refusal: Refusal, tabl
         )
 
 
-def test_the_reader_has_an_address_and_a_name(emulator: Emulator, reader: dict[str, Any]) -> None:
+def test_the_reader_has_its_own_address_and_name(
+    emulator: Emulator, reader: dict[str, Any]
+) -> None:
     """The reader is a server of its own, on the usual port."""
     assert reader["host"] == "myserver-replica.postgres.database.azure.com"
     assert reader["hostaddr"] != emulator.hostaddr
     assert reader["port"] == 5432
 
 
-def test_the_reader_reads(connect: Connect, reader: dict[str, Any], table: str) -> None:
+def test_the_reader_is_read_only(connect: Connect, reader: dict[str, Any], table: str) -> None:
     """What is written arrives at the reader, which refuses to write itself."""
     with connect(autocommit=True) as session:
         session.execute(f"INSERT INTO {table} VALUES (1)")
@@ -169,7 +173,7 @@ def test_load_balance_hosts(connect: Connect, both: dict[str, Any]) -> None:
     assert seen == set(both["host"].split(","))
 
 
-def test_prefer_standby_without_one(
+def test_prefer_standby_falls_back_to_the_primary(
     emulator: Emulator, connect: Connect, both: dict[str, Any]
 ) -> None:
     """When the reader refuses, the writer is there for those who only prefer a standby."""
@@ -180,7 +184,7 @@ def test_prefer_standby_without_one(
         assert one(session, "SELECT pg_is_in_recovery()") == (False,)
 
 
-def test_the_reader_is_replaced(
+def test_a_new_standby_replaces_the_promoted_one(
     emulator: Emulator, connect: Connect, reader: dict[str, Any], table: str
 ) -> None:
     """A failover cuts the reader's sessions; afterwards a new standby is at the same address."""
@@ -193,7 +197,7 @@ def test_the_reader_is_replaced(
         assert one(session, "SELECT pg_is_in_recovery()") == (True,)
 
 
-def test_new_roles_reach_the_reader(
+def test_new_roles_authenticate_at_the_reader(
     emulator: Emulator, connect: Connect, reader: dict[str, Any]
 ) -> None:
     """A role made while there is a standby signs in there as well, and after a failover too."""
@@ -205,7 +209,9 @@ def test_new_roles_reach_the_reader(
         emulator.fail_over(refused=0, starting=0)
 
 
-def test_restarts_with_a_standby(emulator: Emulator, connect: Connect, table: str) -> None:
+def test_the_standby_reconnects_after_restarts(
+    emulator: Emulator, connect: Connect, table: str
+) -> None:
     """After any restart of the primary the standby finds it again, and commits are acknowledged."""
     for n, mode in enumerate(("fast", "immediate", "kill", "kill-backend")):
         emulator.restart_postgres(mode)  # type: ignore[arg-type]  # mypy sees strings
@@ -213,7 +219,7 @@ def test_restarts_with_a_standby(emulator: Emulator, connect: Connect, table: st
             session.execute(f"INSERT INTO {table} VALUES (%s)", [n])
 
 
-def test_without_standby_and_pgbouncer() -> None:
+def test_failover_without_standby_and_pgbouncer() -> None:
     """A plain emulator has no standby and makes one when needed; with an older PostgreSQL too.
 
     Without PgBouncer there is none to restart.
@@ -238,7 +244,7 @@ def test_without_standby_and_pgbouncer() -> None:
             emulator.restart_pgbouncer()
 
 
-def test_negative_durations(emulator: Emulator) -> None:
+def test_negative_durations_raise_an_error(emulator: Emulator) -> None:
     """Durations are refused that are none, before anything happens."""
     with pytest.raises(EmulatorError, match="are seconds"):
         emulator.fail_over(refused=-1)

@@ -33,7 +33,7 @@ from azpg.emulator import Emulator, EmulatorError
         ({"say": ("57p03", "starting up")}, "SQLSTATE"),
     ],
 )
-def test_an_unknown_fault_is_refused_at_the_call(
+def test_an_unknown_fault_raises_an_error(
     emulator: Emulator, fault: dict[str, Any], there_is: str
 ) -> None:
     """The call itself, before any `with`, names the option, its value and what there is."""
@@ -44,7 +44,7 @@ def test_an_unknown_fault_is_refused_at_the_call(
     assert there_is in str(refused.value)
 
 
-def test_all_unknown_faults_are_named_at_once(emulator: Emulator) -> None:
+def test_all_unknown_faults_are_reported_at_once(emulator: Emulator) -> None:
     """One error lists every value that names no fault."""
     faults: dict[str, Any] = {"certificate": "x", "connect": "y", "identity": 7, "at": "z"}
     with pytest.raises(EmulatorError) as refused:
@@ -53,13 +53,13 @@ def test_all_unknown_faults_are_named_at_once(emulator: Emulator) -> None:
         assert f"{name}={value!r}" in str(refused.value)
 
 
-def test_an_unknown_option_is_refused_at_the_call(emulator: Emulator) -> None:
+def test_an_unknown_option_raises_type_error(emulator: Emulator) -> None:
     """An option that does not exist is named."""
     with pytest.raises(TypeError, match="certficate"):
         emulator.fault(certficate="expired")  # type: ignore[call-arg]
 
 
-def test_other_words_are_refused_too(emulator: Emulator) -> None:
+def test_unknown_restart_modes_and_listeners_raise_an_error(emulator: Emulator) -> None:
     """A way to restart or a place to cut that does not exist is refused, and nothing happens."""
     wrong: Any = "fats"
     with pytest.raises(EmulatorError, match=r"mode='fats' is none of 'fast', 'immediate', 'kill'"):
@@ -72,7 +72,7 @@ def test_other_words_are_refused_too(emulator: Emulator) -> None:
     assert emulator.token()
 
 
-def test_a_refused_fault_breaks_nothing(emulator: Emulator) -> None:
+def test_an_invalid_fault_is_not_applied(emulator: Emulator) -> None:
     """What was refused is not in force, and a fault is not in force before its `with`."""
     faults: dict[str, Any] = {"certificate": "x", "connect": "refuse"}
     with pytest.raises(EmulatorError):

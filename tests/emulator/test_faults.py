@@ -21,7 +21,7 @@ ENDED = "server closed the connection unexpectedly|SSL error: unexpected eof|EOF
 
 
 @pytest.fixture(autouse=True)
-def _mended(emulator: Emulator) -> Iterator[None]:
+def _end_faults_after_the_test(emulator: Emulator) -> Iterator[None]:
     """Leave no fault behind."""
     yield
     emulator.end_faults()
@@ -40,7 +40,7 @@ def other_port(emulator: Emulator, port: int) -> int:
     return emulator.port + emulator.pgbouncer_port - port
 
 
-def test_refused(
+def test_connect_refuse(
     emulator: Emulator, connect: Connect, place: ListenerName, port: int, other_port: int
 ) -> None:
     """A port refuses for as long as asked; the other port and open connections go on."""
@@ -56,7 +56,7 @@ def test_refused(
         assert before.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_refusing_port_is_kept(emulator: Emulator) -> None:
+def test_a_refusing_port_stays_reserved(emulator: Emulator) -> None:
     """Nobody else gets the emulator's ports while both refuse."""
     with emulator.fault(connect="refuse"):
         others = listen([emulator.port, 6432])
@@ -65,7 +65,9 @@ def test_a_refusing_port_is_kept(emulator: Emulator) -> None:
             other.close()
 
 
-def test_stalled(emulator: Emulator, refusal: Refusal, place: ListenerName, port: int) -> None:
+def test_connect_stall(
+    emulator: Emulator, refusal: Refusal, place: ListenerName, port: int
+) -> None:
     """A stalled port accepts and never answers, so that only the client's patience ends it."""
     with emulator.fault(connect="stall", at=place):
         before = emulator.counts
@@ -84,7 +86,7 @@ def test_stalled(emulator: Emulator, refusal: Refusal, place: ListenerName, port
         ("cut-after-ok", 1, 1),
     ],
 )
-def test_cut_at_each_stage(
+def test_connect_cut_at_each_stage(
     emulator: Emulator,
     connect: Connect,
     port: int,
@@ -109,7 +111,7 @@ def test_cut_at_each_stage(
         pass
 
 
-def test_a_native_role_is_cut_at_its_password(
+def test_a_native_role_is_cut_at_the_password(
     emulator: Emulator, connect: Connect, port: int
 ) -> None:
     """A role that proves its password to PostgreSQL itself is cut when it begins to."""
@@ -131,7 +133,7 @@ def test_a_native_role_is_cut_at_its_password(
         ("08P01", "no more connections allowed (max_client_conn)"),
     ],
 )
-def test_said(emulator: Emulator, refusal: Refusal, port: int, sqlstate: str, text: str) -> None:
+def test_say(emulator: Emulator, refusal: Refusal, port: int, sqlstate: str, text: str) -> None:
     """A server answers with the error asked for, over verified TLS."""
     before = emulator.counts
     with emulator.fault(say=(sqlstate, text)):
@@ -140,7 +142,7 @@ def test_said(emulator: Emulator, refusal: Refusal, port: int, sqlstate: str, te
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_cut_in_a_query(
+def test_cut_ends_open_connections(
     emulator: Emulator,
     connect: Connect,
     place: ListenerName,
@@ -180,7 +182,7 @@ def test_cut_in_a_query(
         assert other.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_one_call_ends_all_faults(emulator: Emulator, connect: Connect, port: int) -> None:
+def test_end_faults(emulator: Emulator, connect: Connect, port: int) -> None:
     """`end_faults` mends everything at once, and contexts that end later change nothing."""
     with (
         emulator.fault(connect="refuse"),
@@ -195,7 +197,9 @@ def test_one_call_ends_all_faults(emulator: Emulator, connect: Connect, port: in
         pass
 
 
-def test_faults_overlap(emulator: Emulator, refusal: Refusal, connect: Connect, port: int) -> None:
+def test_overlapping_faults(
+    emulator: Emulator, refusal: Refusal, connect: Connect, port: int
+) -> None:
     """Contexts may end in any order; of two faults of a kind the later one is in force."""
     first, second, third = (
         emulator.fault(say=("57P03", "first")),
@@ -216,7 +220,7 @@ def test_faults_overlap(emulator: Emulator, refusal: Refusal, connect: Connect, 
         pass
 
 
-def test_a_certificate_fault_at_one_port(
+def test_a_certificate_fault_at_one_listener(
     emulator: Emulator,
     refusal: Refusal,
     connect: Connect,
@@ -231,7 +235,7 @@ def test_a_certificate_fault_at_one_port(
             pass
 
 
-def test_revoked_tokens(emulator: Emulator, refusal: Refusal, connect: Connect, port: int) -> None:
+def test_revoke_tokens(emulator: Emulator, refusal: Refusal, connect: Connect, port: int) -> None:
     """Tokens that were revoked are refused in Azure's general words, and later ones are taken."""
     token = emulator.token()
     with connect(password=token, port=port):

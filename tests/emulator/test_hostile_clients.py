@@ -101,7 +101,7 @@ MALFORMED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("form", MALFORMED)
-def test_a_malformed_startup_packet_is_refused(attempt: Attempt, form: str, user: str) -> None:
+def test_a_malformed_startup_packet_is_rejected(attempt: Attempt, form: str, user: str) -> None:
     """A startup packet that could be read in two ways gets one error, whoever is in it."""
     answers = attempt(MALFORMED[form](user.encode()))
     assert [kind for kind, _ in answers] == [b"E"]
@@ -113,7 +113,7 @@ def test_a_malformed_startup_packet_is_refused(attempt: Attempt, form: str, user
     "code",
     [0, 1, 1 << 16, 2 << 16, 4 << 16, 0xFFFF_FFFF, SSL_REQUEST - 2, SSL_REQUEST + 3],
 )
-def test_an_unknown_protocol_is_refused(attempt: Attempt, code: int, user: str) -> None:
+def test_an_unknown_protocol_version_is_rejected(attempt: Attempt, code: int, user: str) -> None:
     """Only version 3 of the protocol is spoken."""
     answers = attempt(packet(f"user\0{user}\0\0".encode(), code))
     assert sqlstates(answers) == ["0A000"]
@@ -122,7 +122,7 @@ def test_an_unknown_protocol_is_refused(attempt: Attempt, code: int, user: str) 
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("request_code", [SSL_REQUEST, GSSENC_REQUEST])
-def test_a_request_for_encryption_within_tls_is_refused(
+def test_an_encryption_request_within_tls_is_rejected(
     attempt: Attempt, request_code: int, user: str
 ) -> None:
     """What a server would answer by reading a second startup packet never reaches it."""
@@ -131,13 +131,13 @@ def test_a_request_for_encryption_within_tls_is_refused(
 
 
 @pytest.mark.parametrize("size", [-1, 0, 4, 7, 10_001, 0x7FFF_FFFF])
-def test_a_packet_of_a_wrong_length_is_cut(attempt: Attempt, size: int) -> None:
+def test_a_wrong_packet_length_ends_the_connection(attempt: Attempt, size: int) -> None:
     """A length that no startup packet has ends the connection."""
     assert attempt(struct.pack("!iI", size, PROTOCOL_3_0) + b"user\0azuresu\0\0") == []
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_a_second_startup_packet_is_no_startup_packet(attempt: Attempt, user: str) -> None:
+def test_a_second_startup_packet_is_not_read(attempt: Attempt, user: str) -> None:
     """What follows the first packet is never read as another one."""
     # It is long enough for whatever its first bytes could be the length of.
     second = startup(user=user, database="postgres") + bytes(1 << 16)
@@ -148,7 +148,7 @@ def test_a_second_startup_packet_is_no_startup_packet(attempt: Attempt, user: st
 @pytest.mark.parametrize("password_message", [b"", password(""), password("x")])
 @pytest.mark.parametrize("user", ["azuresu", "azpg_console"])
 @pytest.mark.parametrize("database", ["postgres", "azure_maintenance", "pgbouncer", "x", ""])
-def test_the_emulators_own_users_are_nobodys(
+def test_clients_cannot_use_the_emulators_own_users(
     attempt: Attempt, user: str, database: str, password_message: bytes
 ) -> None:
     """The users that administer the servers are refused by name."""
@@ -158,7 +158,7 @@ def test_the_emulators_own_users_are_nobodys(
 
 @pytest.mark.parametrize("user", ["AZURESU", '"azuresu"', "azuresu ", " azuresu", "azuresu\n"])
 @pytest.mark.parametrize("word", ["", "true", "database"])
-def test_nothing_else_names_the_superuser(attempt: Attempt, user: str, word: str) -> None:
+def test_other_spellings_do_not_name_the_superuser(attempt: Attempt, user: str, word: str) -> None:
     """A name is taken as it is, without case, quotes or spaces, for replication too."""
     answers = attempt(startup(user=user, database="postgres", replication=word))
     assert not is_in(answers)
@@ -178,7 +178,7 @@ def test_nothing_else_names_the_superuser(attempt: Attempt, user: str, word: str
         {"user": "PGBOUNCER", "database": "postgres"},
     ],
 )
-def test_pgbouncers_console_is_for_nobody(attempt: Attempt, names: dict[str, str]) -> None:
+def test_the_pgbouncer_console_rejects_every_user(attempt: Attempt, names: dict[str, str]) -> None:
     """No user and no way of writing the name leads into PgBouncer's console."""
     assert not is_in(attempt(startup(**names)))
 
@@ -197,7 +197,7 @@ with Emulator(postgres=sys.argv[2]) as emulator:
 
 
 @pytest.mark.root
-def test_pgbouncers_console_is_not_for_its_own_user() -> None:
+def test_the_pgbouncer_console_rejects_its_own_system_user() -> None:
     """PgBouncer trusts its own system user, which is not to be every client of an ordinary user."""
     setpriv = shutil.which("setpriv")
     assert setpriv is not None
@@ -229,7 +229,7 @@ def test_pgbouncers_console_is_not_for_its_own_user() -> None:
         {"_pq_.user": "azuresu"},
     ],
 )
-def test_no_parameter_makes_a_superuser(
+def test_no_startup_parameter_makes_a_superuser(
     emulator: Emulator, port: int, parameters: dict[str, str]
 ) -> None:
     """Whatever a role with a token asks for at the start, its session is its own or none."""
@@ -246,7 +246,7 @@ def test_no_parameter_makes_a_superuser(
 
 
 @pytest.mark.parametrize("version", [0, 1, 2, 9, 0xFFFF])
-def test_a_newer_minor_version_is_the_servers_to_answer(
+def test_the_server_answers_a_newer_minor_version(
     emulator: Emulator, port: int, version: int
 ) -> None:
     """A server says which version it speaks, or refuses; the token is asked for either way."""
@@ -273,7 +273,7 @@ def test_a_newer_minor_version_is_the_servers_to_answer(
         lambda token: message(b"Q", token + b"\0"),
     ],
 )
-def test_a_password_message_is_one_text(
+def test_a_malformed_password_message_is_rejected(
     emulator: Emulator, attempt: Attempt, change: Callable[[bytes], bytes]
 ) -> None:
     """A token in any other form than one text with its terminator lets nobody in."""
@@ -282,7 +282,7 @@ def test_a_password_message_is_one_text(
     assert sqlstates(answers)
 
 
-def test_a_client_may_send_everything_at_once(emulator: Emulator, port: int) -> None:
+def test_pipelined_messages_are_accepted(emulator: Emulator, port: int) -> None:
     """A right token that comes with the first packet lets in, and what follows it is served."""
     with RawClient(emulator, port).start_tls() as client:
         first = startup(user="myapp", database="postgres")
@@ -294,7 +294,7 @@ def test_a_client_may_send_everything_at_once(emulator: Emulator, port: int) -> 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("key", [b"", b"abc", b"x" * 257, b"x" * 5000])
-def test_a_cancel_request_of_a_wrong_length_goes_nowhere(
+def test_a_cancel_request_of_a_wrong_length_is_not_forwarded(
     emulator: Emulator, port: int, encrypted: bool, key: bytes
 ) -> None:
     """A cancel request holds a process's number and a key of 4 to 256 bytes, or is none."""
@@ -311,7 +311,9 @@ def test_a_cancel_request_of_a_wrong_length_goes_nowhere(
 
 
 @pytest.mark.parametrize("key", [b"abcd", b"x" * 32, b"x" * 256])
-def test_a_cancel_request_is_followed_by_nothing(emulator: Emulator, port: int, key: bytes) -> None:
+def test_bytes_after_a_cancel_request_are_ignored(
+    emulator: Emulator, port: int, key: bytes
+) -> None:
     """A cancel request, of a length that some version has, ends its connection."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
@@ -336,7 +338,7 @@ def test_encryption_is_declined_once(emulator: Emulator, port: int) -> None:
         assert sqlstates(client.answers()) == ["0A000"]
 
 
-def test_nothing_in_clear_is_read_as_encrypted(emulator: Emulator, port: int) -> None:
+def test_plaintext_after_the_tls_request_is_not_read(emulator: Emulator, port: int) -> None:
     """A startup packet in clear behind the request for TLS is no part of the session."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
@@ -347,7 +349,7 @@ def test_nothing_in_clear_is_read_as_encrypted(emulator: Emulator, port: int) ->
 
 
 @pytest.mark.parametrize("request_code", [SSL_REQUEST, GSSENC_REQUEST])
-def test_a_request_for_encryption_holds_nothing_else(
+def test_an_encryption_request_with_a_body_is_rejected(
     emulator: Emulator, port: int, request_code: int
 ) -> None:
     """A request for encryption with something behind it is refused."""
@@ -361,7 +363,7 @@ def test_a_request_for_encryption_holds_nothing_else(
     ("folder", "port"), [("server-1", 5432), (".", 6432)], ids=["postgres", "pgbouncer"]
 )
 @pytest.mark.parametrize("database", ["postgres", "azure_maintenance", "pgbouncer"])
-def test_no_private_socket_trusts_the_superuser(
+def test_private_sockets_require_a_password(
     emulator: Emulator, folder: str, port: int, user: str, database: str
 ) -> None:
     """Even past the emulator, the servers ask their administrators for a password."""

@@ -44,7 +44,7 @@ def secret_of(emulator: Emulator) -> str:
     return f"X-IDENTITY-HEADER: {emulator.env['IDENTITY_HEADER']}"
 
 
-def test_a_request_as_it_should_be(emulator: Emulator, imds_emulator: Emulator) -> None:
+def test_a_valid_request_gets_a_token(emulator: Emulator, imds_emulator: Emulator) -> None:
     """With the right headers, each form gives a token."""
     host = f"host: {place_of(emulator)}"
     assert "access_token" in answer(emulator, APP_SERVICE, host, secret_of(emulator))[1]
@@ -52,7 +52,7 @@ def test_a_request_as_it_should_be(emulator: Emulator, imds_emulator: Emulator) 
     assert "access_token" in answer(imds_emulator, IMDS, host, "Metadata: true")[1]
 
 
-def test_there_is_no_imds_unless_it_is_asked_for(emulator: Emulator) -> None:
+def test_imds_is_off_by_default(emulator: Emulator) -> None:
     """IMDS, which asks for no secret, gives nobody a token by default."""
     host = f"Host: {place_of(emulator)}"
     before = emulator.counts
@@ -80,7 +80,7 @@ def test_there_is_no_imds_unless_it_is_asked_for(emulator: Emulator) -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["app-service", "imds"])
-def test_a_request_for_another_host_is_refused(
+def test_another_host_header_is_rejected(
     imds_emulator: Emulator, form: str, hosts: list[str]
 ) -> None:
     """A web page that has rebound its own name to the endpoint's address gets no token."""
@@ -100,7 +100,7 @@ def test_a_request_for_another_host_is_refused(
 
 
 @pytest.mark.parametrize("header", ["", "x", "{secret}x", "{secret}, {secret}", "ü"])
-def test_app_service_wants_this_runs_secret(emulator: Emulator, header: str) -> None:
+def test_app_service_requires_this_runs_secret(emulator: Emulator, header: str) -> None:
     """Without the secret of this run, or with more than it, there is no token."""
     host = f"Host: {place_of(emulator)}"
     guess = header.format(secret=emulator.env["IDENTITY_HEADER"])
@@ -115,9 +115,7 @@ def test_app_service_wants_this_runs_secret(emulator: Emulator, header: str) -> 
 @pytest.mark.parametrize(
     "headers", [[], ["Metadata: false"], ["Metadata: true", "X-Forwarded-For: 192.0.2.1"]]
 )
-def test_imds_refuses_what_is_no_request_of_its_own(
-    imds_emulator: Emulator, headers: list[str]
-) -> None:
+def test_imds_rejects_invalid_requests(imds_emulator: Emulator, headers: list[str]) -> None:
     """IMDS answers only requests that name it, and none that a proxy forwards."""
     host = f"Host: {place_of(imds_emulator)}"
     assert answer(imds_emulator, IMDS, host, *headers)[0] == 400

@@ -46,7 +46,7 @@ def claims(token: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("env")
-def test_both_forms(emulator: Emulator, connect: Connect) -> None:
+def test_managed_identity_credential_gets_a_token(emulator: Emulator, connect: Connect) -> None:
     """A managed identity's credential gets a token that signs in, and its true lifetime."""
     before = emulator.counts
     with ManagedIdentityCredential() as credential:
@@ -62,7 +62,7 @@ def test_both_forms(emulator: Emulator, connect: Connect) -> None:
 
 
 @pytest.mark.usefixtures("env")
-def test_by_client_id(emulator: Emulator) -> None:
+def test_the_client_id_selects_the_identity(emulator: Emulator) -> None:
     """A client id asks for that identity; one that nobody has is refused."""
     other = emulator.add_role(f"other-{time.monotonic_ns()}", kind="user-assigned")
     with ManagedIdentityCredential(client_id=other.client_id) as credential:
@@ -74,7 +74,7 @@ def test_by_client_id(emulator: Emulator) -> None:
         credential.get_token(SCOPE)
 
 
-def test_by_object_id_and_resource_id(emulator: Emulator) -> None:
+def test_the_object_id_and_resource_id_select_the_identity(emulator: Emulator) -> None:
     """The other selectors of App Service find their identity as well."""
     role = emulator.principal
     for selector in (f"object_id={role.object_id}", f"mi_res_id={role.resource_id}"):
@@ -98,7 +98,7 @@ def test_sign_in_as(emulator: Emulator, connect: Connect) -> None:
 
 
 @pytest.mark.usefixtures("env")
-def test_wrong_scope_is_found_out(connect: Connect) -> None:
+def test_a_token_for_another_resource_is_rejected(connect: Connect) -> None:
     """A token is for the resource that was asked for, and the server looks."""
     with ManagedIdentityCredential() as credential:
         token = credential.get_token("https://management.azure.com/.default").token
@@ -107,7 +107,7 @@ def test_wrong_scope_is_found_out(connect: Connect) -> None:
         connect(password=token)
 
 
-def test_lifetime_and_skew(emulator: Emulator, connect: Connect) -> None:
+def test_token_lifetime_and_clock_skew(emulator: Emulator, connect: Connect) -> None:
     """Tokens live as long as they are told to, by a clock that can differ from this machine's."""
     try:
         emulator.token_lifetime = 300.0
@@ -135,7 +135,7 @@ def test_expire_tokens(emulator: Emulator, connect: Connect) -> None:
         pass
 
 
-def test_token_with_a_lifetime_of_its_own(emulator: Emulator, connect: Connect) -> None:
+def test_the_lifetime_of_a_single_token(emulator: Emulator, connect: Connect) -> None:
     """One token can be made that has run out already."""
     with pytest.raises(psycopg.OperationalError, match="token has expired"):
         connect(password=emulator.token(lifetime=-1))
@@ -166,7 +166,7 @@ def get(
         (f"resource={RESOURCE}", {"version": "2001-01-01"}, 400, "api-version"),
     ],
 )
-def test_bad_requests(
+def test_invalid_requests_are_rejected(
     emulator: Emulator, query: str, options: dict[str, str], status: int, words: str
 ) -> None:
     """A request that App Service would refuse is refused."""
@@ -212,7 +212,7 @@ def test_hang_fault(emulator: Emulator) -> None:
         urllib.request.urlopen(request, timeout=0.2)
 
 
-def test_faults_join_and_end_in_order(emulator: Emulator) -> None:
+def test_nested_faults(emulator: Emulator) -> None:
     """An inner fault adds to the outer one, and its end leaves the outer one in force."""
     with emulator.fault(identity=500):
         with emulator.fault(token="expired"):
@@ -224,7 +224,7 @@ def test_faults_join_and_end_in_order(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["group", "native"])
-def test_nobody_signs_in_as_a_role_without_tokens(emulator: Emulator, kind: Any) -> None:
+def test_group_and_native_roles_have_no_tokens(emulator: Emulator, kind: Any) -> None:
     """A group or a native role cannot be whom the endpoint speaks for."""
     options = {"password": "x"} if kind == "native" else {"kind": kind}
     role = emulator.add_role(f"no-tokens-{kind}", **options)

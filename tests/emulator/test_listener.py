@@ -17,7 +17,7 @@ Connect = Callable[..., psycopg.Connection[Any]]
 Refusal = Callable[..., str]
 
 
-def test_real_ports_are_used(emulator: Emulator) -> None:
+def test_azures_ports_are_used(emulator: Emulator) -> None:
     """The door stands on 5432 and 6432, so that a client's own defaults are exercised."""
     assert (emulator.port, emulator.pgbouncer_port) == (5432, 6432)
     assert "PGPORT" not in emulator.env
@@ -25,13 +25,13 @@ def test_real_ports_are_used(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])
-def test_both_tls_negotiations(connect: Connect, port: int, negotiation: str) -> None:
+def test_tls_negotiations(connect: Connect, port: int, negotiation: str) -> None:
     """TLS can be asked for first or be spoken from the first byte."""
     with connect(port=port, sslnegotiation=negotiation) as connection:
         assert connection.pgconn.ssl_in_use
 
 
-def test_direct_tls_needs_alpn(emulator: Emulator) -> None:
+def test_direct_tls_requires_alpn(emulator: Emulator) -> None:
     """A client that speaks TLS at once without naming the protocol is cut, as by PostgreSQL."""
     context = ssl.create_default_context(cafile=emulator.root_certificate)
     with (
@@ -64,7 +64,9 @@ def test_gss_encryption_is_declined(emulator: Emulator) -> None:
         struct.pack("!ii", 12, 196608) + b"user",
     ],
 )
-def test_garbage(emulator: Emulator, connect: Connect, port: int, sent: bytes) -> None:
+def test_garbage_ends_only_its_own_connection(
+    emulator: Emulator, connect: Connect, port: int, sent: bytes
+) -> None:
     """A client that sends anything at all is cut, and the next one is served."""
     with (
         socket.create_connection((emulator.hostaddr, port), timeout=10) as plain,
@@ -78,7 +80,7 @@ def test_garbage(emulator: Emulator, connect: Connect, port: int, sent: bytes) -
         pass
 
 
-def test_without_tls(refusal: Refusal, port: int) -> None:
+def test_a_connection_without_tls_is_rejected(refusal: Refusal, port: int) -> None:
     """A client that does not ask for TLS is told so in PostgreSQL's words and gets no further."""
     said = refusal(port=port, sslmode="disable")
     assert (
@@ -87,20 +89,20 @@ def test_without_tls(refusal: Refusal, port: int) -> None:
     ) in said
 
 
-def test_tls_stripped(emulator: Emulator, refusal: Refusal, port: int) -> None:
+def test_the_stripped_tls_fault(emulator: Emulator, refusal: Refusal, port: int) -> None:
     """A server that declines TLS is refused by a client that insists."""
     with emulator.fault(tls="stripped"):
         assert "server does not support SSL" in refusal(port=port)
 
 
-def test_pgbouncer_is_as_azure_sets_it_up(emulator: Emulator, refusal: Refusal) -> None:
+def test_pgbouncer_rejects_startup_options(emulator: Emulator, refusal: Refusal) -> None:
     """Startup options are refused, and a session does not own its server."""
     assert "unsupported startup parameter" in refusal(
         port=emulator.pgbouncer_port, options="-c search_path=public"
     )
 
 
-def test_large_results(connect: Connect, port: int) -> None:
+def test_large_results_and_parameters(connect: Connect, port: int) -> None:
     """Results and uploads of many megabytes pass unharmed both ways."""
     with connect(port=port) as connection:
         text = connection.execute("SELECT repeat('x', 20000000)").fetchone()
@@ -109,7 +111,7 @@ def test_large_results(connect: Connect, port: int) -> None:
         assert connection.execute("SELECT length(%s)", text).fetchone() == (20_000_000,)
 
 
-def test_many_at_once(emulator: Emulator) -> None:
+def test_concurrent_connections(emulator: Emulator) -> None:
     """Forty clients at once are all served."""
     token = emulator.token()
 

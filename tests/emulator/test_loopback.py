@@ -13,7 +13,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def test_own_address_with_the_asked_ports() -> None:
+def test_each_call_gets_its_own_address() -> None:
     """Each taker gets an address of its own with the same ports."""
     ports = [free_port(), free_port()]
     with ExitStack() as stack:
@@ -28,7 +28,7 @@ def test_own_address_with_the_asked_ports() -> None:
         assert all(place.startswith("127.") for place in places)
 
 
-def test_taken_everywhere() -> None:
+def test_free_ports_if_a_port_is_taken_on_every_address() -> None:
     """A listener on 0.0.0.0 takes a port everywhere: then both are free ones, of one address."""
     with socket.socket() as taker:
         taker.bind(("0.0.0.0", 0))

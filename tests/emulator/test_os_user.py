@@ -35,7 +35,7 @@ def folder(os_user: OSUser) -> Iterator[Path]:
 
 
 @pytest.mark.root
-def test_root_is_led_to_no_other_file(tmp_path: Path, folder: Path, os_user: OSUser) -> None:
+def test_root_follows_no_symbolic_link(tmp_path: Path, folder: Path, os_user: OSUser) -> None:
     """A link that the servers' user has put in the place of a file opens nothing of root's."""
     roots = tmp_path / "roots"
     roots.write_text("kept")
@@ -51,7 +51,7 @@ def test_root_is_led_to_no_other_file(tmp_path: Path, folder: Path, os_user: OSU
 
 
 @pytest.mark.root
-def test_a_file_is_the_servers_users_alone(folder: Path, os_user: OSUser) -> None:
+def test_written_files_are_private_to_the_server_user(folder: Path, os_user: OSUser) -> None:
     """A file that is written, first or again, belongs to that user, and nobody else reads it."""
     for text in ("first ünd $HOME `id`", ""):
         os_user.write_file(folder / "a file", text)

@@ -68,7 +68,7 @@ def encoded(startup: StartupMessage) -> dict[bytes, bytes]:
 @example(b"user\0nobody\0user\0azuresu\0\0")
 @example(b"user\0azuresu\0\0\0")
 @example(b"user\0nobody\0\0x\0y\0z\0\0")
-def test_what_is_judged_is_what_every_server_reads(body: bytes) -> None:
+def test_every_server_reads_an_accepted_packet_alike(body: bytes) -> None:
     """A packet is refused, or says the same in every way of reading; so does the one sent on."""
     try:
         startup = parse_startup(packet(body))
@@ -89,7 +89,7 @@ def test_what_is_judged_is_what_every_server_reads(body: bytes) -> None:
 
 
 @given(st.dictionaries(NAMES | VALUES.filter(bool), VALUES, max_size=5), st.integers(0, 0xFFFF))
-def test_a_well_formed_packet_is_read(parameters: dict[str, str], minor: int) -> None:
+def test_a_well_formed_packet_is_accepted(parameters: dict[str, str], minor: int) -> None:
     """Every parameter of a packet that a driver could send is judged and sent on, in its order."""
     parameters = parameters | {"user": "alice", "database": "shop"}
     version = (3 << 16) + minor
@@ -99,7 +99,7 @@ def test_a_well_formed_packet_is_read(parameters: dict[str, str], minor: int) ->
 
 
 @given(st.binary(max_size=40))
-def test_bytes_of_a_wrong_length_are_refused(data: bytes) -> None:
+def test_a_packet_of_a_wrong_length_is_rejected(data: bytes) -> None:
     """A packet whose length is not its own, or that ends before its version, is refused."""
     if data[:4] == struct.pack("!i", len(data)):
         data += b"x"

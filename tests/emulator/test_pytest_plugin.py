@@ -17,7 +17,7 @@ def test_main_job(azpg_emulator, azpg_emulator_env):
     with psycopg.connect(user="myapp", password=token, dbname="postgres", sslmode="verify-full"):
         pass
 
-def test_environment_is_put_back():
+def test_environment_is_restored():
     assert "IDENTITY_ENDPOINT" not in os.environ
     assert os.environ["AZURE_CLIENT_ID"] == "from the CI"
 """

@@ -30,7 +30,7 @@ def witness(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate", "kill", "kill-backend"])
-def test_postgres_restarted(
+def test_restart_postgres(
     emulator: Emulator, connect: Connect, witness: psycopg.Connection[Any], mode: Any
 ) -> None:
     """Sessions end, a fast restart's in the words for it; the server is back, nothing is lost."""
@@ -47,7 +47,7 @@ def test_postgres_restarted(
         assert kept_its_process == (mode == "kill-backend")
 
 
-def test_postgres_killed_with_a_query_under_way(
+def test_restart_postgres_during_a_query(
     emulator: Emulator, connect: Connect, witness: psycopg.Connection[Any]
 ) -> None:
     """A killed server starts again although a session of it was at work."""
@@ -58,7 +58,7 @@ def test_postgres_killed_with_a_query_under_way(
         assert one(session, "SELECT line FROM kept") == ("acknowledged",)
 
 
-def test_pgbouncer_restarted(
+def test_restart_pgbouncer(
     emulator: Emulator, connect: Connect, witness: psycopg.Connection[Any]
 ) -> None:
     """PgBouncer's clients are cut off and can come back; PostgreSQL's own do not notice."""
@@ -71,7 +71,7 @@ def test_pgbouncer_restarted(
     assert one(witness, "SELECT 1") == (1,)
 
 
-def test_a_restart_under_a_fault(emulator: Emulator, connect: Connect, refusal: Refusal) -> None:
+def test_a_fault_outlasts_a_restart(emulator: Emulator, connect: Connect, refusal: Refusal) -> None:
     """A port that was told to refuse still does after a restart."""
     with emulator.fault(connect="refuse"):
         emulator.restart_postgres()

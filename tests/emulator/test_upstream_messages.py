@@ -60,7 +60,7 @@ async def received(folder: Path, sent: bytes) -> bytes:
         (b"user\0alice\0database\0shop\0x\0\0\0", b"user\0alice\0database\0shop\0x\0\0\0"),
     ],
 )
-def test_a_startup_packet_is_written_from_what_was_judged(
+def test_the_startup_packet_is_rebuilt_from_what_was_checked(
     tmp_path: Path, sent: bytes, expected: bytes
 ) -> None:
     """The server reads the user and the database that were judged, a missing one named too."""
@@ -70,7 +70,7 @@ def test_a_startup_packet_is_written_from_what_was_judged(
 
 
 @pytest.mark.parametrize("key", [b"abcd", b"k" * 32])
-def test_a_cancel_request_is_its_own_and_no_more(tmp_path: Path, key: bytes) -> None:
+def test_the_cancel_request_is_rebuilt(tmp_path: Path, key: bytes) -> None:
     """The server reads the process's number and its key, and nothing that came behind them."""
     request = packet(struct.pack("!i", 77) + key, CANCEL_REQUEST)
     assert asyncio.run(received(tmp_path, request + packet(b"user\0alice\0\0"))) == request
