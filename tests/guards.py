@@ -647,7 +647,7 @@ GUARDS = (
     Guard(
         "the emulator's tokens need this run's secret",
         "emulator/_entra/identity_endpoint",
-        "if not hmac.compare_digest(given.encode(), self.header.encode()):",
+        "if not hmac.compare_digest(secret.encode(), self.header.encode()):",
         "if False:",
         ("emulator/test_identity_access::test_app_service_requires_this_runs_secret",),
     ),

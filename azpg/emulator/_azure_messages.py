@@ -1,4 +1,4 @@
-"""The words in which Azure's servers refuse."""
+"""The error messages with which Azure's servers reject a connection."""
 
 from ._errors import RejectionError
 
@@ -34,6 +34,12 @@ def no_object_id() -> RejectionError:
 
 
 def wrong_role(role: str, *, is_app: bool) -> RejectionError:
+    """Return the error for a token that belongs to another role.
+
+    Args:
+        role: The role that the client wants to use.
+        is_app: Whether the token was issued to an application and not to a user.
+    """
     if is_app:
         return RejectionError(
             "Service Principals cannot generate AAD_AUTH_TOKENTYPE_APP_USER tokens "
@@ -50,7 +56,7 @@ def wrong_password(role: str) -> RejectionError:
 
 
 def console_not_allowed() -> RejectionError:
-    # PgBouncer's own message for a user who may not use its console.
+    # This is PgBouncer's message for a user who is not allowed to use its console.
     return RejectionError("not allowed", "08P01")
 
 

@@ -1,17 +1,17 @@
-"""What the emulator has seen so far, as plain numbers."""
+"""Counters of what reached the emulator."""
 
 from collections import Counter
 from dataclasses import dataclass, fields
 
-# The running numbers, by the names below.
+# The current value of each counter, by the names of the fields below.
 Counters = Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Count what reached the emulator since it started.
+    """A snapshot of what reached the emulator since it started.
 
-    Subtract two snapshots to see what one step cost::
+    Subtract two snapshots to see what happened between them::
 
         before = emulator.counts
         ...
@@ -19,19 +19,19 @@ class Counts:
     """
 
     connections: int = 0
-    """TCP connections that the front doors accepted, cancel requests among them."""
+    """TCP connections that the listeners accepted, including cancel requests."""
     tls_handshakes: int = 0
-    """TLS handshakes that were completed; a client that refuses the certificate completes none."""
+    """Completed TLS handshakes. A client that rejects the certificate does not complete one."""
     sign_ins: int = 0
-    """Sign-ins that were accepted, with a token or with a password."""
+    """Successful authentications, with a token or with a password."""
     refused_sign_ins: int = 0
-    """Sign-ins that were refused: by the token check, by PostgreSQL or for want of TLS."""
+    """Failed authentications: a rejected token or password, or a connection without TLS."""
     cancel_requests: int = 0
     """Requests to cancel a running query."""
     token_requests: int = 0
-    """Requests that reached the identity endpoint, whatever they were answered."""
+    """Requests to the identity endpoint, whatever its response was."""
     tokens_issued: int = 0
-    """Tokens that the identity endpoint handed out."""
+    """Tokens that the identity endpoint returned."""
 
     def __sub__(self, earlier: "Counts") -> "Counts":
         return Counts(

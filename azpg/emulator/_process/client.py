@@ -1,4 +1,4 @@
-"""The emulator's process as its owner holds it: started, asked, ended."""
+"""Start the emulator's process, send it requests and stop it."""
 
 import contextlib
 import json
@@ -13,9 +13,10 @@ from typing import Any
 from azpg.emulator._errors import EmulatorError
 
 _STOP_TIMEOUT_SECONDS = 30
-# The new interpreter finds modules where this one does, whatever the working directory. An empty
-# package stands for azpg itself: no line of the library runs in the emulator's process.
-_BOOT = """
+_CHUNK_BYTES = 1 << 16
+# The new interpreter gets this one's import path, so that it finds the same modules in any working
+# directory. An empty module replaces azpg itself, so that no code of the library runs in it.
+_BOOTSTRAP = """
 import sys, types
 sys.path[:] = {path!r}
 azpg = sys.modules["azpg"] = types.ModuleType("azpg")
@@ -26,52 +27,61 @@ main.main(descriptor={descriptor}, parent_pid={parent_pid})
 
 
 class EmulatorProcess:
-    """Start the process; it lives until `stop`, or until the process that made it ends."""
+    """A running process; it ends at `stop`, or when the process that started it ends."""
 
     def __init__(self) -> None:
         self._parent_pid = os.getpid()
         self._lock = threading.Lock()
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            boot = _BOOT.format(
+        self._socket, child_socket = socket.socketpair()
+        with child_socket:
+            bootstrap = _BOOTSTRAP.format(
                 package=str(Path(__file__).parents[2]),
                 path=[os.path.abspath(folder) for folder in sys.path],
-                descriptor=theirs.fileno(),
+                descriptor=child_socket.fileno(),
                 parent_pid=self._parent_pid,
             )
             self._popen = subprocess.Popen(
-                [sys.executable, "-c", boot],
+                [sys.executable, "-c", bootstrap],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C in a terminal is for the owner, who then ends it in good order.
+                pass_fds=[child_socket.fileno()],
+                # In a session of its own it does not receive Ctrl-C from the terminal. This
+                # process does, and then stops it in an orderly way.
                 start_new_session=True,
                 cwd="/",
             )
 
     def request(self, method: str, **arguments: Any) -> Any:
-        """Send one request and return what is answered."""
+        """Call a method of `EmulatorServer` in the process and return its result.
+
+        Raises:
+            EmulatorError: If the method raises one, or the process has ended.
+        """
         if os.getpid() != self._parent_pid:
             raise EmulatorError("Only the process that started an emulator can ask it things.")
-        line = json.dumps({"method": method, "arguments": arguments}).encode() + b"\n"
+        request = json.dumps({"method": method, "arguments": arguments}).encode() + b"\n"
         with self._lock:
             try:
-                self._socket.sendall(line)
+                self._socket.sendall(request)
                 line = self._read_line()
             except OSError:
                 line = b""
         if not line:
             raise EmulatorError("The emulator's process has ended; what it wrote is above.")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise EmulatorError(answer["error"])
-        return answer["result"]
+        response = json.loads(line)
+        if "error" in response:
+            raise EmulatorError(response["error"])
+        return response["result"]
 
     def stop(self) -> bool:
-        """End the process and wait for it; a forked child, whose it is not, is told False."""
+        """Stop the process and wait until it has ended.
+
+        Returns:
+            False in a forked child, which cannot stop it; otherwise True.
+        """
         if os.getpid() != self._parent_pid:
             return False
-        # Closing alone is not seen by the other side while a forked child keeps a copy.
+        # `close` would not be noticed while a forked child has a copy of the socket.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         try:
@@ -83,10 +93,13 @@ class EmulatorProcess:
         return True
 
     def _read_line(self) -> bytes:
-        """Read one answer; there is only ever one under way."""
+        """Return one response, or no bytes if the process has closed the socket.
+
+        Only one request is sent at a time, so nothing follows the line.
+        """
         line = b""
         while not line.endswith(b"\n"):
-            part = self._socket.recv(1 << 16)
+            part = self._socket.recv(_CHUNK_BYTES)
             if not part:
                 return b""
             line += part

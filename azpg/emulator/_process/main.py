@@ -1,6 +1,6 @@
-"""The emulator's own process: serves its owner over a socket, and ends when the owner does.
+"""The emulator's process: serve requests from the parent process, and end when it ends.
 
-Each line on the socket is one request in JSON, each answered by one line.
+Each line on the socket is a request in JSON. It is answered by one line of JSON.
 """
 
 import asyncio
@@ -23,41 +23,48 @@ from .certificate_folder import make_certificate_folder
 
 _MAX_REQUEST_BYTES = 1 << 20
 
+Requests = asyncio.Queue[dict[str, Any]]
+
 
 def main(*, descriptor: int, parent_pid: int) -> None:
-    """Run one emulator, asked over a socket's descriptor, until its owner's process ends."""
-    # Each connection through a door takes two descriptors, and the usual limit is 1,024.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # some systems call more than they allow
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # Clients that hang up in the middle of a handshake are part of the job, not worth a line.
+    """Run one emulator until the parent process closes the socket or ends.
+
+    Args:
+        descriptor: The file descriptor of the socket on which requests arrive.
+        parent_pid: The process ID of the parent process.
+    """
+    # Each connection needs two file descriptors, and the usual soft limit is 1,024.
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems report a higher limit than they allow.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    # asyncio logs clients that disconnect during the handshake, which is normal here.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     asyncio.run(_supervise(socket.socket(fileno=descriptor), parent_pid))
 
 
 async def _supervise(sock: socket.socket, parent_pid: int) -> None:
+    """Serve requests until the first reason to end, then clean up."""
     reader, writer = await asyncio.open_connection(sock=sock, limit=_MAX_REQUEST_BYTES)
-    requests = asyncio.Queue[dict[str, Any]]()
-    ends = [
+    requests = Requests()
+    reasons_to_end = [
         asyncio.create_task(_read_requests(reader, requests)),
         asyncio.create_task(_wait_for_signal()),
         asyncio.create_task(_wait_for_parent_exit(parent_pid)),
     ]
-    work = asyncio.create_task(_serve_requests(requests, writer))
-    await asyncio.wait([work, *ends], return_when=asyncio.FIRST_COMPLETED)
-    for task in [work, *ends]:
+    serving = asyncio.create_task(_serve_requests(requests, writer))
+    await asyncio.wait([serving, *reasons_to_end], return_when=asyncio.FIRST_COMPLETED)
+    for task in [serving, *reasons_to_end]:
         task.cancel()
-    outcome, *_ = await asyncio.gather(work, *ends, return_exceptions=True)
+    outcome, *_ = await asyncio.gather(serving, *reasons_to_end, return_exceptions=True)
     with contextlib.suppress(OSError):
         writer.close()
     if isinstance(outcome, Exception):
         raise outcome
 
 
-async def _serve_requests(
-    requests: asyncio.Queue[dict[str, Any]], writer: asyncio.StreamWriter
-) -> None:
-    """Start the servers as the first request says, answer the others, and clean up."""
+async def _serve_requests(requests: Requests, writer: asyncio.StreamWriter) -> None:
+    """Call the server's method for each request; remove everything when canceled."""
     folder = certificate_folder = server = None
     try:
         while True:
@@ -68,44 +75,46 @@ async def _serve_requests(
                     folder = _os_user.make_runtime_folder(os_user)
                     certificate_folder = make_certificate_folder(folder)
                     server = EmulatorServer(folder, certificate_folder, os_user)
-                result = await getattr(server, request["method"])(**request["arguments"])
-            except EmulatorError as problem:
-                answer = {"error": str(problem)}
-            else:
-                answer = {"result": result}
-            writer.write(json.dumps(answer).encode() + b"\n")
+                method = getattr(server, request["method"])
+                response = {"result": await method(**request["arguments"])}
+            except EmulatorError as error:
+                response = {"error": str(error)}
+            writer.write(json.dumps(response).encode() + b"\n")
             await writer.drain()
     finally:
         if server is not None:
             await server.stop()
-        for made in (certificate_folder, folder):
-            if made is not None:
-                shutil.rmtree(made, ignore_errors=True)
+        for path in (certificate_folder, folder):
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
 
 
-async def _read_requests(
-    reader: asyncio.StreamReader, requests: asyncio.Queue[dict[str, Any]]
-) -> None:
-    """Queue requests until the owner closes the socket, or has gone."""
+async def _read_requests(reader: asyncio.StreamReader, requests: Requests) -> None:
+    """Queue requests until the parent process closes the socket."""
     with contextlib.suppress(OSError):
         while line := await reader.readline():
             requests.put_nowait(json.loads(line))
 
 
 async def _wait_for_signal() -> None:
-    told = asyncio.Event()
+    """Wait for a signal that asks the process to end."""
+    received = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, told.set)
-    await told.wait()
+        loop.add_signal_handler(number, received.set)
+    await received.wait()
 
 
-async def _wait_for_parent_exit(pid: int) -> None:
-    """Wait for the owner's end: a child that it forked keeps the socket open beyond it."""
+async def _wait_for_parent_exit(parent_pid: int) -> None:
+    """Wait until the parent process ends.
+
+    The socket does not tell: a forked child of the parent process keeps it open.
+    """
     if sys.platform != "linux":
         await asyncio.Event().wait()
-    descriptor = os.pidfd_open(pid)
-    if os.getppid() != pid:  # it ended before we looked, and the number may be another's by now
+    descriptor = os.pidfd_open(parent_pid)
+    # If the parent process had ended before that call, its ID may be another process's by now.
+    if os.getppid() != parent_pid:
         return
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(descriptor, ended.set)

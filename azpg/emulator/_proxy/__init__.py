@@ -1,1 +1,1 @@
-"""Listen in front of the real servers: TLS, the password check and faults, then forward bytes."""
+"""Accept clients in front of the real servers: TLS, the password check, faults, forwarding."""

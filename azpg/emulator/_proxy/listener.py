@@ -1,4 +1,4 @@
-"""The front door: one port that listens or refuses, and the connections that came through it."""
+"""A listener: one port that accepts or refuses connections, and the sessions that it accepted."""
 
 import asyncio
 import socket
@@ -13,7 +13,14 @@ _ACCEPT_RETRY_DELAY_SECONDS = 0.1
 
 
 class Listener:
-    """Stand on one port before one private Unix socket and accept connections until `stop`."""
+    """Accept connections on one port and forward them to one private Unix socket.
+
+    Args:
+        name: The listener's name, by which faults select it.
+        sock: The listening socket.
+        upstream_socket: The path of the real server's Unix socket.
+        context: What all sessions share.
+    """
 
     def __init__(
         self,
@@ -36,22 +43,29 @@ class Listener:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Return the address and the port that clients are to connect to."""
+        """Return the IP address and the port that clients connect to."""
         address: tuple[str, int] = self._socket.getsockname()
         return address
 
-    async def set_requested_faults(self, requested: list[Faults]) -> None:
-        """Break what the owner asks for."""
-        self._requested_faults = requested
+    async def set_requested_faults(self, requested_faults: list[Faults]) -> None:
+        """Apply the faults that a test has requested."""
+        self._requested_faults = requested_faults
         await self._apply_faults()
 
     async def set_server_state(self, server_state: Faults) -> None:
-        """Break what follows from the state of the server behind, whatever the owner asks for."""
+        """Apply what follows from the state of the real server, such as during a restart.
+
+        It takes precedence over requested faults of the same kind.
+        """
         self._server_state = server_state
         await self._apply_faults()
 
     async def cut(self, *, reset: bool) -> int:
-        """End every connection without a goodbye and return how many there were."""
+        """End every connection abruptly and return how many there were.
+
+        Args:
+            reset: Whether the connections end by RST and not by FIN.
+        """
         ending = dict(self._sessions)
         for session in ending.values():
             session.abort(reset=reset)
@@ -59,14 +73,14 @@ class Listener:
         return len(ending)
 
     async def stop(self) -> None:
-        """End every connection in good order and listen no more."""
+        """Stop listening and end every connection with a close_notify."""
         if self._accept_task is not None:
             await _cancel(self._accept_task)
         await _cancel(*self._sessions)
         self._socket.close()
 
     async def _apply_faults(self) -> None:
-        """Listen or refuse as the faults in force say."""
+        """Start or stop listening, depending on the faults that apply now."""
         self._faults = merge_faults(
             [*self._requested_faults, self._server_state], listener=self.name
         )
@@ -85,7 +99,7 @@ class Listener:
             try:
                 sock, _ = await loop.sock_accept(self._socket)
             except OSError:
-                # Out of descriptors: those who wait are served when others have left.
+                # The process has no file descriptor left, so wait until a connection ends.
                 await asyncio.sleep(_ACCEPT_RETRY_DELAY_SECONDS)
             else:
                 session = ProxySession(

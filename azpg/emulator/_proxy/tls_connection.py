@@ -1,7 +1,7 @@
-"""TLS on one accepted connection, closed at once and in good order as PostgreSQL does it.
+"""TLS on one accepted connection, closed the way PostgreSQL closes it.
 
-asyncio's own TLS transports wait for the client's goodbye before they close, which would hide the
-end of a server from a client that is idle; and they cannot tell when all is sent.
+asyncio's TLS transports wait for the client's close_notify before they close, so an idle client
+would not notice that the server has ended. They also cannot tell when everything has been sent.
 """
 
 import asyncio
@@ -13,7 +13,12 @@ _CHUNK_BYTES = 1 << 16
 
 
 class TLSConnection:
-    """Encrypt one non-blocking socket from the server's side."""
+    """The server's side of TLS on one non-blocking socket.
+
+    Args:
+        sock: The accepted connection.
+        context: The TLS context with the server's certificate.
+    """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._sock = sock
@@ -24,7 +29,7 @@ class TLSConnection:
         self._send_lock = asyncio.Lock()
 
     async def handshake(self) -> str | None:
-        """Agree with the client and return the protocol that ALPN chose."""
+        """Complete the handshake and return the protocol that ALPN selected."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -36,7 +41,7 @@ class TLSConnection:
                 return self._tls.selected_alpn_protocol()
 
     async def partial_handshake(self) -> None:
-        """Answer the client's hello with the first half of what belongs there, and no more."""
+        """Send the first half of the answer to the client's hello, and no more."""
         while not self._outgoing.pending:
             await self._receive()
             with contextlib.suppress(ssl.SSLWantReadError):
@@ -44,11 +49,11 @@ class TLSConnection:
         answer = self._outgoing.read()
         await self._loop.sock_sendall(self._sock, answer[: len(answer) // 2])
 
-    async def read(self, limit: int) -> bytes:
-        """Return up to `limit` bytes, none at the end of the stream."""
+    async def read(self, max_bytes: int) -> bytes:
+        """Return up to `max_bytes` bytes, or no bytes at the end of the stream."""
         while True:
             try:
-                return self._tls.read(limit)
+                return self._tls.read(max_bytes)
             except ssl.SSLWantReadError:
                 await self._flush()
                 await self._receive()
@@ -60,7 +65,7 @@ class TLSConnection:
         await self._flush()
 
     def close(self) -> None:
-        """Say goodbye without waiting for an answer; what was written before is on its way."""
+        """Send close_notify and close the socket without waiting for the client's answer."""
         with contextlib.suppress(OSError):
             self._tls.unwrap()
         with contextlib.suppress(OSError):
@@ -74,7 +79,7 @@ class TLSConnection:
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
-        # Reading can have something to send as well; records must not mix.
+        # A read can have to send something as well, and TLS records must not be interleaved.
         async with self._send_lock:
             if data := self._outgoing.read():
                 await self._loop.sock_sendall(self._sock, data)
