@@ -1,4 +1,4 @@
-"""Signing in through the front door: tokens, passwords, and the refusals in Azure's words."""
+"""Authentication with tokens and passwords, and the error messages of rejected clients."""
 
 import asyncio
 import shutil
@@ -16,7 +16,7 @@ from azure.identity import DefaultAzureCredential
 from azpg.emulator import Emulator, EmulatorError, Principal
 
 Connect = Callable[..., psycopg.Connection[Any]]
-Refusal = Callable[..., str]
+GetConnectError = Callable[..., str]
 
 RESOURCE = "https://ossrdbms-aad.database.windows.net"
 NO_AUDIENCE = "The access token does not have a valid audience claim."
@@ -31,7 +31,7 @@ def unique(name: str) -> str:
 def test_the_environment_is_enough_to_connect(
     emulator: Emulator, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With libpq and azure-identity, the environment alone leads to a verified session."""
+    """With libpq and azure-identity the environment variables are enough for a verified session."""
     for name, value in emulator.env.items():
         monkeypatch.setenv(name, value)
     with DefaultAzureCredential() as credential:
@@ -44,7 +44,7 @@ def test_the_environment_is_enough_to_connect(
 
 
 def test_entra_roles_can_create_tables_and_databases(connect: Connect, port: int) -> None:
-    """A role can make tables and databases, as Azure's administrators can."""
+    """An Entra role can create tables and databases, as Azure's administrators can."""
     table, database = unique("t"), unique("d")
     with connect(port=port, autocommit=True) as connection:
         connection.execute(f'CREATE TABLE "{table}" (x int)')
@@ -67,33 +67,33 @@ def test_entra_roles_can_create_tables_and_databases(connect: Connect, port: int
 def test_each_kind_of_principal_authenticates(
     emulator: Emulator, connect: Connect, port: int, kind: Any, name: str, claim: str, value: str
 ) -> None:
-    """Each kind of identity signs in as its role, with a token that says what Entra's says."""
+    """Each kind of principal authenticates as its role, with the claims of a token of its kind."""
     import jwt
 
     role = emulator.add_role(name.format(uuid.uuid4().hex[:8]), kind=kind)
     token = emulator.token(role)
-    said = jwt.decode(token, options={"verify_signature": False})
-    assert said[claim].endswith(value.format(name=role.name, client_id=role.client_id))
-    assert said["oid"] == role.object_id
-    assert said["idtyp"] == ("user" if kind in {"user", "guest"} else "app")
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims[claim].endswith(value.format(name=role.name, client_id=role.client_id))
+    assert claims["oid"] == role.object_id
+    assert claims["idtyp"] == ("user" if kind in {"user", "guest"} else "app")
     assert 1300 <= len(token) <= 1700
     with connect(role.name, token, port=port) as connection:
         assert connection.execute("SELECT session_user").fetchone() == (role.name,)
 
 
 def test_a_service_principals_token_has_no_name(emulator: Emulator) -> None:
-    """A service principal's token carries ids only."""
+    """A service principal's token contains only IDs."""
     import jwt
 
-    said = jwt.decode(
+    claims = jwt.decode(
         emulator.token(emulator.add_role(unique("daemon"), kind="service-principal")),
         options={"verify_signature": False},
     )
-    assert not {"upn", "unique_name", "preferred_username", "name", "xms_mirid"} & said.keys()
+    assert not {"upn", "unique_name", "preferred_username", "name", "xms_mirid"} & claims.keys()
 
 
 def test_a_long_token_authenticates(emulator: Emulator, connect: Connect, port: int) -> None:
-    """A person's long token signs in as well."""
+    """A user's long token authenticates."""
     role = emulator.add_role(f"{unique('alice')}@contoso.com", token_size=6900)
     token = emulator.token(role)
     assert 6850 <= len(token) <= 6950
@@ -102,31 +102,31 @@ def test_a_long_token_authenticates(emulator: Emulator, connect: Connect, port: 
 
 
 def test_a_system_assigned_identity_of_a_virtual_machine(emulator: Emulator) -> None:
-    """A system-assigned identity can be a virtual machine's."""
+    """The token of a virtual machine's identity contains the virtual machine's resource ID."""
     import jwt
 
     role = emulator.add_role(
         unique("vm"), kind="system-assigned", resource_type="Microsoft.Compute/virtualMachines"
     )
-    said = jwt.decode(emulator.token(role), options={"verify_signature": False})
-    assert said["xms_mirid"].endswith(f"/providers/Microsoft.Compute/virtualMachines/{role.name}")
+    claims = jwt.decode(emulator.token(role), options={"verify_signature": False})
+    assert claims["xms_mirid"].endswith(f"/providers/Microsoft.Compute/virtualMachines/{role.name}")
 
 
 def test_a_group_role_accepts_only_its_members_tokens(
-    emulator: Emulator, connect: Connect, refusal: Refusal, port: int
+    emulator: Emulator, connect: Connect, get_connect_error: GetConnectError, port: int
 ) -> None:
-    """A group's role takes its members' own tokens, and nobody else's."""
+    """A group's role accepts the tokens of its members and rejects those of others."""
     alice = emulator.add_role(f"{unique('alice')}@contoso.com")
     mallory = emulator.add_role(f"{unique('mallory')}@contoso.com")
     team = emulator.add_role(unique("team"), kind="group", members=[alice, emulator.principal])
     for member in (alice, emulator.principal):
         with connect(team.name, emulator.token(member), port=port) as connection:
             assert connection.execute("SELECT current_user").fetchone() == (team.name,)
-    assert f"role[{team.name}]" in refusal(team.name, emulator.token(mallory))
+    assert f"role[{team.name}]" in get_connect_error(team.name, emulator.token(mallory))
 
 
 def test_the_object_id_decides_not_the_name(emulator: Emulator, connect: Connect) -> None:
-    """A role of another name with the token's object id lets the bearer in."""
+    """A token authenticates as any role that has its object ID."""
     first = emulator.add_role(unique("first"), kind="user-assigned")
     second = emulator.add_role(unique("second"), kind="user-assigned", object_id=first.object_id)
     with connect(second.name, emulator.token(first)):
@@ -134,7 +134,7 @@ def test_the_object_id_decides_not_the_name(emulator: Emulator, connect: Connect
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message"),
     [
         ("expired", "The access token has expired. Please acquire a new token and retry."),
         ("malformed", "The access token has invalid format. Please ensure the token is passed"),
@@ -147,16 +147,21 @@ def test_the_object_id_decides_not_the_name(emulator: Emulator, connect: Connect
     ],
 )
 def test_a_rejected_token_gets_azures_message(
-    emulator: Emulator, connect: Connect, refusal: Refusal, port: int, fault: Any, words: str
+    emulator: Emulator,
+    connect: Connect,
+    get_connect_error: GetConnectError,
+    port: int,
+    fault: Any,
+    message: str,
 ) -> None:
-    """A bad token is refused in Azure's words, and never repeated in them."""
+    """A rejected token gets Azure's error message, which does not contain the token."""
     with emulator.fault(token=fault):
         token = emulator.token()
-    said = refusal(password=token, port=port)
-    assert f"FATAL:  {words}" in said
-    assert token not in said
+    error = get_connect_error(password=token, port=port)
+    assert f"FATAL:  {message}" in error
+    assert token not in error
     with connect(port=port):
-        pass  # the fault is gone
+        pass  # the fault has ended
 
 
 @pytest.mark.parametrize(
@@ -173,64 +178,66 @@ def test_a_rejected_token_gets_azures_message(
     ],
 )
 def test_only_issued_tokens_are_accepted(
-    emulator: Emulator, refusal: Refusal, change: Callable[[str], str]
+    emulator: Emulator, get_connect_error: GetConnectError, change: Callable[[str], str]
 ) -> None:
-    """Whatever is not exactly an issued token, unsigned ones included, lets nobody in."""
-    said = refusal(password=change(emulator.token()))
-    assert "has invalid format" in said or "error occurred while validating" in said
+    """Anything but an issued token is rejected, including unsigned tokens."""
+    error = get_connect_error(password=change(emulator.token()))
+    assert "has invalid format" in error or "error occurred while validating" in error
 
 
 def test_a_token_for_another_role_is_rejected(
-    emulator: Emulator, refusal: Refusal, port: int
+    emulator: Emulator, get_connect_error: GetConnectError, port: int
 ) -> None:
-    """A token for another role is refused, in different words for people and for applications."""
+    """A token for another role is rejected, with different messages for users and applications."""
     user = emulator.add_role(f"{unique('alice')}@contoso.com")
     assert (
         "FATAL:  Azure AD user token for role[myapp] is neither an "
         "AAD_AUTH_TOKENTYPE_APP_USER or an AAD_AUTH_TOKENTYPE_APP_OBO token."
-    ) in refusal("myapp", emulator.token(user), port=port)
+    ) in get_connect_error("myapp", emulator.token(user), port=port)
     assert (
         "FATAL:  Service Principals cannot generate AAD_AUTH_TOKENTYPE_APP_USER tokens "
         f"for role[{user.name}]"
-    ) in refusal(user.name, emulator.token(), port=port)
+    ) in get_connect_error(user.name, emulator.token(), port=port)
 
 
-def test_an_unknown_role_is_rejected(refusal: Refusal) -> None:
-    """An unknown role is refused as a wrong password is."""
-    assert 'password authentication failed for user "nobody-here"' in refusal("nobody-here")
+def test_an_unknown_role_is_rejected(get_connect_error: GetConnectError) -> None:
+    """An unknown role is rejected like a wrong password."""
+    assert 'password authentication failed for user "nobody-here"' in get_connect_error(
+        "nobody-here"
+    )
 
 
-def test_the_superuser_is_rejected(refusal: Refusal, port: int) -> None:
-    """The superuser that sets roles up is not let in from outside, by token or without."""
+def test_the_superuser_is_rejected(get_connect_error: GetConnectError, port: int) -> None:
+    """The superuser is rejected, with a token and without one."""
     for password in (None, "", "x"):
-        assert 'password authentication failed for user "azuresu"' in refusal(
+        assert 'password authentication failed for user "azuresu"' in get_connect_error(
             "azuresu", password, port=port
         )
 
 
 def test_the_pgbouncer_console_returns_pgbouncers_error(
-    emulator: Emulator, refusal: Refusal
+    emulator: Emulator, get_connect_error: GetConnectError
 ) -> None:
-    """PgBouncer's console is for its administrators, of which no role is one."""
-    assert "not allowed" in refusal(dbname="pgbouncer", port=emulator.pgbouncer_port)
+    """PgBouncer's console is not open to any role."""
+    assert "not allowed" in get_connect_error(dbname="pgbouncer", port=emulator.pgbouncer_port)
 
 
 def test_a_native_role_authenticates_with_scram(
-    emulator: Emulator, connect: Connect, refusal: Refusal, port: int
+    emulator: Emulator, connect: Connect, get_connect_error: GetConnectError, port: int
 ) -> None:
-    """A role with a password signs in by SCRAM, which the door carries but does not read."""
+    """A native role authenticates with SCRAM, which the proxy forwards."""
     name = unique("native")
     role = emulator.add_role(name, password="correct horse")
     assert (role.kind, role.object_id) == ("native", "")
     with connect(name, "correct horse", port=port, require_auth="scram-sha-256") as connection:
         assert connection.execute("SELECT current_user").fetchone() == (name,)
-    assert "authentication failed" in refusal(name, "wrong", port=port)
-    assert "authentication failed" in refusal(name, emulator.token(), port=port)
+    assert "authentication failed" in get_connect_error(name, "wrong", port=port)
+    assert "authentication failed" in get_connect_error(name, emulator.token(), port=port)
 
 
 def test_a_role_created_with_sql_authenticates(connect: Connect, port: int) -> None:
-    """A role that a client creates for itself can sign in at once, on both ports."""
-    name = unique("made")
+    """A role that a client creates with SQL can authenticate at once, on both ports."""
+    name = unique("created")
     with connect(autocommit=True) as connection:
         connection.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'secret'")
     with connect(name, "secret", port=port) as connection:
@@ -241,18 +248,18 @@ def test_a_role_created_with_sql_authenticates(connect: Connect, port: int) -> N
 def test_special_characters_in_role_names(
     emulator: Emulator, connect: Connect, port: int, name: str
 ) -> None:
-    """A role name is a name, whatever it means in SQL or in an access file."""
+    """A role name may contain characters with a meaning in SQL or pg_hba.conf."""
     role = emulator.add_role(f"{name}{port}", kind="user-assigned")
     with connect(role.name, emulator.token(role), port=port) as connection:
         assert connection.execute("SELECT current_user").fetchone() == (role.name,)
 
 
 def test_asyncpg_connects(emulator: Emulator, port: int) -> None:
-    """A driver that is not libpq signs in too."""
+    """asyncpg, which does not use libpq, can connect."""
 
     async def main() -> Any:
         context = ssl.create_default_context(cafile=emulator.root_certificate)
-        context.check_hostname = False  # asyncpg has no way to name the address beside the host
+        context.check_hostname = False  # asyncpg has no hostaddr
         connection = await asyncpg.connect(
             host=emulator.hostaddr,
             port=port,
@@ -271,22 +278,22 @@ def test_asyncpg_connects(emulator: Emulator, port: int) -> None:
 
 
 def test_psql_connects(emulator: Emulator, port: int) -> None:
-    """Psql from the system, with an older libpq, signs in too."""
+    """The system's psql, with an older libpq, can connect."""
     psql = shutil.which("psql")
     assert psql is not None
     env = emulator.env | {"PGPASSWORD": emulator.token(), "PGSSLMODE": "verify-full"}
-    said = subprocess.run(
+    done = subprocess.run(
         [psql, "-p", str(port), "-U", "myapp", "-Atc", "SELECT current_user", "postgres"],
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (said.stdout, said.stderr) == ("myapp\n", "")
+    assert (done.stdout, done.stderr) == ("myapp\n", "")
 
 
 @pytest.mark.parametrize(
-    ("first", "problem"),
+    ("options", "problem"),
     [
         ({"name": "x" * 64}, "63 bytes"),
         ({"name": ""}, "no name"),
@@ -299,11 +306,11 @@ def test_psql_connects(emulator: Emulator, port: int) -> None:
     ],
 )
 def test_invalid_roles_raise_an_error(
-    emulator: Emulator, first: dict[str, Any], problem: str
+    emulator: Emulator, options: dict[str, Any], problem: str
 ) -> None:
-    """A role that cannot be is refused, and the reason said."""
+    """Invalid arguments raise an error that names the problem."""
     with pytest.raises(EmulatorError, match=problem):
-        emulator.add_role(**first)
+        emulator.add_role(**options)
 
 
 def test_no_token_for_a_group(emulator: Emulator) -> None:

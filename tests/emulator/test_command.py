@@ -19,7 +19,7 @@ WAIT = "import os, sys; print(os.environ['PGSSLROOTCERT'], flush=True); sys.stdi
 
 
 def test_the_command_runs_in_the_emulators_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sees the emulator's environment, without what would lead it elsewhere."""
+    """The command gets the emulator's environment variables, without those that conflict."""
     monkeypatch.setenv("AZURE_CLIENT_ID", "from the CI")
     done = subprocess.run(
         [*COMMAND, "--token-lifetime", "60", "--", sys.executable, "-c", SHOW_ENVIRONMENT],
@@ -43,13 +43,13 @@ def test_the_command_runs_in_the_emulators_environment(monkeypatch: pytest.Monke
     ],
 )
 def test_the_exit_status_is_the_commands(command: list[str], status: int) -> None:
-    """The exit status is the command's, in the way of a shell."""
+    """The exit status is the command's, as in a shell."""
     assert main(["--", *command]) == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_signals_are_forwarded_to_the_command(number: signal.Signals) -> None:
-    """A signal that would end the emulator ends the command first."""
+    """A signal ends the command first, and then the emulator."""
     with subprocess.Popen(
         [*COMMAND, "--", sys.executable, "-c", WAIT],
         stdin=subprocess.PIPE,
@@ -67,7 +67,7 @@ def test_signals_are_forwarded_to_the_command(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_without_a_command_it_prints_exports(number: signal.Signals) -> None:
-    """Alone it prints lines for a shell, stays, and ends well when told to."""
+    """Without a command it prints shell commands and runs until it gets a signal."""
     with subprocess.Popen(
         COMMAND, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -92,7 +92,7 @@ def test_without_a_command_it_prints_exports(number: signal.Signals) -> None:
 
 
 def test_imds_replaces_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --imds the command finds a virtual machine's endpoint, and no other."""
+    """With --imds the command finds the endpoint of virtual machines and no other."""
     monkeypatch.setenv("IDENTITY_ENDPOINT", "http://an.emulator.before")
     monkeypatch.setenv("IDENTITY_HEADER", "its secret")
     program = [sys.executable, "-c", SHOW_ENVIRONMENT]
@@ -105,7 +105,7 @@ def test_imds_replaces_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_is_printed_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    """A problem is a sentence and a status, not a traceback."""
+    """An error is printed as a sentence, with an exit status."""
     assert main(["--host", "localhost"]) == 1
     assert capsys.readouterr().err.startswith(
         "azpg emulator: host='localhost' is not an Azure host name"
@@ -113,7 +113,7 @@ def test_an_error_is_printed_without_a_traceback(capsys: pytest.CaptureFixture[s
 
 
 def test_signal_handlers_are_restored() -> None:
-    """Signal handlers are as before once the command has ended."""
+    """The signal handlers are restored when the command has ended."""
     before = signal.getsignal(signal.SIGTERM)
     main(["--host", "localhost"])
     assert signal.getsignal(signal.SIGTERM) is before

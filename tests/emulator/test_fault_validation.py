@@ -1,4 +1,4 @@
-"""Faults that do not exist: refused where they are asked for, with a list of those that do."""
+"""Invalid faults raise an error that lists the valid ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from azpg.emulator import Emulator, EmulatorError
 
 
 @pytest.mark.parametrize(
-    ("fault", "there_is"),
+    ("fault", "valid_values"),
     [
         ({"certificate": "expird"}, "'expired', 'self-signed', 'other-name', 'other-root'"),
         ({"certificate": ["expired"]}, "'expired'"),
@@ -34,46 +34,46 @@ from azpg.emulator import Emulator, EmulatorError
     ],
 )
 def test_an_unknown_fault_raises_an_error(
-    emulator: Emulator, fault: dict[str, Any], there_is: str
+    emulator: Emulator, fault: dict[str, Any], valid_values: str
 ) -> None:
-    """The call itself, before any `with`, names the option, its value and what there is."""
+    """The call itself raises an error with the option, its value and the valid values."""
     name, value = next(iter(fault.items()))
-    with pytest.raises(EmulatorError) as refused:
+    with pytest.raises(EmulatorError) as error:
         emulator.fault(**fault)
-    assert f"{name}={value!r}" in str(refused.value)
-    assert there_is in str(refused.value)
+    assert f"{name}={value!r}" in str(error.value)
+    assert valid_values in str(error.value)
 
 
 def test_all_unknown_faults_are_reported_at_once(emulator: Emulator) -> None:
-    """One error lists every value that names no fault."""
+    """One error lists every invalid value."""
     faults: dict[str, Any] = {"certificate": "x", "connect": "y", "identity": 7, "at": "z"}
-    with pytest.raises(EmulatorError) as refused:
+    with pytest.raises(EmulatorError) as error:
         emulator.fault(**faults)
     for name, value in faults.items():
-        assert f"{name}={value!r}" in str(refused.value)
+        assert f"{name}={value!r}" in str(error.value)
 
 
 def test_an_unknown_option_raises_type_error(emulator: Emulator) -> None:
-    """An option that does not exist is named."""
+    """An unknown option raises TypeError with its name."""
     with pytest.raises(TypeError, match="certficate"):
         emulator.fault(certficate="expired")  # type: ignore[call-arg]
 
 
 def test_unknown_restart_modes_and_listeners_raise_an_error(emulator: Emulator) -> None:
-    """A way to restart or a place to cut that does not exist is refused, and nothing happens."""
-    wrong: Any = "fats"
+    """Unknown restart modes and listener names raise an error, and nothing is restarted or cut."""
+    unknown: Any = "fats"
     with pytest.raises(EmulatorError, match=r"mode='fats' is none of 'fast', 'immediate', 'kill'"):
-        emulator.restart_postgres(wrong)
-    nothing: Any = None
+        emulator.restart_postgres(unknown)
+    none: Any = None
     with pytest.raises(EmulatorError, match="mode=None"):
-        emulator.restart_postgres(nothing)
+        emulator.restart_postgres(none)
     with pytest.raises(EmulatorError, match=r"at='fats' is none of 'postgres', 'pgbouncer'"):
-        emulator.cut(at=wrong)
+        emulator.cut(at=unknown)
     assert emulator.token()
 
 
 def test_an_invalid_fault_is_not_applied(emulator: Emulator) -> None:
-    """What was refused is not in force, and a fault is not in force before its `with`."""
+    """An invalid fault does not apply, and no fault applies before its `with`."""
     faults: dict[str, Any] = {"certificate": "x", "connect": "refuse"}
     with pytest.raises(EmulatorError):
         emulator.fault(**faults)

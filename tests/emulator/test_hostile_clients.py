@@ -1,4 +1,4 @@
-"""Clients that send what no driver sends: nobody gets in without the token or password for it."""
+"""Clients that send what no driver sends cannot authenticate without a token or password."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from azpg.emulator import Emulator
 Connect = Callable[..., psycopg.Connection[Any]]
 Attempt = Callable[..., Answers]
 
-# The superuser, a role whose token is checked, and nobody.
+# The superuser, an Entra role and a role that does not exist.
 USERS = ["azuresu", "myapp", "nobody-here"]
 
 
@@ -45,17 +45,19 @@ def startup(**parameters: str) -> bytes:
 
 @pytest.fixture
 def attempt(emulator: Emulator, port: int, connect: Connect) -> Iterator[Attempt]:
-    """Send packets and, unasked, a statement; return the answers. The statement must not run."""
-    trace = f"intruder-{secrets.token_hex(4)}"
+    """Send packets and a statement, return the answers; check that the statement did not run."""
+    role_name = f"intruder-{secrets.token_hex(4)}"
 
     def attempt(*packets: bytes) -> Answers:
         with RawClient(emulator, port).start_tls() as client:
-            client.send(*packets, query(f'CREATE ROLE "{trace}"'))
+            client.send(*packets, query(f'CREATE ROLE "{role_name}"'))
             return client.answers(all_is_sent=True)
 
     yield attempt
     with connect() as observer:
-        found = observer.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [trace]).fetchone()
+        found = observer.execute(
+            "SELECT 1 FROM pg_roles WHERE rolname = %s", [role_name]
+        ).fetchone()
     assert found is None, "a statement ran"
 
 
@@ -102,7 +104,7 @@ MALFORMED: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("form", MALFORMED)
 def test_a_malformed_startup_packet_is_rejected(attempt: Attempt, form: str, user: str) -> None:
-    """A startup packet that could be read in two ways gets one error, whoever is in it."""
+    """A startup packet that could be read in two ways gets one error, for every user."""
     answers = attempt(MALFORMED[form](user.encode()))
     assert [kind for kind, _ in answers] == [b"E"]
     assert sqlstates(answers)[0] in {"08P01", "28000", "42622"}
@@ -114,7 +116,7 @@ def test_a_malformed_startup_packet_is_rejected(attempt: Attempt, form: str, use
     [0, 1, 1 << 16, 2 << 16, 4 << 16, 0xFFFF_FFFF, SSL_REQUEST - 2, SSL_REQUEST + 3],
 )
 def test_an_unknown_protocol_version_is_rejected(attempt: Attempt, code: int, user: str) -> None:
-    """Only version 3 of the protocol is spoken."""
+    """Only version 3 of the protocol is accepted."""
     answers = attempt(packet(f"user\0{user}\0\0".encode(), code))
     assert sqlstates(answers) == ["0A000"]
     assert not is_in(answers)
@@ -125,7 +127,7 @@ def test_an_unknown_protocol_version_is_rejected(attempt: Attempt, code: int, us
 def test_an_encryption_request_within_tls_is_rejected(
     attempt: Attempt, request_code: int, user: str
 ) -> None:
-    """What a server would answer by reading a second startup packet never reaches it."""
+    """An encryption request within TLS never reaches a server, which would restart the startup."""
     answers = attempt(packet(b"", request_code), startup(user=user, database="postgres"))
     assert sqlstates(answers) == ["0A000"]
 
@@ -138,8 +140,8 @@ def test_a_wrong_packet_length_ends_the_connection(attempt: Attempt, size: int) 
 
 @pytest.mark.parametrize("user", USERS)
 def test_a_second_startup_packet_is_not_read(attempt: Attempt, user: str) -> None:
-    """What follows the first packet is never read as another one."""
-    # It is long enough for whatever its first bytes could be the length of.
+    """What follows the startup packet is never read as a second one."""
+    # It is longer than any length that its first bytes could encode.
     second = startup(user=user, database="postgres") + bytes(1 << 16)
     assert not is_in(attempt(startup(user="nobody-here", database="postgres"), second))
     assert not is_in(attempt(startup(user="myapp", database="postgres"), second))
@@ -151,21 +153,23 @@ def test_a_second_startup_packet_is_not_read(attempt: Attempt, user: str) -> Non
 def test_clients_cannot_use_the_emulators_own_users(
     attempt: Attempt, user: str, database: str, password_message: bytes
 ) -> None:
-    """The users that administer the servers are refused by name."""
+    """The users that administer the servers are rejected by name, whatever the password."""
     answers = attempt(startup(user=user, database=database), password_message)
     assert sqlstates(answers) == ["28P01"]
 
 
 @pytest.mark.parametrize("user", ["AZURESU", '"azuresu"', "azuresu ", " azuresu", "azuresu\n"])
-@pytest.mark.parametrize("word", ["", "true", "database"])
-def test_other_spellings_do_not_name_the_superuser(attempt: Attempt, user: str, word: str) -> None:
-    """A name is taken as it is, without case, quotes or spaces, for replication too."""
-    answers = attempt(startup(user=user, database="postgres", replication=word))
+@pytest.mark.parametrize("replication", ["", "true", "database"])
+def test_other_spellings_do_not_name_the_superuser(
+    attempt: Attempt, user: str, replication: str
+) -> None:
+    """User names are compared exactly, with case, quotes and spaces, for replication as well."""
+    answers = attempt(startup(user=user, database="postgres", replication=replication))
     assert not is_in(answers)
 
 
 @pytest.mark.parametrize(
-    "names",
+    "startup_parameters",
     [
         {"user": "pgbouncer"},
         {"user": "pgbouncer", "database": ""},
@@ -178,12 +182,14 @@ def test_other_spellings_do_not_name_the_superuser(attempt: Attempt, user: str, 
         {"user": "PGBOUNCER", "database": "postgres"},
     ],
 )
-def test_the_pgbouncer_console_rejects_every_user(attempt: Attempt, names: dict[str, str]) -> None:
-    """No user and no way of writing the name leads into PgBouncer's console."""
-    assert not is_in(attempt(startup(**names)))
+def test_the_pgbouncer_console_rejects_every_user(
+    attempt: Attempt, startup_parameters: dict[str, str]
+) -> None:
+    """No user and no spelling of the database name opens PgBouncer's console."""
+    assert not is_in(attempt(startup(**startup_parameters)))
 
 
-CONSOLE_OF_ONES_OWN = """
+CONSOLE_PROGRAM = """
 import sys
 sys.path.append(sys.argv[1])
 from fix_raw_client import RawClient, is_in, packet, query
@@ -198,13 +204,13 @@ with Emulator(postgres=sys.argv[2]) as emulator:
 
 @pytest.mark.root
 def test_the_pgbouncer_console_rejects_its_own_system_user() -> None:
-    """PgBouncer trusts its own system user, which is not to be every client of an ordinary user."""
+    """PgBouncer trusts its own system user, but a client is not that user."""
     setpriv = shutil.which("setpriv")
     assert setpriv is not None
     caps = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     user = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", *caps]
     postgres = max(Path("/usr/lib/postgresql").glob("*"), key=lambda folder: int(folder.name))
-    program = [sys.executable, "-c", CONSOLE_OF_ONES_OWN, str(Path(__file__).parents[1])]
+    program = [sys.executable, "-c", CONSOLE_PROGRAM, str(Path(__file__).parents[1])]
     done = subprocess.run(
         [*user, *program, str(postgres)], capture_output=True, text=True, check=False
     )
@@ -232,7 +238,7 @@ def test_the_pgbouncer_console_rejects_its_own_system_user() -> None:
 def test_no_startup_parameter_makes_a_superuser(
     emulator: Emulator, port: int, parameters: dict[str, str]
 ) -> None:
-    """Whatever a role with a token asks for at the start, its session is its own or none."""
+    """No startup parameter changes the user of a session or makes it a superuser."""
     with RawClient(emulator, port).start_tls() as client:
         client.send(startup(user="myapp", database="postgres", **parameters))
         assert client.answers() == [(b"R", struct.pack("!i", 3))]
@@ -249,7 +255,7 @@ def test_no_startup_parameter_makes_a_superuser(
 def test_the_server_answers_a_newer_minor_version(
     emulator: Emulator, port: int, version: int
 ) -> None:
-    """A server says which version it speaks, or refuses; the token is asked for either way."""
+    """The server negotiates or rejects a newer minor version; the token is required either way."""
     with RawClient(emulator, port).start_tls() as client:
         client.send(packet(b"user\0myapp\0database\0postgres\0\0", PROTOCOL_3_0 + version))
         assert client.answers() == [(b"R", struct.pack("!i", 3))]
@@ -259,7 +265,7 @@ def test_the_server_answers_a_newer_minor_version(
 
 
 @pytest.mark.parametrize(
-    "change",
+    "damage",
     [
         lambda token: message(b"p", token + b"\0\0"),
         lambda token: message(b"p", token + b"\0x"),
@@ -274,16 +280,16 @@ def test_the_server_answers_a_newer_minor_version(
     ],
 )
 def test_a_malformed_password_message_is_rejected(
-    emulator: Emulator, attempt: Attempt, change: Callable[[bytes], bytes]
+    emulator: Emulator, attempt: Attempt, damage: Callable[[bytes], bytes]
 ) -> None:
-    """A token in any other form than one text with its terminator lets nobody in."""
-    answers = attempt(startup(user="myapp", database="postgres"), change(emulator.token().encode()))
+    """A password message is one string with its terminator; anything else is rejected."""
+    answers = attempt(startup(user="myapp", database="postgres"), damage(emulator.token().encode()))
     assert not is_in(answers)
     assert sqlstates(answers)
 
 
 def test_pipelined_messages_are_accepted(emulator: Emulator, port: int) -> None:
-    """A right token that comes with the first packet lets in, and what follows it is served."""
+    """A client may send its token and a query together with the startup packet."""
     with RawClient(emulator, port).start_tls() as client:
         first = startup(user="myapp", database="postgres")
         client.send(first, password(emulator.token()), query("SELECT current_user"))
@@ -297,7 +303,7 @@ def test_pipelined_messages_are_accepted(emulator: Emulator, port: int) -> None:
 def test_a_cancel_request_of_a_wrong_length_is_not_forwarded(
     emulator: Emulator, port: int, encrypted: bool, key: bytes
 ) -> None:
-    """A cancel request holds a process's number and a key of 4 to 256 bytes, or is none."""
+    """A cancel request with a key of less than 4 or more than 256 bytes is not forwarded."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
         if encrypted:
@@ -314,7 +320,7 @@ def test_a_cancel_request_of_a_wrong_length_is_not_forwarded(
 def test_bytes_after_a_cancel_request_are_ignored(
     emulator: Emulator, port: int, key: bytes
 ) -> None:
-    """A cancel request, of a length that some version has, ends its connection."""
+    """A cancel request ends its connection, and what follows it is ignored."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
         request = packet(struct.pack("!i", 1) + key, CANCEL_REQUEST)
@@ -324,7 +330,7 @@ def test_bytes_after_a_cancel_request_are_ignored(
 
 
 def test_encryption_is_declined_once(emulator: Emulator, port: int) -> None:
-    """A client cannot keep a connection by asking again for what was declined."""
+    """Each encryption request is declined once; a second one is rejected."""
     with RawClient(emulator, port) as client:
         client.send(packet(b"", GSSENC_REQUEST))
         assert client.receive(1) == b"N"
@@ -339,7 +345,7 @@ def test_encryption_is_declined_once(emulator: Emulator, port: int) -> None:
 
 
 def test_plaintext_after_the_tls_request_is_not_read(emulator: Emulator, port: int) -> None:
-    """A startup packet in clear behind the request for TLS is no part of the session."""
+    """Plaintext that follows the TLS request is not read as part of the session."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
         client.send(packet(b"", SSL_REQUEST), startup(user="nobody-here", database="postgres"))
@@ -352,7 +358,7 @@ def test_plaintext_after_the_tls_request_is_not_read(emulator: Emulator, port: i
 def test_an_encryption_request_with_a_body_is_rejected(
     emulator: Emulator, port: int, request_code: int
 ) -> None:
-    """A request for encryption with something behind it is refused."""
+    """An encryption request with a body is rejected."""
     with RawClient(emulator, port) as client:
         client.send(packet(b"user\0myapp\0\0", request_code))
         assert sqlstates(client.answers()) == ["0A000"]
@@ -366,7 +372,7 @@ def test_an_encryption_request_with_a_body_is_rejected(
 def test_private_sockets_require_a_password(
     emulator: Emulator, folder: str, port: int, user: str, database: str
 ) -> None:
-    """Even past the emulator, the servers ask their administrators for a password."""
+    """The servers require a password of their administrators, even on their private sockets."""
     private = Path(emulator._start_info["folders"][0]) / "private" / folder
     for secret in ("", "x"):
         with pytest.raises(psycopg.OperationalError):

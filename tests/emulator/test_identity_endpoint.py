@@ -1,4 +1,4 @@
-"""The identity endpoint, through the real azure-identity and by hand."""
+"""The identity endpoint, with azure-identity and with plain HTTP requests."""
 
 import json
 import time
@@ -23,7 +23,7 @@ SCOPE = f"{RESOURCE}/.default"
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    """Run an emulator that has both forms."""
+    """Run an emulator with both forms of the endpoint."""
     with Emulator(imds=True) as emulator:
         yield emulator
 
@@ -32,7 +32,7 @@ def emulator() -> Iterator[Emulator]:
 def env(
     request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """Export the endpoint in each of its two forms in turn."""
+    """Set the environment variables of each form in turn."""
     env = emulator.env if request.param == "app-service" else emulator.imds_env
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -40,30 +40,30 @@ def env(
 
 
 def claims(token: str) -> dict[str, Any]:
-    """Read a token's claims."""
-    said: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-    return said
+    """Return a token's claims."""
+    token_claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return token_claims
 
 
 @pytest.mark.usefixtures("env")
 def test_managed_identity_credential_gets_a_token(emulator: Emulator, connect: Connect) -> None:
-    """A managed identity's credential gets a token that signs in, and its true lifetime."""
+    """ManagedIdentityCredential gets a token that authenticates, and its lifetime."""
     before = emulator.counts
     with ManagedIdentityCredential() as credential:
         token = credential.get_token_info(SCOPE)
     assert abs(token.expires_on - time.time() - 3600) < 60
-    said = claims(token.token)
-    assert (said["aud"], said["oid"]) == (RESOURCE, emulator.principal.object_id)
-    seen = emulator.counts - before
-    assert seen.tokens_issued == 1
-    assert seen.token_requests >= 1
+    token_claims = claims(token.token)
+    assert (token_claims["aud"], token_claims["oid"]) == (RESOURCE, emulator.principal.object_id)
+    counts = emulator.counts - before
+    assert counts.tokens_issued == 1
+    assert counts.token_requests >= 1
     with connect(password=token.token):
         pass
 
 
 @pytest.mark.usefixtures("env")
 def test_the_client_id_selects_the_identity(emulator: Emulator) -> None:
-    """A client id asks for that identity; one that nobody has is refused."""
+    """A client ID selects its identity; an unknown one is an error."""
     other = emulator.add_role(f"other-{time.monotonic_ns()}", kind="user-assigned")
     with ManagedIdentityCredential(client_id=other.client_id) as credential:
         assert claims(credential.get_token(SCOPE).token)["oid"] == other.object_id
@@ -75,16 +75,16 @@ def test_the_client_id_selects_the_identity(emulator: Emulator) -> None:
 
 
 def test_the_object_id_and_resource_id_select_the_identity(emulator: Emulator) -> None:
-    """The other selectors of App Service find their identity as well."""
+    """App Service's other parameters select their identity as well."""
     role = emulator.principal
     for selector in (f"object_id={role.object_id}", f"mi_res_id={role.resource_id}"):
-        status, answer = get(emulator, f"resource={RESOURCE}&{selector}")
-        assert (status, answer["client_id"]) == (200, role.client_id)
+        status, content = request_token(emulator, f"resource={RESOURCE}&{selector}")
+        assert (status, content["client_id"]) == (200, role.client_id)
 
 
 @pytest.mark.usefixtures("env")
 def test_sign_in_as(emulator: Emulator, connect: Connect) -> None:
-    """The identity that is signed in can be changed."""
+    """`sign_in_as` changes the identity that gets a token if a request names none."""
     alice = emulator.add_role(f"alice-{time.monotonic_ns()}@contoso.com")
     emulator.sign_in_as(alice)
     try:
@@ -99,7 +99,7 @@ def test_sign_in_as(emulator: Emulator, connect: Connect) -> None:
 
 @pytest.mark.usefixtures("env")
 def test_a_token_for_another_resource_is_rejected(connect: Connect) -> None:
-    """A token is for the resource that was asked for, and the server looks."""
+    """The server rejects a token for another resource."""
     with ManagedIdentityCredential() as credential:
         token = credential.get_token("https://management.azure.com/.default").token
     assert claims(token)["aud"] == "https://management.azure.com"
@@ -108,13 +108,13 @@ def test_a_token_for_another_resource_is_rejected(connect: Connect) -> None:
 
 
 def test_token_lifetime_and_clock_skew(emulator: Emulator, connect: Connect) -> None:
-    """Tokens live as long as they are told to, by a clock that can differ from this machine's."""
+    """Token lifetime and clock skew can be set, and the server uses the same clock."""
     try:
         emulator.token_lifetime = 300.0
         emulator.clock_skew = 1000.0
-        _, answer = get(emulator, f"resource={RESOURCE}")
-        token = answer["access_token"]
-        assert int(answer["expires_on"]) == claims(token)["exp"]
+        _, content = request_token(emulator, f"resource={RESOURCE}")
+        token = content["access_token"]
+        assert int(content["expires_on"]) == claims(token)["exp"]
         assert abs(claims(token)["exp"] - time.time() - 1300) < 60
         with connect(password=token):
             pass
@@ -126,7 +126,7 @@ def test_token_lifetime_and_clock_skew(emulator: Emulator, connect: Connect) -> 
 
 
 def test_expire_tokens(emulator: Emulator, connect: Connect) -> None:
-    """All tokens handed out until now can be made to expire; later ones are good."""
+    """Tokens issued until now can be expired; later tokens are accepted."""
     token = emulator.token()
     emulator.expire_tokens()
     with pytest.raises(psycopg.OperationalError, match="token has expired"):
@@ -136,28 +136,28 @@ def test_expire_tokens(emulator: Emulator, connect: Connect) -> None:
 
 
 def test_the_lifetime_of_a_single_token(emulator: Emulator, connect: Connect) -> None:
-    """One token can be made that has run out already."""
+    """One token can be issued that has expired already."""
     with pytest.raises(psycopg.OperationalError, match="token has expired"):
         connect(password=emulator.token(lifetime=-1))
 
 
-def get(
+def request_token(
     emulator: Emulator, query: str, *, header: str | None = None, version: str = "2019-08-01"
 ) -> tuple[int, Any]:
-    """Ask the App Service form by hand."""
+    """Send a request in App Service's form."""
     url = f"{emulator.env['IDENTITY_ENDPOINT']}?api-version={version}&{query}"
     secret = emulator.env["IDENTITY_HEADER"] if header is None else header
     request = urllib.request.Request(url, headers={"X-IDENTITY-HEADER": secret})
     try:
         with urllib.request.urlopen(request, timeout=5) as response:
             return response.status, json.load(response)
-    except urllib.error.HTTPError as problem:
-        with problem:
-            return problem.code, json.load(problem)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
 
 
 @pytest.mark.parametrize(
-    ("query", "options", "status", "words"),
+    ("query", "options", "status", "message"),
     [
         (f"resource={RESOURCE}", {"header": "guess"}, 401, "identity header"),
         (f"resource={RESOURCE}", {"header": "ünïcode"}, 401, "identity header"),
@@ -167,65 +167,65 @@ def get(
     ],
 )
 def test_invalid_requests_are_rejected(
-    emulator: Emulator, query: str, options: dict[str, str], status: int, words: str
+    emulator: Emulator, query: str, options: dict[str, str], status: int, message: str
 ) -> None:
-    """A request that App Service would refuse is refused."""
-    code, answer = get(emulator, query, **options)
-    assert code == status
-    assert answer["statusCode"] == status
-    assert words in answer["message"]
+    """A request that App Service rejects is rejected."""
+    actual_status, content = request_token(emulator, query, **options)
+    assert actual_status == status
+    assert content["statusCode"] == status
+    assert message in content["message"]
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
 def test_status_fault(emulator: Emulator, status: int) -> None:
-    """The endpoint can be told to answer with a status, and nothing is issued meanwhile."""
+    """The endpoint can return an HTTP status, and issues no token meanwhile."""
     before = emulator.counts
     with emulator.fault(identity=status):
-        assert get(emulator, f"resource={RESOURCE}")[0] == status
-    assert get(emulator, f"resource={RESOURCE}")[0] == 200
-    seen = emulator.counts - before
-    assert (seen.token_requests, seen.tokens_issued) == (2, 1)
+        assert request_token(emulator, f"resource={RESOURCE}")[0] == status
+    assert request_token(emulator, f"resource={RESOURCE}")[0] == 200
+    counts = emulator.counts - before
+    assert (counts.token_requests, counts.tokens_issued) == (2, 1)
 
 
 def test_garbage_fault(emulator: Emulator) -> None:
-    """The endpoint can answer with what is no token and no JSON."""
+    """The endpoint can return a body that is not JSON."""
     with emulator.fault(identity="garbage"), pytest.raises(json.JSONDecodeError):
-        get(emulator, f"resource={RESOURCE}")
+        request_token(emulator, f"resource={RESOURCE}")
 
 
 def test_down_fault(emulator: Emulator) -> None:
-    """The endpoint can be down, and comes back at the same place."""
-    place = emulator.env["IDENTITY_ENDPOINT"]
+    """The endpoint can refuse connections, and afterwards has the same address."""
+    url = emulator.env["IDENTITY_ENDPOINT"]
     with (
         emulator.fault(identity="down"),
         pytest.raises(urllib.error.URLError, match="refused"),
     ):
-        get(emulator, f"resource={RESOURCE}")
-    assert emulator.env["IDENTITY_ENDPOINT"] == place
-    assert get(emulator, f"resource={RESOURCE}")[0] == 200
+        request_token(emulator, f"resource={RESOURCE}")
+    assert emulator.env["IDENTITY_ENDPOINT"] == url
+    assert request_token(emulator, f"resource={RESOURCE}")[0] == 200
 
 
 def test_hang_fault(emulator: Emulator) -> None:
-    """The endpoint can leave a request without an answer."""
+    """The endpoint can leave a request unanswered."""
     request = urllib.request.Request(f"{emulator.env['IDENTITY_ENDPOINT']}?x=y")
     with emulator.fault(identity="hang"), pytest.raises(TimeoutError):
         urllib.request.urlopen(request, timeout=0.2)
 
 
 def test_nested_faults(emulator: Emulator) -> None:
-    """An inner fault adds to the outer one, and its end leaves the outer one in force."""
+    """An inner fault adds to the outer one, which still applies when the inner one has ended."""
     with emulator.fault(identity=500):
         with emulator.fault(token="expired"):
-            assert get(emulator, f"resource={RESOURCE}")[0] == 500
+            assert request_token(emulator, f"resource={RESOURCE}")[0] == 500
             assert claims(emulator.token())["exp"] < time.time()
-        assert get(emulator, f"resource={RESOURCE}")[0] == 500
+        assert request_token(emulator, f"resource={RESOURCE}")[0] == 500
         assert claims(emulator.token())["exp"] > time.time()
-    assert get(emulator, f"resource={RESOURCE}")[0] == 200
+    assert request_token(emulator, f"resource={RESOURCE}")[0] == 200
 
 
 @pytest.mark.parametrize("kind", ["group", "native"])
 def test_group_and_native_roles_have_no_tokens(emulator: Emulator, kind: Any) -> None:
-    """A group or a native role cannot be whom the endpoint speaks for."""
+    """A group or native role has no tokens, neither from `token` nor from the endpoint."""
     options = {"password": "x"} if kind == "native" else {"kind": kind}
     role = emulator.add_role(f"no-tokens-{kind}", **options)
     with pytest.raises(EmulatorError, match="no tokens for a"):

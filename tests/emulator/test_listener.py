@@ -1,4 +1,4 @@
-"""The front door itself: TLS in each form, the ports, many clients and odd ones, the counts."""
+"""The listeners: their ports, TLS in each form, many clients, invalid clients, the counters."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ import pytest
 from azpg.emulator import Emulator
 
 Connect = Callable[..., psycopg.Connection[Any]]
-Refusal = Callable[..., str]
+GetConnectError = Callable[..., str]
 
 
 def test_azures_ports_are_used(emulator: Emulator) -> None:
-    """The door stands on 5432 and 6432, so that a client's own defaults are exercised."""
+    """The listeners use 5432 and 6432, so that a client's default ports are tested."""
     assert (emulator.port, emulator.pgbouncer_port) == (5432, 6432)
     assert "PGPORT" not in emulator.env
     assert emulator.notes == ()
@@ -26,13 +26,13 @@ def test_azures_ports_are_used(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])
 def test_tls_negotiations(connect: Connect, port: int, negotiation: str) -> None:
-    """TLS can be asked for first or be spoken from the first byte."""
+    """A client can request TLS first or start TLS directly."""
     with connect(port=port, sslnegotiation=negotiation) as connection:
         assert connection.pgconn.ssl_in_use
 
 
 def test_direct_tls_requires_alpn(emulator: Emulator) -> None:
-    """A client that speaks TLS at once without naming the protocol is cut, as by PostgreSQL."""
+    """Direct TLS without ALPN ends the connection, as at PostgreSQL."""
     context = ssl.create_default_context(cafile=emulator.root_certificate)
     with (
         socket.create_connection((emulator.hostaddr, emulator.port)) as plain,
@@ -42,7 +42,7 @@ def test_direct_tls_requires_alpn(emulator: Emulator) -> None:
 
 
 def test_gss_encryption_is_declined(emulator: Emulator) -> None:
-    """A request for GSS encryption is answered N, and TLS can still follow."""
+    """A request for GSS encryption is declined, and TLS can follow."""
     with socket.create_connection((emulator.hostaddr, emulator.port)) as plain:
         for request, answer in ((80877104, b"N"), (80877103, b"S")):
             plain.sendall(struct.pack("!ii", 8, request))
@@ -67,10 +67,10 @@ def test_gss_encryption_is_declined(emulator: Emulator) -> None:
 def test_garbage_ends_only_its_own_connection(
     emulator: Emulator, connect: Connect, port: int, sent: bytes
 ) -> None:
-    """A client that sends anything at all is cut, and the next one is served."""
+    """A client that sends garbage is disconnected, and the next one is served."""
     with (
         socket.create_connection((emulator.hostaddr, port), timeout=10) as plain,
-        contextlib.suppress(OSError),  # cut before all of it was sent
+        contextlib.suppress(OSError),  # disconnected before everything was sent
     ):
         plain.sendall(sent)
         plain.shutdown(socket.SHUT_WR)
@@ -80,30 +80,36 @@ def test_garbage_ends_only_its_own_connection(
         pass
 
 
-def test_a_connection_without_tls_is_rejected(refusal: Refusal, port: int) -> None:
-    """A client that does not ask for TLS is told so in PostgreSQL's words and gets no further."""
-    said = refusal(port=port, sslmode="disable")
+def test_a_connection_without_tls_is_rejected(
+    get_connect_error: GetConnectError, port: int
+) -> None:
+    """A client without TLS gets PostgreSQL's error message."""
+    error = get_connect_error(port=port, sslmode="disable")
     assert (
         'FATAL:  no pg_hba.conf entry for host "127.0.0.1", user "myapp", '
         'database "postgres", no encryption'
-    ) in said
+    ) in error
 
 
-def test_the_stripped_tls_fault(emulator: Emulator, refusal: Refusal, port: int) -> None:
-    """A server that declines TLS is refused by a client that insists."""
+def test_the_stripped_tls_fault(
+    emulator: Emulator, get_connect_error: GetConnectError, port: int
+) -> None:
+    """A client that requires TLS rejects a server that declines it."""
     with emulator.fault(tls="stripped"):
-        assert "server does not support SSL" in refusal(port=port)
+        assert "server does not support SSL" in get_connect_error(port=port)
 
 
-def test_pgbouncer_rejects_startup_options(emulator: Emulator, refusal: Refusal) -> None:
-    """Startup options are refused, and a session does not own its server."""
-    assert "unsupported startup parameter" in refusal(
+def test_pgbouncer_rejects_startup_options(
+    emulator: Emulator, get_connect_error: GetConnectError
+) -> None:
+    """PgBouncer has Azure's settings, which reject startup options."""
+    assert "unsupported startup parameter" in get_connect_error(
         port=emulator.pgbouncer_port, options="-c search_path=public"
     )
 
 
 def test_large_results_and_parameters(connect: Connect, port: int) -> None:
-    """Results and uploads of many megabytes pass unharmed both ways."""
+    """Results and parameters of many megabytes are forwarded intact."""
     with connect(port=port) as connection:
         text = connection.execute("SELECT repeat('x', 20000000)").fetchone()
         assert text is not None
@@ -112,10 +118,10 @@ def test_large_results_and_parameters(connect: Connect, port: int) -> None:
 
 
 def test_concurrent_connections(emulator: Emulator) -> None:
-    """Forty clients at once are all served."""
+    """Forty clients are served at the same time."""
     token = emulator.token()
 
-    async def one() -> Any:
+    async def fetch_one() -> Any:
         connection = await psycopg.AsyncConnection.connect(
             host=emulator.host,
             hostaddr=emulator.hostaddr,
@@ -130,19 +136,19 @@ def test_concurrent_connections(emulator: Emulator) -> None:
             return await cursor.fetchone()
 
     async def main() -> list[Any]:
-        return await asyncio.gather(*(one() for _ in range(40)))
+        return await asyncio.gather(*(fetch_one() for _ in range(40)))
 
     assert asyncio.run(main()) == [(1,)] * 40
 
 
-def test_counts(emulator: Emulator, connect: Connect, refusal: Refusal) -> None:
-    """Connections, handshakes, sign-ins and refusals are counted."""
+def test_counts(emulator: Emulator, connect: Connect, get_connect_error: GetConnectError) -> None:
+    """Connections, handshakes, successful and failed authentications are counted."""
     before = emulator.counts
     with connect():
         pass
-    refusal(password="no token")
-    refusal("nobody-here")
-    refusal(sslmode="disable")
-    seen = emulator.counts - before
-    assert (seen.connections, seen.tls_handshakes) == (4, 3)
-    assert (seen.sign_ins, seen.refused_sign_ins) == (1, 3)
+    get_connect_error(password="no token")
+    get_connect_error("nobody-here")
+    get_connect_error(sslmode="disable")
+    counts = emulator.counts - before
+    assert (counts.connections, counts.tls_handshakes) == (4, 3)
+    assert (counts.sign_ins, counts.refused_sign_ins) == (1, 3)

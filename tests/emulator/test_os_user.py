@@ -25,7 +25,7 @@ def os_user() -> OSUser:
 
 @pytest.fixture
 def folder(os_user: OSUser) -> Iterator[Path]:
-    """Return a folder of that user's; unlike pytest's own, those above it let the user through."""
+    """Return a folder of that user; unlike pytest's, the user can enter the folders above it."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
         folder = Path(name, "private")
@@ -36,23 +36,23 @@ def folder(os_user: OSUser) -> Iterator[Path]:
 
 @pytest.mark.root
 def test_root_follows_no_symbolic_link(tmp_path: Path, folder: Path, os_user: OSUser) -> None:
-    """A link that the servers' user has put in the place of a file opens nothing of root's."""
-    roots = tmp_path / "roots"
-    roots.write_text("kept")
-    (folder / "hba.conf").symlink_to(roots)
+    """A symbolic link in place of a file leads to no file of root's."""
+    roots_file = tmp_path / "roots"
+    roots_file.write_text("kept")
+    (folder / "hba.conf").symlink_to(roots_file)
     with pytest.raises(subprocess.CalledProcessError):
         os_user.write_file(folder / "hba.conf", "changed")
     (folder / "server-2").symlink_to(tmp_path / "made")
     with pytest.raises(subprocess.CalledProcessError):
         os_user.make_folder(folder / "server-2")
-    assert roots.read_text() == "kept"
-    assert roots.stat().st_uid == 0
+    assert roots_file.read_text() == "kept"
+    assert roots_file.stat().st_uid == 0
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.root
 def test_written_files_are_private_to_the_server_user(folder: Path, os_user: OSUser) -> None:
-    """A file that is written, first or again, belongs to that user, and nobody else reads it."""
+    """A file belongs to that user and only that user can read it, when overwritten as well."""
     for text in ("first ünd $HOME `id`", ""):
         os_user.write_file(folder / "a file", text)
         state = (folder / "a file").stat()

@@ -1,4 +1,4 @@
-"""What the servers behind the emulator receive: bytes of its own making."""
+"""What the proxy sends to the real servers: packets that it has built itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AZURE_HOST = _azure_host.parse_host("myserver.postgres.database.azure.com")
 
 
 async def received(folder: Path, sent: bytes) -> bytes:
-    """Send bytes within TLS to a port of the emulator's; return what its server receives first."""
+    """Send bytes within TLS to a listener and return what its server receives first."""
     server = folder / "server"
     first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -63,7 +63,7 @@ async def received(folder: Path, sent: bytes) -> bytes:
 def test_the_startup_packet_is_rebuilt_from_what_was_checked(
     tmp_path: Path, sent: bytes, expected: bytes
 ) -> None:
-    """The server reads the user and the database that were judged, a missing one named too."""
+    """The server receives the user and the database that were checked, and always both."""
     for version in (PROTOCOL_3_0, PROTOCOL_3_0 + 2):
         read = asyncio.run(received(tmp_path, packet(sent, version)))
         assert read == packet(expected, version)
@@ -71,6 +71,6 @@ def test_the_startup_packet_is_rebuilt_from_what_was_checked(
 
 @pytest.mark.parametrize("key", [b"abcd", b"k" * 32])
 def test_the_cancel_request_is_rebuilt(tmp_path: Path, key: bytes) -> None:
-    """The server reads the process's number and its key, and nothing that came behind them."""
+    """The server receives the process ID and the key, and nothing that followed them."""
     request = packet(struct.pack("!i", 77) + key, CANCEL_REQUEST)
     assert asyncio.run(received(tmp_path, request + packet(b"user\0alice\0\0"))) == request
