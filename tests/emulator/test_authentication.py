@@ -207,14 +207,6 @@ def test_an_unknown_role_is_rejected(get_connect_error: GetConnectError) -> None
     )
 
 
-def test_the_superuser_is_rejected(get_connect_error: GetConnectError, port: int) -> None:
-    """The superuser is rejected, with a token and without one."""
-    for password in (None, "", "x"):
-        assert 'password authentication failed for user "azuresu"' in get_connect_error(
-            "azuresu", password, port=port
-        )
-
-
 def test_the_pgbouncer_console_returns_pgbouncers_error(
     emulator: Emulator, get_connect_error: GetConnectError
 ) -> None:
@@ -311,10 +303,3 @@ def test_invalid_roles_raise_an_error(
     """Invalid arguments raise an error that names the problem."""
     with pytest.raises(EmulatorError, match=problem):
         emulator.add_role(**options)
-
-
-def test_no_token_for_a_group(emulator: Emulator) -> None:
-    """A group has no tokens of its own."""
-    group = emulator.add_role(unique("group"), kind="group")
-    with pytest.raises(EmulatorError, match="members sign in with their own"):
-        emulator.token(group)

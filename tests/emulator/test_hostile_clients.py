@@ -154,8 +154,9 @@ def test_clients_cannot_use_the_emulators_own_users(
     attempt: Attempt, user: str, database: str, password_message: bytes
 ) -> None:
     """The users that administer the servers are rejected by name, whatever the password."""
-    answers = attempt(startup(user=user, database=database), password_message)
-    assert sqlstates(answers) == ["28P01"]
+    ((kind, body),) = attempt(startup(user=user, database=database), password_message)
+    assert sqlstates([(kind, body)]) == ["28P01"]
+    assert f'password authentication failed for user "{user}"'.encode() in body
 
 
 @pytest.mark.parametrize("user", ["AZURESU", '"azuresu"', "azuresu ", " azuresu", "azuresu\n"])

@@ -160,7 +160,6 @@ def request_token(
     ("query", "options", "status", "message"),
     [
         (f"resource={RESOURCE}", {"header": "guess"}, 401, "identity header"),
-        (f"resource={RESOURCE}", {"header": "ünïcode"}, 401, "identity header"),
         ("", {}, 400, "'resource' is missing"),
         (f"resource={RESOURCE}&client_id=nobody", {}, 400, "Identity not found"),
         (f"resource={RESOURCE}", {"version": "2001-01-01"}, 400, "api-version"),
@@ -228,5 +227,8 @@ def test_group_and_native_roles_have_no_tokens(emulator: Emulator, kind: Any) ->
     """A group or native role has no tokens, neither from `token` nor from the endpoint."""
     options = {"password": "x"} if kind == "native" else {"kind": kind}
     role = emulator.add_role(f"no-tokens-{kind}", **options)
-    with pytest.raises(EmulatorError, match="no tokens for a"):
+    error = f"no tokens for a {kind} role; a group's members sign in with their own"
+    with pytest.raises(EmulatorError, match=error):
         emulator.sign_in_as(role)
+    with pytest.raises(EmulatorError, match=error):
+        emulator.token(role)
