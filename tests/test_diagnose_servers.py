@@ -174,7 +174,7 @@ def idle_in_transaction(servers: Servers) -> None:
         conn.execute("select 1")
 
 
-# Azure: the emulator's front door, its PgBouncer, and what it can be asked to say
+# Azure: the emulator's proxy, its PgBouncer, and the errors that a fault makes it return
 
 
 @told("no-tls", "leave out sslmode", "no encryption")

@@ -326,7 +326,6 @@ DEBIAN_POSTGRES = str(
 AS_ANOTHER_USER = """
 import os, sys
 from azpg.emulator import Emulator, EmulatorError
-from azpg.emulator._azure_host import parse_host
 assert os.geteuid() == int(sys.argv[1])
 try:
     with Emulator(postgres=sys.argv[2]) as emulator:
