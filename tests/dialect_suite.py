@@ -1,4 +1,4 @@
-"""SQLAlchemy's own dialect suite, on psycopg and on azpg, through the emulator's front door.
+"""SQLAlchemy's own dialect suite, on psycopg and on azpg, through the emulator's proxy.
 
 Run as `python tests/dialect_suite.py SDIST POSTGRES`, where SDIST is the unpacked source of the
 SQLAlchemy that is installed, and POSTGRES a PostgreSQL with citext and hstore. It fails unless

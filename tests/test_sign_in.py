@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fix_servers import Postgres
 
     from azpg.emulator import Emulator
-    from azpg.emulator._principals import Kind, Principal
+    from azpg.emulator._entra.principals import Principal, PrincipalKind
 
 WHO = "select current_user"
 
@@ -29,7 +29,7 @@ WHO = "select current_user"
 @pytest.fixture(scope="module")
 def people(emulator: Emulator) -> Mapping[str, Principal]:
     """Return one principal of each kind, each with its role."""
-    kinds: dict[Kind, str] = {
+    kinds: dict[PrincipalKind, str] = {
         "user": "alice@contoso.com",
         "guest": "bob_fabrikam.com#EXT#@contoso.com",
         "user-assigned": "worker",

@@ -1,17 +1,17 @@
-"""A small Azure Database for PostgreSQL on this machine, for tests and first steps.
+"""Emulate Azure Database for PostgreSQL on this machine, for tests and first steps.
 
-It imitates Azure, not azpg: it imports nothing of the library and shares no constant with it,
-so that a mistake there meets a server that does not share it.
+The emulator imports nothing from the rest of azpg and shares no constant with it. A mistake in
+azpg, such as a wrong scope or port, is not repeated by the emulator and therefore fails a test.
 """
 
-from ._counts import Counts
+from ._counters import Counts
 from ._emulator import Emulator
+from ._entra.principals import Principal
 from ._errors import EmulatorError
-from ._principals import Principal
 
 __all__ = ["Counts", "Emulator", "EmulatorError", "Principal"]
 
-# Tracebacks and reprs show where the names are meant to be imported from.
+# Tracebacks and reprs show the public module, from which users import these names.
 for _name in __all__:
     globals()[_name].__module__ = __name__
 del _name

@@ -1,6 +1,6 @@
-"""The command `azpg emulator`: run a command inside one, or stay and say how to reach it."""
+"""The command `azpg emulator`: run a command with an emulator, or print what to export."""
 
-# ruff: noqa: T201  # a command prints
+# ruff: noqa: T201  # this is a command, whose output is printed
 
 import argparse
 import contextlib
@@ -16,11 +16,11 @@ from types import FrameType
 from ._emulator import Emulator
 from ._errors import EmulatorError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class _Stopped(BaseException):  # like KeyboardInterrupt, it is no error
-    """Leave every context, because a signal asked for it."""
+class _StopSignal(BaseException):  # like KeyboardInterrupt, it is not an error
+    """Raised in the main thread when a signal asks the command to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -28,14 +28,19 @@ class _Stopped(BaseException):  # like KeyboardInterrupt, it is no error
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `azpg emulator` with its arguments and return the exit status.
+    """Run `azpg emulator` and return the exit status.
 
-    main(["--", "pytest", "-q"])
+    Example::
+
+        main(["--", "pytest", "-q"])
+
+    Args:
+        argv: The arguments after `azpg emulator`.
     """
     options = _parser().parse_args(argv)
     try:
         with (
-            _handling(_stop),
+            _signal_handlers(_raise_stop_signal),
             Emulator(
                 host=options.host,
                 postgres=options.postgres,
@@ -46,18 +51,18 @@ def main(argv: Sequence[str]) -> int:
             for note in emulator.notes:
                 print(note, file=sys.stderr)
             env = emulator.imds_env if options.imds else emulator.env
-            unset = [*emulator.env_to_unset, *sorted(emulator.env.keys() - env.keys())]
+            env_to_unset = [*emulator.env_to_unset, *sorted(emulator.env.keys() - env.keys())]
             if options.command:
-                return _run(options.command, env, unset)
-            _show(env, unset)
+                return _run_command(options.command, env, env_to_unset)
+            _print_exports(env, env_to_unset)
             while True:
                 signal.pause()
-    except EmulatorError as problem:
-        print(f"azpg emulator: {problem}", file=sys.stderr)
+    except EmulatorError as error:
+        print(f"azpg emulator: {error}", file=sys.stderr)
         return 1
-    except _Stopped as stopped:
-        # To be told to stop is how an emulator that only waits ends well.
-        return 128 + stopped.number if options.command else 0
+    except _StopSignal as stop:
+        # Without a command, a signal is the normal way to end the emulator.
+        return 128 + stop.number if options.command else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,33 +101,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(command: list[str], env: dict[str, str], unset: list[str]) -> int:
-    """Run the command in the emulator's environment; its status is ours, as a shell has it."""
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
-    early: list[int] = []
+def _run_command(command: list[str], env: dict[str, str], env_to_unset: list[str]) -> int:
+    """Run the command with the emulator's environment variables and return its exit status.
+
+    As in a shell, the status is 128 plus the signal's number if a signal has ended the command.
+    """
+    inherited_env = {name: value for name, value in os.environ.items() if name not in env_to_unset}
+    pending_signals: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         if process is None:
-            early.append(number)
-        elif number != signal.SIGINT or not _at_a_terminal():
-            # A terminal has sent Ctrl-C to the command as well.
+            pending_signals.append(number)
+        elif number != signal.SIGINT or not _in_terminal_foreground():
+            # If this process has received Ctrl-C from a terminal, so has the command.
             process.send_signal(number)
 
-    with _handling(pass_on):
+    with _signal_handlers(forward):
         try:
-            process = subprocess.Popen(command, env=kept | env)
-        except OSError as problem:
-            print(f"azpg emulator: {command[0]}: {problem.strerror}", file=sys.stderr)
-            return 126 if isinstance(problem, PermissionError) else 127
-        for number in early:
+            process = subprocess.Popen(command, env=inherited_env | env)
+        except OSError as error:
+            print(f"azpg emulator: {command[0]}: {error.strerror}", file=sys.stderr)
+            return 126 if isinstance(error, PermissionError) else 127
+        for number in pending_signals:
             process.send_signal(number)
         status = process.wait()
     return 128 - status if status < 0 else status
 
 
-def _show(env: dict[str, str], unset: list[str]) -> None:
-    print("unset", *unset)
+def _print_exports(env: dict[str, str], env_to_unset: list[str]) -> None:
+    """Print shell commands that set the environment variables, and how to unset them."""
+    print("unset", *env_to_unset)
     for name, value in env.items():
         print(f"export {name}={shlex.quote(value)}")
     print("# when done:")
@@ -130,23 +139,23 @@ def _show(env: dict[str, str], unset: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
-    raise _Stopped(number)
+def _raise_stop_signal(number: int, _frame: FrameType | None) -> None:
+    raise _StopSignal(number)
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle the signals that end a program in this way for a while."""
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+def _signal_handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that end a program for as long as the context lasts."""
+    previous_handlers = {number: signal.signal(number, handler) for number in _STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, usual in before.items():
-            signal.signal(number, usual)
+        for number, previous_handler in previous_handlers.items():
+            signal.signal(number, previous_handler)
 
 
-def _at_a_terminal() -> bool:
-    """Tell whether a terminal sends its signals to us, and so to our command too."""
+def _in_terminal_foreground() -> bool:
+    """Return whether this process, and so the command too, receives signals from a terminal."""
     try:
         with Path("/dev/tty").open() as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()

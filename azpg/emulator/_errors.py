@@ -1,12 +1,17 @@
-"""What goes wrong with the emulator itself."""
+"""Errors: of the emulator itself, of a rejected client, of a real server."""
 
 
 class EmulatorError(RuntimeError):
-    """Say that the emulator could not be started or could not do what it was asked to."""
+    """Raised if the emulator cannot start or cannot do what it was asked to do."""
 
 
-class RefusalError(Exception):
-    """Carry a refused connection: what its client is told, and the SQLSTATE."""
+class RejectionError(Exception):
+    """Reject a client's connection.
+
+    Args:
+        message: The error message that the client receives.
+        sqlstate: The SQLSTATE that the client receives.
+    """
 
     def __init__(self, message: str, sqlstate: str = "28000") -> None:
         super().__init__(message)
@@ -14,8 +19,8 @@ class RefusalError(Exception):
         self.sqlstate = sqlstate
 
 
-class RefusedError(EmulatorError):
-    """Carry what a real server behind the front door answers to the emulator itself."""
+class ServerError(EmulatorError):
+    """Report an error that PostgreSQL or PgBouncer returned to the emulator's own session."""
 
     def __init__(self, message: str, sqlstate: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The failures that can be asked for, by name."""
+"""The faults that a test can request, by name."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from ._errors import EmulatorError
 
-Place = Literal["postgres", "pgbouncer", "reader"]
+ListenerName = Literal["postgres", "pgbouncer", "reader"]
 ConnectFault = Literal[
     "refuse",
     "stall",
@@ -23,10 +23,10 @@ TLSFault = Literal["stripped"]
 IdentityFault = Literal["down", "garbage", "hang"]
 TokenFault = Literal["expired", "malformed", "no-oid", "wrong-audience", "wrong-signature"]
 
-
-_IDENTITY_STATUSES = [status.value for status in HTTPStatus if status >= 400]
-_LISTED: dict[str, Any] = {
-    "at": Place,
+_IDENTITY_ERROR_STATUSES = [status.value for status in HTTPStatus if status >= 400]
+# The options whose values are a list of names, with the type that lists them.
+_CHOICES: dict[str, Any] = {
+    "at": ListenerName,
     "connect": ConnectFault,
     "certificate": CertificateFault,
     "tls": TLSFault,
@@ -36,60 +36,73 @@ _LISTED: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Name what is broken at the moment; None means that this part works."""
+    """A set of faults, at most one of each kind; None means no fault of that kind."""
 
-    at: Place | None = None
-    """The one port that the faults of connecting are at; None: all of them."""
+    at: ListenerName | None = None
+    """The listener that the connection faults apply to; None means all listeners."""
     connect: ConnectFault | None = None
-    say: tuple[str, str] | None = None
-    """An SQLSTATE and a text."""
+    error: tuple[str, str] | None = None
+    """The SQLSTATE and the message of the error that the server returns."""
     certificate: CertificateFault | None = None
     tls: TLSFault | None = None
     identity: IdentityFault | int | None = None
     token: TokenFault | None = None
 
 
-def check(fault: Faults) -> None:
-    """Raise one error for all values that name no fault."""
-    given = {name: value for name in _LISTED if (value := getattr(fault, name)) is not None}
-    problems = [
-        _is_none_of(name, value, _LISTED[name])
-        for name, value in given.items()
-        if value not in get_args(_LISTED[name])
-    ]
-    known = (None, *get_args(IdentityFault), *_IDENTITY_STATUSES)
-    if fault.identity not in known:
-        listed = _is_none_of("identity", fault.identity, IdentityFault)
-        problems.append(f"{listed}, and no HTTP status such as 429 or 500")
-    if fault.say is not None and not _is_sqlstate_and_text(fault.say):
+def validate_faults(faults: Faults) -> None:
+    """Check that each value names a fault.
+
+    Raises:
+        EmulatorError: If any value is invalid; the message lists every invalid value.
+    """
+    problems = []
+    for option, choices in _CHOICES.items():
+        value = getattr(faults, option)
+        if value is not None and value not in get_args(choices):
+            problems.append(_not_a_choice(option, value, choices))
+    valid_identity_faults = (None, *get_args(IdentityFault), *_IDENTITY_ERROR_STATUSES)
+    if faults.identity not in valid_identity_faults:
+        problem = _not_a_choice("identity", faults.identity, IdentityFault)
+        problems.append(f"{problem}, and no HTTP status such as 429 or 500")
+    if faults.error is not None and not _is_sqlstate_and_message(faults.error):
         problems.append(
-            f'say={fault.say!r} is no SQLSTATE with a text, such as ("57P03", "starting up")'
+            f'say={faults.error!r} is no SQLSTATE with a text, such as ("57P03", "starting up")'
         )
     if problems:
         raise EmulatorError("; ".join(problems) + ".")
 
 
-def check_name(option: str, value: object, names: Any) -> None:
-    """Raise an error if an option has none of the values that a Literal lists."""
-    if value not in get_args(names):
-        raise EmulatorError(_is_none_of(option, value, names) + ".")
+def validate_choice(option: str, value: object, choices: Any) -> None:
+    """Check that an option has one of the values that a Literal type lists.
+
+    Raises:
+        EmulatorError: If it has another value; the message lists the valid ones.
+    """
+    if value not in get_args(choices):
+        raise EmulatorError(_not_a_choice(option, value, choices) + ".")
 
 
-def _is_none_of(option: str, value: object, names: Any) -> str:
-    return f"{option}={value!r} is none of {', '.join(map(repr, get_args(names)))}"
+def merge_faults(faults: Iterable[Faults], *, listener: ListenerName | None = None) -> Faults:
+    """Combine faults into one set.
 
-
-def _is_sqlstate_and_text(value: object) -> bool:
-    match value:
-        case (str() as sqlstate, str() as text):
-            return re.fullmatch("[0-9A-Z]{5}", sqlstate) is not None and "\0" not in text
-    return False
-
-
-def join(faults: Iterable[Faults], *, place: Place | None = None) -> Faults:
-    """Return what is in force at a place, or anywhere: of two faults of a kind the later one."""
-    joined: dict[str, object] = {}
+    Args:
+        faults: The faults, the earliest first. Of two faults of one kind the later one applies.
+        listener: Only combine the faults that apply to this listener; None combines all of them.
+    """
+    merged: dict[str, object] = {}
     for each in faults:
-        if each.at is None or place is None or each.at == place:
-            joined |= {name: value for name, value in asdict(each).items() if value is not None}
-    return Faults(**joined | {"at": place})  # type: ignore[arg-type]  # they were fields of Faults
+        if each.at is None or listener is None or each.at == listener:
+            merged |= {name: value for name, value in asdict(each).items() if value is not None}
+    merged["at"] = listener
+    return Faults(**merged)  # type: ignore[arg-type]  # the values come from fields of Faults
+
+
+def _not_a_choice(option: str, value: object, choices: Any) -> str:
+    return f"{option}={value!r} is none of {', '.join(map(repr, get_args(choices)))}"
+
+
+def _is_sqlstate_and_message(value: object) -> bool:
+    match value:
+        case (str() as sqlstate, str() as message):
+            return re.fullmatch("[0-9A-Z]{5}", sqlstate) is not None and "\0" not in message
+    return False

@@ -1,15 +1,14 @@
-"""The few messages of PostgreSQL's protocol that the emulator reads and writes itself."""
+"""The messages of PostgreSQL's protocol that the emulator itself reads and writes."""
 
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from ._errors import RefusalError, RefusedError
+from ._errors import RejectionError
 
-# Read up to so many bytes; none at the end.
-Read = Callable[[int], Awaitable[bytes]]
+# Reads up to the given number of bytes; returns no bytes at the end of the stream.
+ReadBytes = Callable[[int], Awaitable[bytes]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 SSL_REQUEST = 80877103
@@ -17,22 +16,21 @@ GSSENC_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
 PROTOCOL_3_0 = 3 << 16
 
-ASK_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
+AUTHENTICATION_CLEARTEXT_PASSWORD = struct.pack("!cii", b"R", 8, 3)
 
-# PostgreSQL's own limit for what comes before the sign-in.
-MAX_STARTUP = 10_000
-# PostgreSQL cuts longer names off and takes what is left for the name that was meant.
-MAX_NAME = 63
-# Protocol 3.2 has cancel keys of up to 256 bytes; before it they had 4.
-_CANCEL_KEY_SIZES = range(4, 257)
-# PostgreSQL takes passwords of up to 64 KB; no token comes near.
-MAX_PASSWORD = 65_535
-_MAX_MESSAGE = 1 << 20
+# PostgreSQL has the same limit for packets before authentication.
+MAX_STARTUP_BYTES = 10_000
+# PostgreSQL truncates longer names, so a longer name could become that of another role.
+MAX_NAME_BYTES = 63
+# Cancel keys have up to 256 bytes in protocol 3.2, and 4 bytes before it.
+_CANCEL_KEY_BYTES = range(4, 257)
+# PostgreSQL accepts passwords of up to 64 KB. Tokens are shorter.
+MAX_PASSWORD_BYTES = 65_535
 
 
 @dataclass(frozen=True, slots=True)
-class Startup:
-    """Hold the contents of a valid startup packet; `user` and `database` are always among them."""
+class StartupMessage:
+    """The contents of a valid startup packet; `parameters` always has user and database."""
 
     version: int
     parameters: Mapping[str, str]
@@ -47,87 +45,90 @@ class Startup:
 
     @property
     def packet(self) -> bytes:
-        """Return a packet that says this and nothing else."""
+        """Return a packet with these contents and nothing else."""
         fields = "".join(f"{name}\0{value}\0" for name, value in self.parameters.items())
         body = struct.pack("!i", self.version) + fields.encode() + b"\0"
         return struct.pack("!i", len(body) + 4) + body
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Name a user of a private socket, with the password unless the server there asks for none."""
-
-    user: str
-    password: str = field(default="", repr=False)
-
-
-def code_of(packet: bytes) -> int:
-    """Return the number that tells what a first packet is: a request or a protocol version."""
+def request_code(packet: bytes) -> int:
+    """Return the code of a startup packet: the code of a request, or a protocol version."""
     code: int = struct.unpack_from("!i", packet, 4)[0]
     return code
 
 
-def parse_startup(packet: bytes) -> Startup:
-    """Read a startup packet, or refuse one that two servers could read in two ways.
+def parse_startup(packet: bytes) -> StartupMessage:
+    """Parse a startup packet, and reject one that servers could read in different ways.
 
-    PostgreSQL and PgBouncer do not agree on all malformed packets: one ignores what follows the
-    terminator, another reads it; one cuts off a long name, another refuses it.
+    PostgreSQL and PgBouncer read some malformed packets differently: one ignores what follows the
+    terminator and the other reads it; one truncates a long name and the other rejects it.
+
+    Raises:
+        RejectionError: If the packet is malformed.
     """
     if len(packet) < 8 or struct.unpack_from("!i", packet)[0] != len(packet):
-        raise _malformed("its length is wrong")
-    version = code_of(packet)
+        raise _malformed_packet("its length is wrong")
+    version = request_code(packet)
     if version >> 16 != 3:
         number = f"{version >> 16 & 0xFFFF}.{version & 0xFFFF}"
-        raise RefusalError(f"unsupported frontend protocol {number}", "0A000")
+        raise RejectionError(f"unsupported frontend protocol {number}", "0A000")
     try:
         *fields, terminator, rest = packet[8:].decode().split("\0")
     except UnicodeDecodeError:
-        raise _malformed("it is not UTF-8") from None
+        raise _malformed_packet("it is not UTF-8") from None
     except ValueError:
-        raise _malformed("it has no terminator") from None
+        raise _malformed_packet("it has no terminator") from None
     names = fields[::2]
     if terminator or rest or len(fields) % 2 or not all(names):
-        raise _malformed("it is no list of names and values that ends in one terminator")
+        raise _malformed_packet("it is no list of names and values that ends in one terminator")
     if len(set(names)) < len(names):
-        raise _malformed("it has a parameter twice")
+        raise _malformed_packet("it has a parameter twice")
     parameters = dict(zip(names, fields[1::2], strict=True))
     if not parameters.get("user"):
-        raise RefusalError("no PostgreSQL user name specified in startup packet")
+        raise RejectionError("no PostgreSQL user name specified in startup packet")
     parameters["database"] = parameters.get("database") or parameters["user"]
     for name in ("user", "database"):
-        if len(parameters[name].encode()) > MAX_NAME:
-            raise RefusalError(f"the name of the {name} is longer than {MAX_NAME} bytes", "42622")
-    return Startup(version, parameters)
+        if len(parameters[name].encode()) > MAX_NAME_BYTES:
+            raise RejectionError(
+                f"the name of the {name} is longer than {MAX_NAME_BYTES} bytes", "42622"
+            )
+    return StartupMessage(version, parameters)
 
 
 def parse_cancel(packet: bytes) -> bytes:
-    """Read a cancel request and return one that holds the same and nothing else."""
+    """Parse a cancel request and return one with the same contents and nothing else.
+
+    Raises:
+        EOFError: If its length is invalid.
+    """
     key = packet[12:]
-    if len(packet) < 12 or len(key) not in _CANCEL_KEY_SIZES:
+    if len(packet) < 12 or len(key) not in _CANCEL_KEY_BYTES:
         raise EOFError("invalid length of cancel request packet")
-    process = struct.unpack_from("!i", packet, 8)[0]
-    return struct.pack("!iii", 12 + len(key), CANCEL_REQUEST, process) + key
+    process_id = struct.unpack_from("!i", packet, 8)[0]
+    return struct.pack("!iii", 12 + len(key), CANCEL_REQUEST, process_id) + key
 
 
 def parse_password(body: bytes) -> str:
-    """Read the body of a password message: one text and its terminator."""
+    """Parse the body of a password message, which is one string with its terminator.
+
+    Raises:
+        RejectionError: If it is anything else.
+    """
     if body.find(b"\0") != len(body) - 1:
-        raise RefusalError("invalid password packet size", "08P01")
+        raise RejectionError("invalid password packet size", "08P01")
     return body[:-1].decode(errors="replace")
 
 
-def _malformed(why: str) -> RefusalError:
-    return RefusalError(f"invalid startup packet layout: {why}", "08P01")
+def encode_message(message_type: bytes, body: bytes) -> bytes:
+    """Return a message: its type, its length and its body."""
+    return message_type + struct.pack("!i", len(body) + 4) + body
 
 
-def message(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("!i", len(body) + 4) + body
-
-
-def fatal(sqlstate: str, text: str) -> bytes:
-    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", text))
+def fatal_error(sqlstate: str, message: str) -> bytes:
+    """Return an ErrorResponse of severity FATAL."""
+    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", message))
     body = b"".join(f"{code}{value}\0".encode() for code, value in fields)
-    return message(b"E", body + b"\0")
+    return encode_message(b"E", body + b"\0")
 
 
 def error_fields(body: bytes) -> dict[str, str]:
@@ -136,30 +137,39 @@ def error_fields(body: bytes) -> dict[str, str]:
     return {field[0]: field[1:] for field in fields}
 
 
-def sqlstate_of(body: bytes) -> str:
+def sqlstate_from(body: bytes) -> str:
+    """Return the SQLSTATE of an ErrorResponse, or an empty string if it has none."""
     return error_fields(body).get("C", "")
 
 
-async def read_packet(read: Read) -> bytes:
-    """Read a first packet, which has a length but no kind."""
-    head = await _exactly(read, 8)
+async def read_startup_packet(read: ReadBytes) -> bytes:
+    """Read a packet before authentication, which has a length but no type."""
+    head = await _read_exactly(read, 8)
     size = struct.unpack("!i", head[:4])[0]
-    if not 8 <= size <= MAX_STARTUP:
+    if not 8 <= size <= MAX_STARTUP_BYTES:
         raise EOFError("invalid length of startup packet")
-    return head + await _exactly(read, size - 8)
+    return head + await _read_exactly(read, size - 8)
 
 
-async def read_message(read: Read, limit: int) -> tuple[bytes, bytes]:
-    """Read one message: its kind and its body of at most `limit` bytes."""
-    head = await _exactly(read, 5)
+async def read_message(read: ReadBytes, max_bytes: int) -> tuple[bytes, bytes]:
+    """Read one message and return its type and its body.
+
+    Args:
+        read: The function that reads from the connection.
+        max_bytes: The maximum size of the body.
+
+    Raises:
+        EOFError: If the body is larger, or the connection ends.
+    """
+    head = await _read_exactly(read, 5)
     size = struct.unpack("!i", head[1:])[0] - 4
-    if not 0 <= size <= limit:
+    if not 0 <= size <= max_bytes:
         raise EOFError("invalid message length")
-    return head[:1], await _exactly(read, size)
+    return head[:1], await _read_exactly(read, size)
 
 
-async def _exactly(read: Read, size: int) -> bytes:
-    """Read so many bytes and not one more, which could belong to a TLS handshake."""
+async def _read_exactly(read: ReadBytes, size: int) -> bytes:
+    """Read the given number of bytes and no more: the next byte may start a TLS handshake."""
     data = b""
     while len(data) < size:
         part = await read(size - len(data))
@@ -169,59 +179,5 @@ async def _exactly(read: Read, size: int) -> bytes:
     return data
 
 
-async def sign_in(socket: Path, login: Login, database: str) -> tuple[Streams, int]:
-    """Open a session over a private socket; return it and its process's id."""
-    reader, writer = await asyncio.open_unix_connection(socket)
-    try:
-        parameters = {"user": login.user, "database": database}
-        writer.write(Startup(PROTOCOL_3_0, parameters).packet)
-        return (reader, writer), await _until_ready(reader, writer, login.password)
-    except BaseException:
-        writer.close()
-        raise
-
-
-async def execute(socket: Path, login: Login, database: str, statement: str) -> None:
-    """Run statements over a private socket, or raise the server's words.
-
-    The simple protocol is all that the set-up needs, and PgBouncer's console speaks nothing else.
-    """
-    (reader, writer), _ = await sign_in(socket, login, database)
-    try:
-        writer.write(message(b"Q", statement.encode() + b"\0"))
-        await _until_ready(reader, writer)
-        writer.write(message(b"X", b""))
-    finally:
-        writer.close()
-
-
-async def _until_ready(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str = ""
-) -> int:
-    """Read until the server awaits a statement; return its process's id where it was told.
-
-    The password goes in clear over a socket that only the servers' own user can reach.
-    """
-    process, problem = 0, None
-    while True:
-        kind, body = await read_message(reader.read, _MAX_MESSAGE)
-        if message(kind, body) == ASK_CLEARTEXT_PASSWORD:
-            writer.write(message(b"p", password.encode() + b"\0"))
-        elif kind == b"K":
-            process = struct.unpack_from("!i", body)[0]
-        elif kind == b"E":
-            fields = error_fields(body)
-            problem = RefusedError(fields["M"], fields["C"])
-        if problem is not None and (kind == b"Z" or fields["S"] == "FATAL"):
-            raise problem
-        if kind == b"Z":
-            return process
-
-
-def identifier(name: str) -> str:
-    """Quote a name for SQL; pg_hba.conf and PgBouncer's files quote in the same way."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _malformed_packet(reason: str) -> RejectionError:
+    return RejectionError(f"invalid startup packet layout: {reason}", "08P01")

@@ -1,4 +1,4 @@
-"""All parts of one emulator, started in order, and what its owner can ask of them."""
+"""The parts of one emulator, started in order, and the requests that they serve."""
 
 import asyncio
 import contextlib
@@ -7,44 +7,57 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from . import _addresses, _azure, _pgbouncer, _postgres
-from ._account import Account
-from ._certificates import Certificates
-from ._counts import Tally
-from ._databases import Databases, Restart
-from ._door import FrontDoor
+from ._azure_host import parse_host
+from ._counters import Counters
+from ._entra.identity_endpoint import IdentityEndpoint
+from ._entra.principals import Principal, PrincipalKind, create_principal
+from ._entra.tenant import Tenant
 from ._errors import EmulatorError
-from ._faults import Faults, Place, join
-from ._identity import IdentityEndpoint
-from ._principals import Kind, Principal, principal
-from ._session import House
-from ._tenant import Tenant
+from ._faults import Faults, ListenerName, merge_faults
+from ._os_user import OSUser
+from ._postgres.cluster import SUPERUSER
+from ._postgres.database_servers import DatabaseServers, PrimaryRestartMode
+from ._postgres.installation import Installation, find_bundled_postgres
+from ._postgres.pgbouncer import CONSOLE_DATABASE, CONSOLE_USER, find_pgbouncer
+from ._proxy import loopback
+from ._proxy.certificates import ServerCertificates
+from ._proxy.listener import Listener
+from ._proxy.proxy_session import SessionContext
 
-_PORTS: dict[Place, int] = {"postgres": 5432, "pgbouncer": 6432, "reader": 5432}
+_LISTENER_PORTS: dict[ListenerName, int] = {"postgres": 5432, "pgbouncer": 6432, "reader": 5432}
 _DEFAULT_ROLE = "myapp"
 
-
+# The SQLSTATE and the message that each listener returns while a failover completes.
 _STARTING_UP = "the database system is starting up"
-_FAILING_OVER: dict[Place, tuple[str, str]] = {
+_STARTING_UP_ERRORS: dict[ListenerName, tuple[str, str]] = {
     "postgres": ("57P03", _STARTING_UP),
     "pgbouncer": ("08P01", f"server login has been failing, cached error: {_STARTING_UP}"),
 }
 
 
-class Server:
-    """Hold the parts of one emulator; the public methods after `stop` are its owner's requests."""
+class EmulatorServer:
+    """Run all parts of one emulator.
 
-    def __init__(self, folder: Path, certificate_folder: Path, account: Account) -> None:
+    The public methods after `stop` are requests of the parent process, as `Emulator` sends them.
+
+    Args:
+        folder: The folder for the files of the real servers.
+        certificate_folder: The folder for the root certificate.
+        os_user: The operating system user to run the real servers as.
+    """
+
+    def __init__(self, folder: Path, certificate_folder: Path, os_user: OSUser) -> None:
         self._folder = folder
         self._certificate_folder = certificate_folder
-        self._account = account
-        self._tally = Tally()
-        self._asked: list[Faults] = []
-        self._doors: dict[Place, FrontDoor] = {}
-        self._databases: Databases | None = None
-        self._identity: IdentityEndpoint | None = None
-        self._tenant: Tenant | None = None
-        self._house: House | None = None
+        self._os_user = os_user
+        self._counters = Counters()
+        self._requested_faults: list[Faults] = []
+        self._listeners: dict[ListenerName, Listener] = {}
+        # These parts are None until `start` has created them.
+        self._servers_or_none: DatabaseServers | None = None
+        self._tenant_or_none: Tenant | None = None
+        self._identity_endpoint: IdentityEndpoint | None = None
+        self._session_context: SessionContext | None = None
 
     async def start(
         self,
@@ -56,85 +69,93 @@ class Server:
         token_lifetime: float,
         clock_skew: float,
     ) -> dict[str, Any]:
-        """Start every part and return what its owner needs to know of it."""
-        site = _azure.site(host)
-        root = Path(postgres) if postgres else _postgres.bundled()
-        installation = _postgres.Installation(root).within_reach(self._account, self._folder)
-        installation.check()
+        """Start every part and return what the parent process needs to know about it."""
+        azure_host = parse_host(host)
+        root = Path(postgres) if postgres else find_bundled_postgres()
+        installation = Installation(root).runnable_by(self._os_user, self._folder)
+        installation.check_version()
         private = self._folder / "private"
         private.mkdir(mode=0o700)
-        self._account.own(private)
-        program = _pgbouncer.find() if pgbouncer else None
-        self._databases = databases = Databases(installation, program, self._account, private)
-        # Keys are made while initdb works: each has a processor of its own.
-        creating = asyncio.create_task(databases.primary.create())
+        self._os_user.chown(private)
+        pgbouncer_program = find_pgbouncer() if pgbouncer else None
+        servers = DatabaseServers(installation, pgbouncer_program, self._os_user, private)
+        self._servers_or_none = servers
+        # The keys are generated while initdb runs, because both take a processor for a while.
+        init = asyncio.create_task(servers.primary.init())
         try:
-            certificates = await asyncio.to_thread(Certificates, site)
-            self._tenant = await asyncio.to_thread(
-                Tenant, site, token_lifetime=token_lifetime, clock_skew=clock_skew
+            certificates = await asyncio.to_thread(ServerCertificates, azure_host)
+            tenant = await asyncio.to_thread(
+                Tenant, azure_host, token_lifetime=token_lifetime, clock_skew=clock_skew
             )
-            await creating
+            await init
         finally:
-            creating.cancel()
-            await asyncio.gather(creating, return_exceptions=True)
+            init.cancel()
+            await asyncio.gather(init, return_exceptions=True)
+        self._tenant_or_none = tenant
 
-        default = principal(_DEFAULT_ROLE, "user-assigned")
-        self._tenant.add(default)
-        self._tenant.sign_in_as(default)
-        await databases.start([default.name])
+        principal = create_principal(_DEFAULT_ROLE, "user-assigned")
+        tenant.add_principal(principal)
+        tenant.sign_in_as(principal)
+        await servers.start([principal.name])
 
-        self._house = House(
-            self._tenant,
+        self._session_context = SessionContext(
+            tenant.password_check_for,
             certificates,
-            self._tally,
-            reserved_users=frozenset({_postgres.SUPERUSER, _pgbouncer.CONSOLE_USER}),
-            reserved_databases={"pgbouncer": _pgbouncer.CONSOLE},
+            self._counters,
+            reserved_users=frozenset({SUPERUSER, CONSOLE_USER}),
+            reserved_databases={"pgbouncer": CONSOLE_DATABASE},
         )
-        bouncer = databases.pgbouncer
-        rooms: dict[Place, Path] = {"postgres": databases.primary.socket}
-        if bouncer is not None:
-            rooms["pgbouncer"] = bouncer.socket
-        address, ports = self._open_doors(rooms)
-        self._identity = IdentityEndpoint(address, self._tenant, self._tally, imds=imds)
-        await self._identity.open()
+        upstream_sockets: dict[ListenerName, Path] = {"postgres": servers.primary.socket_path}
+        if servers.pgbouncer is not None:
+            upstream_sockets["pgbouncer"] = servers.pgbouncer.socket_path
+        self._start_listeners(upstream_sockets)
+        hostaddr, port = self._listeners["postgres"].address
+        pgbouncer_port = pgbouncer_version = None
+        if servers.pgbouncer is not None:
+            _, pgbouncer_port = self._listeners["pgbouncer"].address
+            pgbouncer_version = servers.pgbouncer.version
+
+        identity_endpoint = IdentityEndpoint(hostaddr, tenant, self._counters, imds=imds)
+        self._identity_endpoint = identity_endpoint
+        await identity_endpoint.open()
         root_certificate = self._certificate_folder / "root.crt"
         root_certificate.write_bytes(certificates.root_pem)
         return {
-            "host": site.host,
-            "hostaddr": address,
-            "port": ports[0],
-            "pgbouncer_port": ports[1] if bouncer else None,
-            "reader_host": site.reader,
+            "host": azure_host.name,
+            "hostaddr": hostaddr,
+            "port": port,
+            "pgbouncer_port": pgbouncer_port,
+            "reader_host": azure_host.reader_host,
             "folders": [str(self._folder), str(self._certificate_folder)],
             "root_certificate": str(root_certificate),
-            "identity_url": self._identity.url,
-            "identity_header": self._identity.header,
+            "identity_url": identity_endpoint.url,
+            "identity_header": identity_endpoint.header,
             "postgres_version": installation.version,
-            "pgbouncer_version": bouncer.version if bouncer else None,
-            "principal": dataclasses.asdict(default),
+            "pgbouncer_version": pgbouncer_version,
+            "principal": dataclasses.asdict(principal),
         }
 
     async def stop(self) -> None:
-        """End every part; one that was never started is passed over."""
-        await asyncio.gather(*(door.stop() for door in self._doors.values()))
-        if self._identity is not None:
-            self._identity.close()
-        if self._databases is not None:
-            await self._databases.stop()
+        """Stop every part that has been started."""
+        await asyncio.gather(*(listener.stop() for listener in self._listeners.values()))
+        if self._identity_endpoint is not None:
+            self._identity_endpoint.close()
+        if self._servers_or_none is not None:
+            await self._servers_or_none.stop()
 
     async def add_role(
         self,
         *,
         name: str,
-        kind: Kind,
+        kind: PrincipalKind,
         object_id: str | None,
         resource_type: str | None,
         members: list[dict[str, Any]],
         password: str | None,
         token_size: int,
     ) -> dict[str, Any]:
-        """Create a role in PostgreSQL and, unless it has a password, its identity in Entra."""
-        made = principal(
+        """Create a role in PostgreSQL and, if it has no password, its identity in Entra."""
+        principal = create_principal(
             name,
             kind,
             object_id=object_id,
@@ -144,124 +165,136 @@ class Server:
         )
         await self._servers.primary.create_role(name, password)
         if password is None:
-            self._entra.add(made)
-            await self._servers.trust(self._entra.role_names)
-        return dataclasses.asdict(made)
+            self._tenant.add_principal(principal)
+            await self._servers.trust_roles(self._tenant.role_names)
+        return dataclasses.asdict(principal)
 
     async def sign_in_as(self, *, principal: dict[str, Any]) -> None:
-        self._entra.sign_in_as(Principal.from_json(principal))
+        """Set the principal that gets a token if a request names none."""
+        self._tenant.sign_in_as(Principal.from_json(principal))
 
     async def token(
         self, *, principal: dict[str, Any], resource: str | None, lifetime: float | None
     ) -> str:
-        return self._entra.token(Principal.from_json(principal), resource, lifetime)
+        """Return a token of a principal."""
+        return self._tenant.issue_token(Principal.from_json(principal), resource, lifetime)
 
     async def set_time(self, *, token_lifetime: float, clock_skew: float) -> None:
-        self._entra.token_lifetime = token_lifetime
-        self._entra.clock_skew = clock_skew
+        """Set the lifetime of new tokens and the difference between the clocks, in seconds."""
+        self._tenant.token_lifetime = token_lifetime
+        self._tenant.clock_skew = clock_skew
 
     async def expire_tokens(self) -> None:
-        self._entra.expire_tokens()
+        """Treat every token issued until now as expired."""
+        self._tenant.expire_tokens()
 
     async def revoke_tokens(self) -> None:
-        self._entra.revoke_tokens()
+        """Treat every token issued until now as invalid."""
+        self._tenant.revoke_tokens()
 
     async def counts(self) -> dict[str, int]:
-        return dict(self._tally)
+        """Return the counters."""
+        return dict(self._counters)
 
     async def set_faults(self, *, faults: list[dict[str, Any]]) -> None:
-        self._asked = [Faults(**fault) for fault in faults]
-        for door in self._doors.values():
-            await door.set_faults(self._asked)
-        self._entra.faults = join(self._asked)
-        if self._identity is not None:
-            if self._entra.faults.identity == "down":
-                self._identity.close()
+        """Replace the requested faults by these, the earliest first."""
+        self._requested_faults = [Faults(**fault) for fault in faults]
+        for listener in self._listeners.values():
+            await listener.set_requested_faults(self._requested_faults)
+        self._tenant.faults = merge_faults(self._requested_faults)
+        if self._identity_endpoint is not None:
+            if self._tenant.faults.identity == "down":
+                self._identity_endpoint.close()
             else:
-                await self._identity.open()
+                await self._identity_endpoint.open()
 
-    async def cut(self, *, at: Place | None, reset: bool) -> int:
-        """End the open connections of one door, or of all, and return how many there were."""
-        doors = (door for place, door in self._doors.items() if at in {None, place})
-        return sum(await asyncio.gather(*(door.cut(reset=reset) for door in doors)))
+    async def cut(self, *, at: ListenerName | None, reset: bool) -> int:
+        """End the connections of one listener, or of all, and return how many there were."""
+        listeners = [
+            listener for name, listener in self._listeners.items() if at is None or at == name
+        ]
+        return sum(await asyncio.gather(*(listener.cut(reset=reset) for listener in listeners)))
 
-    async def restart_postgres(self, *, mode: Restart | Literal["kill-backend"]) -> None:
-        """Restart PostgreSQL behind a port that refuses, or let it recover from a lost backend."""
+    async def restart_postgres(self, *, mode: PrimaryRestartMode | Literal["kill-backend"]) -> None:
+        """Restart PostgreSQL while its port refuses connections, or kill one backend."""
         if mode == "kill-backend":
-            await self._servers.primary.crash()
+            await self._servers.primary.kill_backend()
             return
-        async with self._refusing("postgres"):
+        async with self._refusing_connections("postgres"):
             await self._servers.restart_primary(mode)
 
     async def restart_pgbouncer(self) -> None:
-        if (bouncer := self._servers.pgbouncer) is None:
+        """Restart PgBouncer while its port refuses connections."""
+        pgbouncer = self._servers.pgbouncer
+        if pgbouncer is None:
             raise EmulatorError("This emulator runs without PgBouncer.")
-        async with self._refusing("pgbouncer"):
-            await bouncer.stop()
-            await bouncer.start()
+        async with self._refusing_connections("pgbouncer"):
+            await pgbouncer.stop()
+            await pgbouncer.start()
 
     async def fill_slots(self, *, reserved: bool) -> None:
+        """Take PostgreSQL's free connection slots, with `reserved` also the reserved ones."""
         await self._servers.fill_slots(_DEFAULT_ROLE, reserved=reserved)
 
     async def free_slots(self) -> None:
+        """Free the connection slots that `fill_slots` has taken."""
         await self._servers.free_slots()
 
-    async def reader(self) -> tuple[str, int]:
-        """Return where the standby is reached, which is made when there is none."""
-        standby = await self._servers.make_standby()
-        if "reader" not in self._doors:
-            self._open_doors({"reader": standby.socket})
-        door = self._doors["reader"]
-        door.backend = standby.socket
-        await door.set_faults(self._asked)
-        await door.set_condition(Faults())
-        return door.address
+    async def ensure_reader(self) -> tuple[str, int]:
+        """Return the reader's IP address and port, and create the standby if there is none."""
+        standby = await self._servers.ensure_standby()
+        if "reader" not in self._listeners:
+            self._start_listeners({"reader": standby.socket_path})
+        listener = self._listeners["reader"]
+        listener.upstream_socket = standby.socket_path
+        await listener.set_requested_faults(self._requested_faults)
+        await listener.set_server_state(Faults())
+        return listener.address
 
     async def begin_fail_over(self) -> None:
-        """Close the doors, end every session and promote the standby."""
-        await self.reader()
-        for door in self._doors.values():
-            await door.set_condition(Faults(connect="refuse"))
-        # Its sessions would go on with the primary that it becomes.
-        await self._doors["reader"].cut(reset=False)
+        """Refuse connections, end every session and promote the standby."""
+        await self.ensure_reader()
+        for listener in self._listeners.values():
+            await listener.set_server_state(Faults(connect="refuse"))
+        # Without this the reader's sessions would stay open and become sessions of the primary.
+        await self._listeners["reader"].cut(reset=False)
         await self._servers.fail_over()
 
-    async def start_up(self) -> None:
-        """Open the doors, and say behind them that the server is not ready yet."""
-        for place, words in _FAILING_OVER.items():
-            if place in self._doors:
-                await self._doors[place].set_condition(Faults(say=words))
+    async def report_starting_up(self) -> None:
+        """Accept connections, and return the error that the server is starting up."""
+        for name, error in _STARTING_UP_ERRORS.items():
+            if name in self._listeners:
+                await self._listeners[name].set_server_state(Faults(error=error))
 
     async def finish_fail_over(self) -> None:
-        """Let clients in to the promoted server."""
+        """Forward connections to the promoted server."""
         await self._servers.start_pgbouncer()
-        self._doors["postgres"].backend = self._servers.primary.socket
-        for place in _FAILING_OVER:
-            if place in self._doors:
-                await self._doors[place].set_condition(Faults())
+        self._listeners["postgres"].upstream_socket = self._servers.primary.socket_path
+        for name in _STARTING_UP_ERRORS:
+            if name in self._listeners:
+                await self._listeners[name].set_server_state(Faults())
 
     @contextlib.asynccontextmanager
-    async def _refusing(self, place: Place) -> AsyncIterator[None]:
-        await self._doors[place].set_condition(Faults(connect="refuse"))
+    async def _refusing_connections(self, name: ListenerName) -> AsyncIterator[None]:
+        await self._listeners[name].set_server_state(Faults(connect="refuse"))
         try:
             yield
         finally:
-            await self._doors[place].set_condition(Faults())
+            await self._listeners[name].set_server_state(Faults())
 
     @property
-    def _servers(self) -> Databases:
-        assert self._databases is not None  # noqa: S101  # requests come after `start`
-        return self._databases
+    def _servers(self) -> DatabaseServers:
+        assert self._servers_or_none is not None  # noqa: S101  # `start` has set it
+        return self._servers_or_none
 
     @property
-    def _entra(self) -> Tenant:
-        assert self._tenant is not None  # noqa: S101  # requests come after `start`
-        return self._tenant
+    def _tenant(self) -> Tenant:
+        assert self._tenant_or_none is not None  # noqa: S101  # `start` has set it
+        return self._tenant_or_none
 
-    def _open_doors(self, rooms: Mapping[Place, Path]) -> tuple[str, list[int]]:
-        """Open a door before each server, all at one address that nobody else has."""
-        assert self._house is not None  # noqa: S101  # `start` has set it
-        listeners = _addresses.listen([_PORTS[place] for place in rooms])
-        for (place, room), listener in zip(rooms.items(), listeners, strict=True):
-            self._doors[place] = FrontDoor(place, listener, room, self._house)
-        return listeners[0].getsockname()[0], [self._doors[place].address[1] for place in rooms]
+    def _start_listeners(self, upstream_sockets: Mapping[ListenerName, Path]) -> None:
+        """Start a listener for each real server, all on one address of their own."""
+        assert self._session_context is not None  # noqa: S101  # `start` has set it
+        sockets = loopback.listen([_LISTENER_PORTS[name] for name in upstream_sockets])
+        for (name, upstream_socket), sock in zip(upstream_sockets.items(), sockets, strict=True):
+            self._listeners[name] = Listener(name, sock, upstream_socket, self._session_context)

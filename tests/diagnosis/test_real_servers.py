@@ -174,7 +174,7 @@ def idle_in_transaction(servers: Servers) -> None:
         conn.execute("select 1")
 
 
-# Azure: the emulator, its PgBouncer, and errors that it is configured to return
+# Azure: the emulator's proxy, its PgBouncer, and the errors that a fault makes it return
 
 
 @fails_with("no-tls", "leave out sslmode", "no encryption")

@@ -1,4 +1,4 @@
-"""One emulator for the whole run, and an independent client for it."""
+"""Fixtures for the emulator's tests: an emulator, and a client that is independent of azpg."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what this machine exports for PostgreSQL and Azure out of the tests."""
+    """Unset this machine's environment variables for PostgreSQL and Azure."""
     for name in os.environ:
         if name.startswith(("PG", "AZURE_", "IDENTITY_", "MSI_")):
             monkeypatch.delenv(name)
@@ -22,14 +22,14 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """Run one emulator for all tests that do not need one of their own."""
+    """Run one emulator for all tests that do not need their own."""
     with Emulator() as emulator:
         yield emulator
 
 
 @pytest.fixture
 def connect(emulator: Emulator) -> Connect:
-    """Connect with plain psycopg over verified TLS, by default as myapp with a fresh token."""
+    """Connect with psycopg over verified TLS, by default as myapp with a new token."""
 
     def connect(
         user: str = "myapp", password: str | None = None, **options: Any
@@ -55,7 +55,7 @@ def connect(emulator: Emulator) -> Connect:
 
 @pytest.fixture(params=["postgres", "pgbouncer"])
 def port(request: pytest.FixtureRequest, emulator: Emulator) -> int:
-    """Name PostgreSQL's port and PgBouncer's in turn."""
+    """Return PostgreSQL's port and PgBouncer's in turn."""
     if request.param == "postgres":
         return emulator.port
     assert emulator.pgbouncer_port is not None, "these tests need PgBouncer: apt install pgbouncer"
@@ -63,12 +63,12 @@ def port(request: pytest.FixtureRequest, emulator: Emulator) -> int:
 
 
 @pytest.fixture
-def refusal(connect: Connect) -> Callable[..., str]:
-    """Try to connect and return the words with which the sign-in is refused."""
+def get_connect_error(connect: Connect) -> Callable[..., str]:
+    """Try to connect and return the error message."""
 
-    def refusal(*arguments: Any, **options: Any) -> str:
-        with pytest.raises(psycopg.OperationalError) as refused:
+    def get_connect_error(*arguments: Any, **options: Any) -> str:
+        with pytest.raises(psycopg.OperationalError) as error:
             connect(*arguments, **options)
-        return str(refused.value)
+        return str(error.value)
 
-    return refusal
+    return get_connect_error

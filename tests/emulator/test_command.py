@@ -18,8 +18,8 @@ SHOW_ENVIRONMENT = "import os; print(*(f'{k}={v}' for k, v in os.environ.items()
 WAIT = "import os, sys; print(os.environ['PGSSLROOTCERT'], flush=True); sys.stdin.read()"
 
 
-def test_runs_a_command_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sees the emulator's environment, without what would lead it elsewhere."""
+def test_the_command_runs_in_the_emulators_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command gets the emulator's environment variables, without those that conflict."""
     monkeypatch.setenv("AZURE_CLIENT_ID", "from the CI")
     done = subprocess.run(
         [*COMMAND, "--token-lifetime", "60", "--", sys.executable, "-c", SHOW_ENVIRONMENT],
@@ -42,14 +42,14 @@ def test_runs_a_command_inside(monkeypatch: pytest.MonkeyPatch) -> None:
         (["no-such-command"], 127),
     ],
 )
-def test_exit_status(command: list[str], status: int) -> None:
-    """The exit status is the command's, in the way of a shell."""
+def test_the_exit_status_is_the_commands(command: list[str], status: int) -> None:
+    """The exit status is the command's, as in a shell."""
     assert main(["--", *command]) == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_signal_goes_to_the_command(number: signal.Signals) -> None:
-    """A signal that would end the emulator ends the command first."""
+def test_signals_are_forwarded_to_the_command(number: signal.Signals) -> None:
+    """A signal ends the command first, and then the emulator."""
     with subprocess.Popen(
         [*COMMAND, "--", sys.executable, "-c", WAIT],
         stdin=subprocess.PIPE,
@@ -66,8 +66,8 @@ def test_signal_goes_to_the_command(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
-def test_alone_it_prints_what_to_export(number: signal.Signals) -> None:
-    """Alone it prints lines for a shell, stays, and ends well when told to."""
+def test_without_a_command_it_prints_exports(number: signal.Signals) -> None:
+    """Without a command it prints shell commands and runs until it gets a signal."""
     with subprocess.Popen(
         COMMAND, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -91,8 +91,8 @@ def test_alone_it_prints_what_to_export(number: signal.Signals) -> None:
     ]
 
 
-def test_imds_takes_the_place_of_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --imds the command finds a virtual machine's endpoint, and no other."""
+def test_imds_replaces_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --imds the command finds the endpoint of virtual machines and no other."""
     monkeypatch.setenv("IDENTITY_ENDPOINT", "http://an.emulator.before")
     monkeypatch.setenv("IDENTITY_HEADER", "its secret")
     program = [sys.executable, "-c", SHOW_ENVIRONMENT]
@@ -104,14 +104,16 @@ def test_imds_takes_the_place_of_app_service(monkeypatch: pytest.MonkeyPatch) ->
     assert not {"IDENTITY_ENDPOINT", "IDENTITY_HEADER"} & env.keys()
 
 
-def test_problem(capsys: pytest.CaptureFixture[str]) -> None:
-    """A problem is a sentence and a status, not a traceback."""
+def test_an_error_is_printed_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error is printed as a sentence, with an exit status."""
     assert main(["--host", "localhost"]) == 1
-    assert capsys.readouterr().err.startswith("azpg emulator: host='localhost' is no name")
+    assert capsys.readouterr().err.startswith(
+        "azpg emulator: host='localhost' is not an Azure host name"
+    )
 
 
-def test_handlers_are_put_back() -> None:
-    """Signal handlers are as before once the command has ended."""
+def test_signal_handlers_are_restored() -> None:
+    """The signal handlers are restored when the command has ended."""
     before = signal.getsignal(signal.SIGTERM)
     main(["--host", "localhost"])
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""Faults of the front door: refused, stalled, cut at each stage, told something; and their end."""
+"""Connection faults: refuse, stall, cut at each stage, an error message; and their end."""
 
 import contextlib
 import socket
@@ -10,42 +10,42 @@ import psycopg
 import pytest
 
 from azpg.emulator import Emulator
-from azpg.emulator._addresses import listen
+from azpg.emulator._proxy.loopback import listen
 
 Connect = Callable[..., psycopg.Connection[Any]]
-Refusal = Callable[..., str]
-Place = Literal["postgres", "pgbouncer"]
+GetConnectError = Callable[..., str]
+ListenerName = Literal["postgres", "pgbouncer"]
 
-# What libpq says of a connection that ends before it is ready.
+# libpq's error messages for a connection that ends before it is ready.
 ENDED = "server closed the connection unexpectedly|SSL error: unexpected eof|EOF detected"
 
 
 @pytest.fixture(autouse=True)
-def _mended(emulator: Emulator) -> Iterator[None]:
-    """Leave no fault behind."""
+def _end_faults_after_the_test(emulator: Emulator) -> Iterator[None]:
+    """End every fault after each test."""
     yield
     emulator.end_faults()
 
 
 @pytest.fixture
-def place(emulator: Emulator, port: int) -> Place:
-    """Name the port that is being tested."""
+def listener(emulator: Emulator, port: int) -> ListenerName:
+    """Return the name of the listener under test."""
     return "postgres" if port == emulator.port else "pgbouncer"
 
 
 @pytest.fixture
 def other_port(emulator: Emulator, port: int) -> int:
-    """Name the port that is not being tested."""
+    """Return the port of the other listener."""
     assert emulator.pgbouncer_port is not None
     return emulator.port + emulator.pgbouncer_port - port
 
 
-def test_refused(
-    emulator: Emulator, connect: Connect, place: Place, port: int, other_port: int
+def test_connect_refuse(
+    emulator: Emulator, connect: Connect, listener: ListenerName, port: int, other_port: int
 ) -> None:
-    """A port refuses for as long as asked; the other port and open connections go on."""
+    """A listener refuses connections for as long as the fault lasts; all others go on."""
     with connect(port=port) as before:
-        with emulator.fault(connect="refuse", at=place):
+        with emulator.fault(connect="refuse", at=listener):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((emulator.hostaddr, port))
             with connect(port=other_port):
@@ -56,8 +56,8 @@ def test_refused(
         assert before.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_refusing_port_is_kept(emulator: Emulator) -> None:
-    """Nobody else gets the emulator's ports while both refuse."""
+def test_a_refusing_port_stays_reserved(emulator: Emulator) -> None:
+    """Another emulator does not get the ports of one whose listeners refuse connections."""
     with emulator.fault(connect="refuse"):
         others = listen([emulator.port, 6432])
         for other in others:
@@ -65,11 +65,13 @@ def test_a_refusing_port_is_kept(emulator: Emulator) -> None:
             other.close()
 
 
-def test_stalled(emulator: Emulator, refusal: Refusal, place: Place, port: int) -> None:
-    """A stalled port accepts and never answers, so that only the client's patience ends it."""
-    with emulator.fault(connect="stall", at=place):
+def test_connect_stall(
+    emulator: Emulator, get_connect_error: GetConnectError, listener: ListenerName, port: int
+) -> None:
+    """A stalled listener accepts and never answers, so that the client times out."""
+    with emulator.fault(connect="stall", at=listener):
         before = emulator.counts
-        assert "timeout expired" in refusal(port=port, connect_timeout=2)
+        assert "timeout expired" in get_connect_error(port=port, connect_timeout=2)
         assert (emulator.counts - before).connections == 1
 
 
@@ -84,7 +86,7 @@ def test_stalled(emulator: Emulator, refusal: Refusal, place: Place, port: int) 
         ("cut-after-ok", 1, 1),
     ],
 )
-def test_cut_at_each_stage(
+def test_connect_cut_at_each_stage(
     emulator: Emulator,
     connect: Connect,
     port: int,
@@ -93,26 +95,26 @@ def test_cut_at_each_stage(
     handshakes: int,
     sign_ins: int,
 ) -> None:
-    """A connection is cut at the stage asked for, none earlier and none later."""
+    """A connection ends at the requested stage, not earlier and not later."""
     before = emulator.counts
     with (
         emulator.fault(connect=stage),
-        pytest.raises(psycopg.OperationalError, match=ENDED) as failed,
+        pytest.raises(psycopg.OperationalError, match=ENDED) as error,
     ):
         connect(port=port, sslnegotiation=negotiation)
-    seen = emulator.counts - before
-    assert (seen.tls_handshakes, seen.sign_ins) == (handshakes, sign_ins)
-    assert failed.value.pgconn is not None
-    # libpq knows whether it was ever asked for the password.
-    assert bool(failed.value.pgconn.used_password) == (handshakes == 1)
+    counts = emulator.counts - before
+    assert (counts.tls_handshakes, counts.sign_ins) == (handshakes, sign_ins)
+    assert error.value.pgconn is not None
+    # libpq records whether the server has requested the password.
+    assert bool(error.value.pgconn.used_password) == (handshakes == 1)
     with connect(port=port):
         pass
 
 
-def test_a_native_role_is_cut_at_its_password(
+def test_a_native_role_is_cut_at_the_password(
     emulator: Emulator, connect: Connect, port: int
 ) -> None:
-    """A role that proves its password to PostgreSQL itself is cut when it begins to."""
+    """A native role's connection ends when the client sends its first SCRAM message."""
     emulator.add_role(f"native {port}", password="secret")
     with (
         emulator.fault(connect="cut-at-password"),
@@ -124,26 +126,33 @@ def test_a_native_role_is_cut_at_its_password(
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "text"),
+    ("sqlstate", "message"),
     [
         ("57P03", "the database system is starting up"),
         ("53300", "sorry, too many clients already"),
         ("08P01", "no more connections allowed (max_client_conn)"),
     ],
 )
-def test_said(emulator: Emulator, refusal: Refusal, port: int, sqlstate: str, text: str) -> None:
-    """A server answers with the error asked for, over verified TLS."""
+def test_say(
+    emulator: Emulator, get_connect_error: GetConnectError, port: int, sqlstate: str, message: str
+) -> None:
+    """The server returns the requested error within TLS."""
     before = emulator.counts
-    with emulator.fault(say=(sqlstate, text)):
-        assert f"FATAL:  {text}" in refusal(port=port)
+    with emulator.fault(say=(sqlstate, message)):
+        assert f"FATAL:  {message}" in get_connect_error(port=port)
     assert (emulator.counts - before).tls_handshakes == 1
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_cut_in_a_query(
-    emulator: Emulator, connect: Connect, place: Place, port: int, other_port: int, reset: bool
+def test_cut_ends_open_connections(
+    emulator: Emulator,
+    connect: Connect,
+    listener: ListenerName,
+    port: int,
+    other_port: int,
+    reset: bool,
 ) -> None:
-    """Open connections are cut while a query runs and while they are idle; other ports' are not."""
+    """`cut` ends busy and idle connections of one listener, and none of the other."""
     emulator.cut()
     name = f"cut on {port} by {reset}"
     with connect(port=other_port) as other, connect(port=port) as idle, connect(port=port) as busy:
@@ -151,32 +160,32 @@ def test_cut_in_a_query(
         running = threading.Event()
         cut: list[int] = []
 
-        def cut_once_it_runs() -> None:
+        def cut_when_it_runs() -> None:
             with connect(port=other_port, autocommit=True) as observer:
                 query = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s"
                 while not observer.execute(
                     query + " AND query = 'SELECT pg_sleep(30)'", [name]
                 ).fetchone():
                     pass
-                cut.append(emulator.cut(reset=reset, at=place))
+                cut.append(emulator.cut(reset=reset, at=listener))
             running.set()
 
-        thread = threading.Thread(target=cut_once_it_runs)
+        thread = threading.Thread(target=cut_when_it_runs)
         thread.start()
-        with pytest.raises(psycopg.OperationalError) as broken:
+        with pytest.raises(psycopg.OperationalError) as error:
             busy.execute("SELECT pg_sleep(30)")
         thread.join()
         assert running.is_set()
         assert cut == [2]
-        # libpq's words for an RST; of an end without TLS's goodbye it says that instead.
-        assert ("server closed the connection unexpectedly" in str(broken.value)) == reset
+        # For a connection that ends without close_notify libpq has another message.
+        assert ("server closed the connection unexpectedly" in str(error.value)) == reset
         with pytest.raises(psycopg.OperationalError):
             idle.execute("SELECT 1")
         assert other.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_one_call_ends_all_faults(emulator: Emulator, connect: Connect, port: int) -> None:
-    """`end_faults` mends everything at once, and contexts that end later change nothing."""
+def test_end_faults(emulator: Emulator, connect: Connect, port: int) -> None:
+    """`end_faults` ends every fault; contexts that end later have no effect."""
     with (
         emulator.fault(connect="refuse"),
         emulator.fault(certificate="expired", identity=500, token="malformed"),
@@ -190,8 +199,10 @@ def test_one_call_ends_all_faults(emulator: Emulator, connect: Connect, port: in
         pass
 
 
-def test_faults_overlap(emulator: Emulator, refusal: Refusal, connect: Connect, port: int) -> None:
-    """Contexts may end in any order; of two faults of a kind the later one is in force."""
+def test_overlapping_faults(
+    emulator: Emulator, get_connect_error: GetConnectError, connect: Connect, port: int
+) -> None:
+    """Contexts may end in any order. Of two faults of one kind the later one applies."""
     first, second, third = (
         emulator.fault(say=("57P03", "first")),
         emulator.fault(say=("57P03", "second")),
@@ -201,32 +212,39 @@ def test_faults_overlap(emulator: Emulator, refusal: Refusal, connect: Connect, 
         first.__enter__()
         stack.push(second)
         second.__enter__()
-        assert "second" in refusal(port=port)
+        assert "second" in get_connect_error(port=port)
         third.__enter__()
         first.__exit__(None, None, None)
-        assert "does not match host name" in refusal(port=port)
+        assert "does not match host name" in get_connect_error(port=port)
         third.__exit__(None, None, None)
-        assert "second" in refusal(port=port)
+        assert "second" in get_connect_error(port=port)
     with connect(port=port):
         pass
 
 
-def test_a_certificate_fault_at_one_port(
-    emulator: Emulator, refusal: Refusal, connect: Connect, place: Place, port: int, other_port: int
+def test_a_certificate_fault_at_one_listener(
+    emulator: Emulator,
+    get_connect_error: GetConnectError,
+    connect: Connect,
+    listener: ListenerName,
+    port: int,
+    other_port: int,
 ) -> None:
-    """The wrong certificate can be shown at one port alone."""
-    with emulator.fault(certificate="other-root", at=place):
-        assert "certificate verify failed" in refusal(port=port)
+    """A wrong certificate can be presented by one listener only."""
+    with emulator.fault(certificate="other-root", at=listener):
+        assert "certificate verify failed" in get_connect_error(port=port)
         with connect(port=other_port):
             pass
 
 
-def test_revoked_tokens(emulator: Emulator, refusal: Refusal, connect: Connect, port: int) -> None:
-    """Tokens that were revoked are refused in Azure's general words, and later ones are taken."""
+def test_revoke_tokens(
+    emulator: Emulator, get_connect_error: GetConnectError, connect: Connect, port: int
+) -> None:
+    """Revoked tokens are rejected with Azure's general message; later tokens are accepted."""
     token = emulator.token()
     with connect(password=token, port=port):
         emulator.revoke_tokens()
-    assert "An error occurred while validating the access token" in refusal(
+    assert "An error occurred while validating the access token" in get_connect_error(
         password=token, port=port
     )
     with connect(password=emulator.token(), port=port):

@@ -1,4 +1,4 @@
-"""Clients that send what no driver sends: nobody gets in without the token or password for it."""
+"""Clients that send what no driver sends cannot authenticate without a token or password."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from azpg.emulator import Emulator
 Connect = Callable[..., psycopg.Connection[Any]]
 Attempt = Callable[..., Answers]
 
-# The superuser, a role whose token is checked, and nobody.
+# The superuser, an Entra role and a role that does not exist.
 USERS = ["azuresu", "myapp", "nobody-here"]
 
 
@@ -45,17 +45,19 @@ def startup(**parameters: str) -> bytes:
 
 @pytest.fixture
 def attempt(emulator: Emulator, port: int, connect: Connect) -> Iterator[Attempt]:
-    """Send packets and, unasked, a statement; return the answers. The statement must not run."""
-    trace = f"intruder-{secrets.token_hex(4)}"
+    """Send packets and a statement, return the answers; check that the statement did not run."""
+    role_name = f"intruder-{secrets.token_hex(4)}"
 
     def attempt(*packets: bytes) -> Answers:
         with RawClient(emulator, port).start_tls() as client:
-            client.send(*packets, query(f'CREATE ROLE "{trace}"'))
+            client.send(*packets, query(f'CREATE ROLE "{role_name}"'))
             return client.answers(all_is_sent=True)
 
     yield attempt
     with connect() as observer:
-        found = observer.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [trace]).fetchone()
+        found = observer.execute(
+            "SELECT 1 FROM pg_roles WHERE rolname = %s", [role_name]
+        ).fetchone()
     assert found is None, "a statement ran"
 
 
@@ -101,8 +103,8 @@ MALFORMED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("form", MALFORMED)
-def test_a_malformed_startup_packet_is_refused(attempt: Attempt, form: str, user: str) -> None:
-    """A startup packet that could be read in two ways gets one error, whoever is in it."""
+def test_a_malformed_startup_packet_is_rejected(attempt: Attempt, form: str, user: str) -> None:
+    """A startup packet that could be read in two ways gets one error, for every user."""
     answers = attempt(MALFORMED[form](user.encode()))
     assert [kind for kind, _ in answers] == [b"E"]
     assert sqlstates(answers)[0] in {"08P01", "28000", "42622"}
@@ -113,8 +115,8 @@ def test_a_malformed_startup_packet_is_refused(attempt: Attempt, form: str, user
     "code",
     [0, 1, 1 << 16, 2 << 16, 4 << 16, 0xFFFF_FFFF, SSL_REQUEST - 2, SSL_REQUEST + 3],
 )
-def test_an_unknown_protocol_is_refused(attempt: Attempt, code: int, user: str) -> None:
-    """Only version 3 of the protocol is spoken."""
+def test_an_unknown_protocol_version_is_rejected(attempt: Attempt, code: int, user: str) -> None:
+    """Only version 3 of the protocol is accepted."""
     answers = attempt(packet(f"user\0{user}\0\0".encode(), code))
     assert sqlstates(answers) == ["0A000"]
     assert not is_in(answers)
@@ -122,24 +124,24 @@ def test_an_unknown_protocol_is_refused(attempt: Attempt, code: int, user: str) 
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("request_code", [SSL_REQUEST, GSSENC_REQUEST])
-def test_a_request_for_encryption_within_tls_is_refused(
+def test_an_encryption_request_within_tls_is_rejected(
     attempt: Attempt, request_code: int, user: str
 ) -> None:
-    """What a server would answer by reading a second startup packet never reaches it."""
+    """An encryption request within TLS never reaches a server, which would restart the startup."""
     answers = attempt(packet(b"", request_code), startup(user=user, database="postgres"))
     assert sqlstates(answers) == ["0A000"]
 
 
 @pytest.mark.parametrize("size", [-1, 0, 4, 7, 10_001, 0x7FFF_FFFF])
-def test_a_packet_of_a_wrong_length_is_cut(attempt: Attempt, size: int) -> None:
+def test_a_wrong_packet_length_ends_the_connection(attempt: Attempt, size: int) -> None:
     """A length that no startup packet has ends the connection."""
     assert attempt(struct.pack("!iI", size, PROTOCOL_3_0) + b"user\0azuresu\0\0") == []
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_a_second_startup_packet_is_no_startup_packet(attempt: Attempt, user: str) -> None:
-    """What follows the first packet is never read as another one."""
-    # It is long enough for whatever its first bytes could be the length of.
+def test_a_second_startup_packet_is_not_read(attempt: Attempt, user: str) -> None:
+    """What follows the startup packet is never read as a second one."""
+    # It is longer than any length that its first bytes could encode.
     second = startup(user=user, database="postgres") + bytes(1 << 16)
     assert not is_in(attempt(startup(user="nobody-here", database="postgres"), second))
     assert not is_in(attempt(startup(user="myapp", database="postgres"), second))
@@ -148,24 +150,27 @@ def test_a_second_startup_packet_is_no_startup_packet(attempt: Attempt, user: st
 @pytest.mark.parametrize("password_message", [b"", password(""), password("x")])
 @pytest.mark.parametrize("user", ["azuresu", "azpg_console"])
 @pytest.mark.parametrize("database", ["postgres", "azure_maintenance", "pgbouncer", "x", ""])
-def test_the_emulators_own_users_are_nobodys(
+def test_clients_cannot_use_the_emulators_own_users(
     attempt: Attempt, user: str, database: str, password_message: bytes
 ) -> None:
-    """The users that administer the servers are refused by name."""
-    answers = attempt(startup(user=user, database=database), password_message)
-    assert sqlstates(answers) == ["28P01"]
+    """The users that administer the servers are rejected by name, whatever the password."""
+    ((kind, body),) = attempt(startup(user=user, database=database), password_message)
+    assert sqlstates([(kind, body)]) == ["28P01"]
+    assert f'password authentication failed for user "{user}"'.encode() in body
 
 
 @pytest.mark.parametrize("user", ["AZURESU", '"azuresu"', "azuresu ", " azuresu", "azuresu\n"])
-@pytest.mark.parametrize("word", ["", "true", "database"])
-def test_nothing_else_names_the_superuser(attempt: Attempt, user: str, word: str) -> None:
-    """A name is taken as it is, without case, quotes or spaces, for replication too."""
-    answers = attempt(startup(user=user, database="postgres", replication=word))
+@pytest.mark.parametrize("replication", ["", "true", "database"])
+def test_other_spellings_do_not_name_the_superuser(
+    attempt: Attempt, user: str, replication: str
+) -> None:
+    """User names are compared exactly, with case, quotes and spaces, for replication as well."""
+    answers = attempt(startup(user=user, database="postgres", replication=replication))
     assert not is_in(answers)
 
 
 @pytest.mark.parametrize(
-    "names",
+    "startup_parameters",
     [
         {"user": "pgbouncer"},
         {"user": "pgbouncer", "database": ""},
@@ -178,12 +183,14 @@ def test_nothing_else_names_the_superuser(attempt: Attempt, user: str, word: str
         {"user": "PGBOUNCER", "database": "postgres"},
     ],
 )
-def test_pgbouncers_console_is_for_nobody(attempt: Attempt, names: dict[str, str]) -> None:
-    """No user and no way of writing the name leads into PgBouncer's console."""
-    assert not is_in(attempt(startup(**names)))
+def test_the_pgbouncer_console_rejects_every_user(
+    attempt: Attempt, startup_parameters: dict[str, str]
+) -> None:
+    """No user and no spelling of the database name opens PgBouncer's console."""
+    assert not is_in(attempt(startup(**startup_parameters)))
 
 
-CONSOLE_OF_ONES_OWN = """
+CONSOLE_PROGRAM = """
 import sys
 sys.path.append(sys.argv[1])
 from fix_raw_client import RawClient, is_in, packet, query
@@ -197,14 +204,14 @@ with Emulator(postgres=sys.argv[2]) as emulator:
 
 
 @pytest.mark.root
-def test_pgbouncers_console_is_not_for_its_own_user() -> None:
-    """PgBouncer trusts its own system user, which is not to be every client of an ordinary user."""
+def test_the_pgbouncer_console_rejects_its_own_system_user() -> None:
+    """PgBouncer trusts its own system user, but a client is not that user."""
     setpriv = shutil.which("setpriv")
     assert setpriv is not None
     caps = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     user = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", *caps]
     postgres = max(Path("/usr/lib/postgresql").glob("*"), key=lambda folder: int(folder.name))
-    program = [sys.executable, "-c", CONSOLE_OF_ONES_OWN, str(Path(__file__).parents[1])]
+    program = [sys.executable, "-c", CONSOLE_PROGRAM, str(Path(__file__).parents[1])]
     done = subprocess.run(
         [*user, *program, str(postgres)], capture_output=True, text=True, check=False
     )
@@ -229,10 +236,10 @@ def test_pgbouncers_console_is_not_for_its_own_user() -> None:
         {"_pq_.user": "azuresu"},
     ],
 )
-def test_no_parameter_makes_a_superuser(
+def test_no_startup_parameter_makes_a_superuser(
     emulator: Emulator, port: int, parameters: dict[str, str]
 ) -> None:
-    """Whatever a role with a token asks for at the start, its session is its own or none."""
+    """No startup parameter changes the user of a session or makes it a superuser."""
     with RawClient(emulator, port).start_tls() as client:
         client.send(startup(user="myapp", database="postgres", **parameters))
         assert client.answers() == [(b"R", struct.pack("!i", 3))]
@@ -246,10 +253,10 @@ def test_no_parameter_makes_a_superuser(
 
 
 @pytest.mark.parametrize("version", [0, 1, 2, 9, 0xFFFF])
-def test_a_newer_minor_version_is_the_servers_to_answer(
+def test_the_server_answers_a_newer_minor_version(
     emulator: Emulator, port: int, version: int
 ) -> None:
-    """A server says which version it speaks, or refuses; the token is asked for either way."""
+    """The server negotiates or rejects a newer minor version; the token is required either way."""
     with RawClient(emulator, port).start_tls() as client:
         client.send(packet(b"user\0myapp\0database\0postgres\0\0", PROTOCOL_3_0 + version))
         assert client.answers() == [(b"R", struct.pack("!i", 3))]
@@ -259,7 +266,7 @@ def test_a_newer_minor_version_is_the_servers_to_answer(
 
 
 @pytest.mark.parametrize(
-    "change",
+    "damage",
     [
         lambda token: message(b"p", token + b"\0\0"),
         lambda token: message(b"p", token + b"\0x"),
@@ -273,17 +280,17 @@ def test_a_newer_minor_version_is_the_servers_to_answer(
         lambda token: message(b"Q", token + b"\0"),
     ],
 )
-def test_a_password_message_is_one_text(
-    emulator: Emulator, attempt: Attempt, change: Callable[[bytes], bytes]
+def test_a_malformed_password_message_is_rejected(
+    emulator: Emulator, attempt: Attempt, damage: Callable[[bytes], bytes]
 ) -> None:
-    """A token in any other form than one text with its terminator lets nobody in."""
-    answers = attempt(startup(user="myapp", database="postgres"), change(emulator.token().encode()))
+    """A password message is one string with its terminator; anything else is rejected."""
+    answers = attempt(startup(user="myapp", database="postgres"), damage(emulator.token().encode()))
     assert not is_in(answers)
     assert sqlstates(answers)
 
 
-def test_a_client_may_send_everything_at_once(emulator: Emulator, port: int) -> None:
-    """A right token that comes with the first packet lets in, and what follows it is served."""
+def test_pipelined_messages_are_accepted(emulator: Emulator, port: int) -> None:
+    """A client may send its token and a query together with the startup packet."""
     with RawClient(emulator, port).start_tls() as client:
         first = startup(user="myapp", database="postgres")
         client.send(first, password(emulator.token()), query("SELECT current_user"))
@@ -294,10 +301,10 @@ def test_a_client_may_send_everything_at_once(emulator: Emulator, port: int) -> 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("key", [b"", b"abc", b"x" * 257, b"x" * 5000])
-def test_a_cancel_request_of_a_wrong_length_goes_nowhere(
+def test_a_cancel_request_of_a_wrong_length_is_not_forwarded(
     emulator: Emulator, port: int, encrypted: bool, key: bytes
 ) -> None:
-    """A cancel request holds a process's number and a key of 4 to 256 bytes, or is none."""
+    """A cancel request with a key of less than 4 or more than 256 bytes is not forwarded."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
         if encrypted:
@@ -311,8 +318,10 @@ def test_a_cancel_request_of_a_wrong_length_goes_nowhere(
 
 
 @pytest.mark.parametrize("key", [b"abcd", b"x" * 32, b"x" * 256])
-def test_a_cancel_request_is_followed_by_nothing(emulator: Emulator, port: int, key: bytes) -> None:
-    """A cancel request, of a length that some version has, ends its connection."""
+def test_bytes_after_a_cancel_request_are_ignored(
+    emulator: Emulator, port: int, key: bytes
+) -> None:
+    """A cancel request ends its connection, and what follows it is ignored."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
         request = packet(struct.pack("!i", 1) + key, CANCEL_REQUEST)
@@ -322,7 +331,7 @@ def test_a_cancel_request_is_followed_by_nothing(emulator: Emulator, port: int, 
 
 
 def test_encryption_is_declined_once(emulator: Emulator, port: int) -> None:
-    """A client cannot keep a connection by asking again for what was declined."""
+    """Each encryption request is declined once; a second one is rejected."""
     with RawClient(emulator, port) as client:
         client.send(packet(b"", GSSENC_REQUEST))
         assert client.receive(1) == b"N"
@@ -336,8 +345,8 @@ def test_encryption_is_declined_once(emulator: Emulator, port: int) -> None:
         assert sqlstates(client.answers()) == ["0A000"]
 
 
-def test_nothing_in_clear_is_read_as_encrypted(emulator: Emulator, port: int) -> None:
-    """A startup packet in clear behind the request for TLS is no part of the session."""
+def test_plaintext_after_the_tls_request_is_not_read(emulator: Emulator, port: int) -> None:
+    """Plaintext that follows the TLS request is not read as part of the session."""
     before = emulator.counts
     with RawClient(emulator, port) as client:
         client.send(packet(b"", SSL_REQUEST), startup(user="nobody-here", database="postgres"))
@@ -347,10 +356,10 @@ def test_nothing_in_clear_is_read_as_encrypted(emulator: Emulator, port: int) ->
 
 
 @pytest.mark.parametrize("request_code", [SSL_REQUEST, GSSENC_REQUEST])
-def test_a_request_for_encryption_holds_nothing_else(
+def test_an_encryption_request_with_a_body_is_rejected(
     emulator: Emulator, port: int, request_code: int
 ) -> None:
-    """A request for encryption with something behind it is refused."""
+    """An encryption request with a body is rejected."""
     with RawClient(emulator, port) as client:
         client.send(packet(b"user\0myapp\0\0", request_code))
         assert sqlstates(client.answers()) == ["0A000"]
@@ -361,11 +370,11 @@ def test_a_request_for_encryption_holds_nothing_else(
     ("folder", "port"), [("server-1", 5432), (".", 6432)], ids=["postgres", "pgbouncer"]
 )
 @pytest.mark.parametrize("database", ["postgres", "azure_maintenance", "pgbouncer"])
-def test_no_private_socket_trusts_the_superuser(
+def test_private_sockets_require_a_password(
     emulator: Emulator, folder: str, port: int, user: str, database: str
 ) -> None:
-    """Even past the emulator, the servers ask their administrators for a password."""
-    private = Path(emulator._facts["folders"][0]) / "private" / folder
+    """The servers require a password of their administrators, even on their private sockets."""
+    private = Path(emulator._start_info["folders"][0]) / "private" / folder
     for secret in ("", "x"):
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(

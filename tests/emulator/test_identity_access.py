@@ -1,4 +1,4 @@
-"""Who gets a token from the identity endpoint: every local process can connect to it."""
+"""Which requests get a token: every process of the machine can connect to the endpoint."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ IMDS = "/metadata/identity/oauth2/token" + QUERY.format("2018-02-01")
 
 @pytest.fixture(scope="module")
 def imds_emulator() -> Iterator[Emulator]:
-    """Run an emulator that was asked for IMDS."""
+    """Run an emulator with IMDS."""
     with Emulator(imds=True, pgbouncer=False) as emulator:
         yield emulator
 
 
-def place_of(emulator: Emulator) -> str:
+def address_of(emulator: Emulator) -> str:
     """Return the address and the port of the endpoint."""
     return urlsplit(emulator.env["IDENTITY_ENDPOINT"]).netloc
 
 
-def answer(emulator: Emulator, target: str, *headers: str) -> tuple[int, dict[str, Any]]:
-    """Send a request with these headers and no others; return the status and what was said."""
-    address, _, port = place_of(emulator).partition(":")
+def send_request(emulator: Emulator, target: str, *headers: str) -> tuple[int, dict[str, Any]]:
+    """Send a request with only these headers and return the status and the content."""
+    address, _, port = address_of(emulator).partition(":")
     with socket.create_connection((address, int(port)), timeout=10) as sock:
         sock.sendall("\r\n".join([f"GET {target} HTTP/1.1", *headers, "", ""]).encode("latin-1"))
         with sock.makefile("rb") as file:
@@ -40,27 +40,27 @@ def answer(emulator: Emulator, target: str, *headers: str) -> tuple[int, dict[st
 
 
 def secret_of(emulator: Emulator) -> str:
-    """Return App Service's header with this run's secret."""
+    """Return the header with this run's secret."""
     return f"X-IDENTITY-HEADER: {emulator.env['IDENTITY_HEADER']}"
 
 
-def test_a_request_as_it_should_be(emulator: Emulator, imds_emulator: Emulator) -> None:
-    """With the right headers, each form gives a token."""
-    host = f"host: {place_of(emulator)}"
-    assert "access_token" in answer(emulator, APP_SERVICE, host, secret_of(emulator))[1]
-    host = f"Host:{place_of(imds_emulator)}"
-    assert "access_token" in answer(imds_emulator, IMDS, host, "Metadata: true")[1]
+def test_a_valid_request_gets_a_token(emulator: Emulator, imds_emulator: Emulator) -> None:
+    """With the right headers each form returns a token."""
+    host = f"host: {address_of(emulator)}"
+    assert "access_token" in send_request(emulator, APP_SERVICE, host, secret_of(emulator))[1]
+    host = f"Host:{address_of(imds_emulator)}"
+    assert "access_token" in send_request(imds_emulator, IMDS, host, "Metadata: true")[1]
 
 
-def test_there_is_no_imds_unless_it_is_asked_for(emulator: Emulator) -> None:
-    """IMDS, which asks for no secret, gives nobody a token by default."""
-    host = f"Host: {place_of(emulator)}"
+def test_imds_is_off_by_default(emulator: Emulator) -> None:
+    """By default there is no IMDS, which has no secret."""
+    host = f"Host: {address_of(emulator)}"
     before = emulator.counts
     for headers in (("Metadata: true",), ("Metadata: true", secret_of(emulator))):
-        assert answer(emulator, IMDS, host, *headers)[0] == 404
+        assert send_request(emulator, IMDS, host, *headers)[0] == 404
     assert (emulator.counts - before).tokens_issued == 0
     with pytest.raises(EmulatorError, match=r"Emulator\(imds=True\)"):
-        emulator.imds_env  # noqa: B018  # asking is what is refused
+        emulator.imds_env  # noqa: B018  # the access raises the error
 
 
 @pytest.mark.parametrize(
@@ -72,52 +72,52 @@ def test_there_is_no_imds_unless_it_is_asked_for(emulator: Emulator) -> None:
         ["localhost:{port}"],
         ["127.0.0.1"],
         ["{address}"],
-        ["{place}."],
-        ["{place}@evil.example"],
+        ["{netloc}."],
+        ["{netloc}@evil.example"],
         ["169.254.169.254"],
-        ["evil.example", "{place}"],
-        ["{place}", "evil.example"],
+        ["evil.example", "{netloc}"],
+        ["{netloc}", "evil.example"],
     ],
 )
 @pytest.mark.parametrize("form", ["app-service", "imds"])
-def test_a_request_for_another_host_is_refused(
+def test_another_host_header_is_rejected(
     imds_emulator: Emulator, form: str, hosts: list[str]
 ) -> None:
-    """A web page that has rebound its own name to the endpoint's address gets no token."""
-    place = place_of(imds_emulator)
-    address, _, port = place.partition(":")
-    named = [f"Host: {host.format(place=place, address=address, port=port)}" for host in hosts]
+    """A web page that rebinds its host name to the endpoint's address gets no token."""
+    netloc = address_of(imds_emulator)
+    address, _, port = netloc.partition(":")
+    host_headers = [
+        f"Host: {host.format(netloc=netloc, address=address, port=port)}" for host in hosts
+    ]
     target, header = (
         (APP_SERVICE, secret_of(imds_emulator))
         if form == "app-service"
         else (IMDS, "Metadata: true")
     )
     before = imds_emulator.counts
-    status, said = answer(imds_emulator, target, *named, header)
+    status, content = send_request(imds_emulator, target, *host_headers, header)
     assert status == 400
-    assert place in json.dumps(said)
+    assert netloc in json.dumps(content)
     assert (imds_emulator.counts - before).tokens_issued == 0
 
 
 @pytest.mark.parametrize("header", ["", "x", "{secret}x", "{secret}, {secret}", "ü"])
-def test_app_service_wants_this_runs_secret(emulator: Emulator, header: str) -> None:
-    """Without the secret of this run, or with more than it, there is no token."""
-    host = f"Host: {place_of(emulator)}"
+def test_app_service_requires_this_runs_secret(emulator: Emulator, header: str) -> None:
+    """Without exactly the secret of this run there is no token."""
+    host = f"Host: {address_of(emulator)}"
     guess = header.format(secret=emulator.env["IDENTITY_HEADER"])
-    status, said = answer(emulator, APP_SERVICE, host, f"X-IDENTITY-HEADER: {guess}")
-    assert (status, "access_token" in said) == (401, False)
-    assert answer(emulator, APP_SERVICE, host)[0] == 401
-    assert answer(emulator, APP_SERVICE, host, "Metadata: true")[0] == 401
-    # The header of App Service's older form
-    assert answer(emulator, APP_SERVICE, host, f"secret: {guess}")[0] == 401
+    status, content = send_request(emulator, APP_SERVICE, host, f"X-IDENTITY-HEADER: {guess}")
+    assert (status, "access_token" in content) == (401, False)
+    assert send_request(emulator, APP_SERVICE, host)[0] == 401
+    assert send_request(emulator, APP_SERVICE, host, "Metadata: true")[0] == 401
+    # The header of an older version of App Service's protocol
+    assert send_request(emulator, APP_SERVICE, host, f"secret: {guess}")[0] == 401
 
 
 @pytest.mark.parametrize(
     "headers", [[], ["Metadata: false"], ["Metadata: true", "X-Forwarded-For: 192.0.2.1"]]
 )
-def test_imds_refuses_what_is_no_request_of_its_own(
-    imds_emulator: Emulator, headers: list[str]
-) -> None:
-    """IMDS answers only requests that name it, and none that a proxy forwards."""
-    host = f"Host: {place_of(imds_emulator)}"
-    assert answer(imds_emulator, IMDS, host, *headers)[0] == 400
+def test_imds_rejects_invalid_requests(imds_emulator: Emulator, headers: list[str]) -> None:
+    """IMDS rejects requests without its header and requests that a proxy forwards."""
+    host = f"Host: {address_of(imds_emulator)}"
+    assert send_request(imds_emulator, IMDS, host, *headers)[0] == 400

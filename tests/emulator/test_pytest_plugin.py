@@ -1,4 +1,4 @@
-"""The opt-in fixtures, in a run of pytest that has nothing else."""
+"""The opt-in pytest fixtures, in a separate pytest run."""
 
 import os
 import subprocess
@@ -17,14 +17,14 @@ def test_main_job(azpg_emulator, azpg_emulator_env):
     with psycopg.connect(user="myapp", password=token, dbname="postgres", sslmode="verify-full"):
         pass
 
-def test_environment_is_put_back():
+def test_environment_is_restored():
     assert "IDENTITY_ENDPOINT" not in os.environ
     assert os.environ["AZURE_CLIENT_ID"] == "from the CI"
 """
 
 
 def test_fixtures(tmp_path: Path) -> None:
-    """The fixtures run an emulator and set the environment of one test."""
+    """The fixtures run an emulator and set the environment variables for one test."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["azpg.emulator.pytest"]\n')
     (tmp_path / "test_it.py").write_text(
         "import os\nos.environ['AZURE_CLIENT_ID'] = 'from the CI'\n" + TEST

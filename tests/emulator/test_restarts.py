@@ -1,4 +1,4 @@
-"""Restarts of the real servers, and their connection slots used up."""
+"""Restarts of the real servers, and used up connection slots."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from azpg.emulator import Emulator
 
 Connect = Callable[..., psycopg.Connection[Any]]
-Refusal = Callable[..., str]
+GetConnectError = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def witness(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
-    """Hold a session that something is about to happen to, after a commit."""
+def open_session(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
+    """Return a session that is open during the restart and has committed a row."""
     with connect(autocommit=True) as session:
         session.execute("CREATE TABLE IF NOT EXISTS kept (line text)")
         session.execute("TRUNCATE kept")
@@ -30,58 +30,60 @@ def witness(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate", "kill", "kill-backend"])
-def test_postgres_restarted(
-    emulator: Emulator, connect: Connect, witness: psycopg.Connection[Any], mode: Any
+def test_restart_postgres(
+    emulator: Emulator, connect: Connect, open_session: psycopg.Connection[Any], mode: Any
 ) -> None:
-    """Sessions end, a fast restart's in the words for it; the server is back, nothing is lost."""
-    (started,) = one(witness, "SELECT pg_postmaster_start_time()")
+    """Sessions end, those of a fast restart with 57P01; then the committed row is still there."""
+    (started,) = fetch_one(open_session, "SELECT pg_postmaster_start_time()")
     emulator.restart_postgres(mode)
-    with pytest.raises(psycopg.OperationalError) as ended:
-        witness.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError) as error:
+        open_session.execute("SELECT 1")
     if mode == "fast":
-        assert isinstance(ended.value, psycopg.errors.AdminShutdown)
-        assert "terminating connection due to administrator command" in str(ended.value)
+        assert isinstance(error.value, psycopg.errors.AdminShutdown)
+        assert "terminating connection due to administrator command" in str(error.value)
     with connect() as session:
-        assert one(session, "SELECT line FROM kept") == ("acknowledged",)
-        kept_its_process = one(session, "SELECT pg_postmaster_start_time()") == (started,)
-        assert kept_its_process == (mode == "kill-backend")
+        assert fetch_one(session, "SELECT line FROM kept") == ("acknowledged",)
+        same_postmaster = fetch_one(session, "SELECT pg_postmaster_start_time()") == (started,)
+        assert same_postmaster == (mode == "kill-backend")
 
 
-def test_postgres_killed_with_a_query_under_way(
-    emulator: Emulator, connect: Connect, witness: psycopg.Connection[Any]
+def test_restart_postgres_during_a_query(
+    emulator: Emulator, connect: Connect, open_session: psycopg.Connection[Any]
 ) -> None:
-    """A killed server starts again although a session of it was at work."""
-    witness.pgconn.send_query(b"SELECT pg_sleep(60)")
+    """A killed server starts again although one of its sessions was running a query."""
+    open_session.pgconn.send_query(b"SELECT pg_sleep(60)")
     emulator.restart_postgres("kill")
-    witness.close()  # libpq awaits an answer
+    open_session.close()  # libpq still waits for a result
     with connect() as session:
-        assert one(session, "SELECT line FROM kept") == ("acknowledged",)
+        assert fetch_one(session, "SELECT line FROM kept") == ("acknowledged",)
 
 
-def test_pgbouncer_restarted(
-    emulator: Emulator, connect: Connect, witness: psycopg.Connection[Any]
+def test_restart_pgbouncer(
+    emulator: Emulator, connect: Connect, open_session: psycopg.Connection[Any]
 ) -> None:
-    """PgBouncer's clients are cut off and can come back; PostgreSQL's own do not notice."""
+    """PgBouncer's connections end and new ones succeed; PostgreSQL's are not affected."""
     with connect(port=emulator.pgbouncer_port) as client:
         emulator.restart_pgbouncer()
         with pytest.raises(psycopg.OperationalError):
             client.execute("SELECT 1")
     with connect(port=emulator.pgbouncer_port) as client:
-        assert one(client, "SELECT 1") == (1,)
-    assert one(witness, "SELECT 1") == (1,)
+        assert fetch_one(client, "SELECT 1") == (1,)
+    assert fetch_one(open_session, "SELECT 1") == (1,)
 
 
-def test_a_restart_under_a_fault(emulator: Emulator, connect: Connect, refusal: Refusal) -> None:
-    """A port that was told to refuse still does after a restart."""
+def test_a_fault_outlasts_a_restart(
+    emulator: Emulator, connect: Connect, get_connect_error: GetConnectError
+) -> None:
+    """A listener still refuses connections after a restart if a fault says so."""
     with emulator.fault(connect="refuse"):
         emulator.restart_postgres()
-        assert "Connection refused" in refusal()
+        assert "Connection refused" in get_connect_error()
     with connect():
         pass
 
 
 @pytest.mark.parametrize(
-    ("reserved", "words"),
+    ("reserved", "message"),
     [
         (False, "remaining connection slots are reserved"),
         (True, "sorry, too many clients already"),
@@ -90,20 +92,20 @@ def test_a_restart_under_a_fault(emulator: Emulator, connect: Connect, refusal: 
 def test_slots_used_up(
     emulator: Emulator,
     connect: Connect,
-    refusal: Refusal,
-    witness: psycopg.Connection[Any],
+    get_connect_error: GetConnectError,
+    open_session: psycopg.Connection[Any],
     reserved: bool,
-    words: str,
+    message: str,
 ) -> None:
-    """The next client is told so by PostgreSQL, sessions go on, and after it there is room."""
+    """PostgreSQL rejects new connections with its own message; open ones are not affected."""
     with emulator.slots_used_up(reserved=reserved):
-        assert words in refusal()
-        assert one(witness, "SELECT line FROM kept") == ("acknowledged",)
+        assert message in get_connect_error()
+        assert fetch_one(open_session, "SELECT line FROM kept") == ("acknowledged",)
     with connect(), connect(), connect():
         pass
 
 
-def one(session: psycopg.Connection[Any], query: str) -> tuple[Any, ...]:
+def fetch_one(session: psycopg.Connection[Any], query: str) -> tuple[Any, ...]:
     """Return the one row of a query."""
     (row,) = session.execute(query.encode()).fetchall()
     return tuple(row)

@@ -1,0 +1,47 @@
+"""The host names of Azure servers and the tokens that the servers of each cloud accept."""
+
+from dataclasses import dataclass
+
+from ._errors import EmulatorError
+
+# Each host suffix with the resource (audience) of the tokens that its servers accept.
+_RESOURCE_BY_SUFFIX = {
+    ".postgres.database.azure.com": "https://ossrdbms-aad.database.windows.net",
+    ".postgres.database.usgovcloudapi.net": "https://ossrdbms-aad.database.usgovcloudapi.net",
+    ".postgres.database.chinacloudapi.cn": "https://ossrdbms-aad.database.chinacloudapi.cn",
+    ".postgres.cosmos.azure.com": "https://token.postgres.cosmos.azure.com",
+}
+HOST_SUFFIXES = tuple(_RESOURCE_BY_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class AzureHost:
+    """The host name of the emulated server, its suffix and its tokens' resource."""
+
+    name: str
+    suffix: str
+    resource: str
+
+    @property
+    def reader_host(self) -> str:
+        """Return the host name of the read replica.
+
+        At Azure a read replica is a server with a name of its own under the same suffix.
+        """
+        server, _, domain = self.name.partition(".")
+        return f"{server}-replica.{domain}"
+
+
+def parse_host(host: str) -> AzureHost:
+    """Return the parts of a server's full host name.
+
+    Raises:
+        EmulatorError: If the host name is not under one of the Azure suffixes.
+    """
+    name = host.lower().removesuffix(".")
+    for suffix, resource in _RESOURCE_BY_SUFFIX.items():
+        if name.endswith(suffix) and all(name.split(".")):
+            return AzureHost(name, suffix, resource)
+    raise EmulatorError(
+        f"host={host!r} is not an Azure host name. Use one that ends in {', '.join(HOST_SUFFIXES)}."
+    )

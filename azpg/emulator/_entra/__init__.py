@@ -1,0 +1,1 @@
+"""Imitate Microsoft Entra ID: principals, tokens and the managed identity endpoint."""

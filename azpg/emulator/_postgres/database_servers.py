@@ -1,0 +1,134 @@
+"""The real servers together: the primary, its standby if there is one, and PgBouncer."""
+
+import secrets
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from azpg.emulator._os_user import OSUser
+
+from .admin_session import Login
+from .cluster import SUPERUSER, Cluster
+from .connection_slots import ConnectionSlots
+from .installation import Installation
+from .pgbouncer import PgBouncer
+
+PrimaryRestartMode = Literal["fast", "immediate", "kill"]
+
+_STOP_SIGNALS: dict[PrimaryRestartMode, signal.Signals] = {
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+    "kill": signal.SIGKILL,
+}
+
+
+class DatabaseServers:
+    """Run the real servers and fail over from one to another.
+
+    Args:
+        installation: The PostgreSQL to run.
+        pgbouncer: The path of PgBouncer; None runs without it.
+        os_user: The operating system user to run the servers as.
+        folder: The private folder for their files and sockets.
+    """
+
+    def __init__(
+        self, installation: Installation, pgbouncer: Path | None, os_user: OSUser, folder: Path
+    ) -> None:
+        self._installation = installation
+        self._os_user = os_user
+        self._folder = folder
+        # Only this process, its servers and files in their private folder have this password.
+        self._superuser = Login(SUPERUSER, secrets.token_urlsafe(32))
+        self._cluster_count = 0
+        self.primary = self._new_cluster()
+        self.standby: Cluster | None = None
+        self.pgbouncer = (
+            PgBouncer(pgbouncer, os_user, folder, self.primary.folder, self._superuser)
+            if pgbouncer
+            else None
+        )
+        self._connection_slots = ConnectionSlots()
+
+    async def start(self, roles: Sequence[str]) -> None:
+        """Start the primary and PgBouncer and create the Entra roles."""
+        self.primary.trust_roles(roles)
+        await self.primary.start()
+        await self.primary.create_azure_objects()
+        for role in roles:
+            await self.primary.create_role(role, None)
+        if self.pgbouncer:
+            self.pgbouncer.trust_roles(roles)
+            await self.pgbouncer.start()
+
+    async def stop(self) -> None:
+        """Stop every server."""
+        if self.pgbouncer:
+            await self.pgbouncer.stop()
+        for cluster in self._clusters:
+            await cluster.stop()
+
+    async def trust_roles(self, roles: Sequence[str]) -> None:
+        """Let the Entra roles in, whose tokens the proxy checks; others need a password."""
+        for cluster in self._clusters:
+            cluster.trust_roles(roles)
+            await cluster.reload()
+        if self.pgbouncer:
+            self.pgbouncer.trust_roles(roles)
+            await self.pgbouncer.reload()
+
+    async def ensure_standby(self) -> Cluster:
+        """Return the synchronous standby, and create it if there is none."""
+        if self.standby is None:
+            standby = self._new_cluster()
+            await standby.copy_from(self.primary)
+            await standby.start()
+            self.standby = standby
+            await self.primary.enable_synchronous_replication()
+        return self.standby
+
+    async def fail_over(self) -> None:
+        """Stop the primary and PgBouncer, and promote the standby to the primary."""
+        old_primary, new_primary = self.primary, await self.ensure_standby()
+        await old_primary.stop(signal.SIGINT)
+        if self.pgbouncer:
+            await self.pgbouncer.stop()
+            self.pgbouncer.postgres_folder = new_primary.folder
+        await new_primary.promote()
+        self.primary, self.standby = new_primary, None
+        old_primary.remove()
+
+    async def start_pgbouncer(self) -> None:
+        """Start PgBouncer if there is one and it does not run."""
+        if self.pgbouncer and not self.pgbouncer.running:
+            await self.pgbouncer.start()
+
+    async def restart_primary(self, mode: PrimaryRestartMode) -> None:
+        """Stop the primary in the given mode and start it again."""
+        await self.primary.stop(_STOP_SIGNALS[mode])
+        await self.primary.restart_after_kill()
+
+    async def fill_slots(self, role: str, *, reserved: bool) -> None:
+        """Take the primary's free connection slots.
+
+        Args:
+            role: The role that takes the ordinary slots.
+            reserved: Whether to take the slots reserved for superusers as well.
+        """
+        await self._connection_slots.fill(self.primary.socket_path, Login(role))
+        if reserved:
+            await self._connection_slots.fill(self.primary.socket_path, self._superuser)
+
+    async def free_slots(self) -> None:
+        """Free the connection slots that `fill_slots` has taken."""
+        await self._connection_slots.free()
+
+    @property
+    def _clusters(self) -> list[Cluster]:
+        return [self.primary] if self.standby is None else [self.primary, self.standby]
+
+    def _new_cluster(self) -> Cluster:
+        self._cluster_count += 1
+        folder = self._folder / f"server-{self._cluster_count}"
+        return Cluster(self._installation, self._os_user, folder, self._superuser)

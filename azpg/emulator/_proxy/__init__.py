@@ -1,0 +1,1 @@
+"""Accept clients in front of the real servers: TLS, the password check, faults, forwarding."""
