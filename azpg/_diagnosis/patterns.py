@@ -482,5 +482,5 @@ SQLSTATES = {
     "57P03": "starting",
     "57P05": "idle",
 }
-"""SQLSTATE to kind, for a server whose messages are not in English; empty if only the message
-can tell."""
+"""SQLSTATE to kind, for a server whose messages are not in English. A SQLSTATE without a kind is
+used for too many errors."""
