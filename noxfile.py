@@ -54,10 +54,19 @@ def lint(session: nox.Session) -> None:
     _install(session, *nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
     session.run("zizmor", "--offline", "--quiet", "--persona=auditor", ".github")
     for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "*.yml")):
         files = map(str, Path(".github").glob(pattern))
         session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)
+
+
+@nox.session(default=False)
+def fix(session: nox.Session) -> None:
+    """Apply the fixes of ruff and format the code."""
+    _install(session, *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", "--fix-only", ".")
+    session.run("ruff", "format", ".")
 
 
 def _check_constraints(session: nox.Session) -> None:
