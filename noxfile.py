@@ -56,9 +56,15 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
     session.run("zizmor", "--offline", "--quiet", "--persona=auditor", ".github")
-    for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "*.yml")):
-        files = map(str, Path(".github").glob(pattern))
-        session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)
+    templates = Path(".github/ISSUE_TEMPLATE")
+    config = templates / "config.yml"
+    for schema, files in (
+        ("dependabot", [Path(".github/dependabot.yml")]),
+        ("github-issue-config", [config]),
+        ("github-issue-forms", sorted({*templates.glob("*.yml")} - {config})),
+        ("github-workflows", sorted(Path(".github/workflows").glob("*.yml"))),
+    ):
+        session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *map(str, files))
 
 
 @nox.session(default=False)
