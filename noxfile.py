@@ -63,6 +63,7 @@ def lint(session: nox.Session) -> None:
         ("github-issue-config", [config]),
         ("github-issue-forms", sorted({*templates.glob("*.yml")} - {config})),
         ("github-workflows", sorted(Path(".github/workflows").glob("*.yml"))),
+        ("readthedocs", [Path(".readthedocs.yaml")]),
     ):
         session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *map(str, files))
 
