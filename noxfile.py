@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["nox[uv]"]
+# dependencies = ["nox[uv]", "packaging"]
 # ///
 """Everything that is checked: `nox` runs it all, `nox -s NAME` one part."""
 
@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
@@ -22,6 +24,7 @@ os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 TESTS = nox.project.dependency_groups(PROJECT, "tests")
+CONSTRAINTS = Path("constraints.txt").absolute()
 
 
 def _runs(version: str) -> bool:
@@ -39,23 +42,92 @@ SUPPORTED = nox.project.python_versions(PROJECT)
 PRESENT = [version for version in SUPPORTED if _runs(version)]
 
 
+def _install(session: nox.Session, *requirements: str) -> None:
+    """Install with the versions that constraints.txt pins."""
+    session.install(f"--constraint={CONSTRAINTS}", *requirements)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and form."""
-    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    _check_constraints(session)
+    _install(session, *nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
     session.run("zizmor", "--offline", "--quiet", "--persona=auditor", ".github")
-    for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "*.yml")):
-        files = map(str, Path(".github").glob(pattern))
-        session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)
+    templates = Path(".github/ISSUE_TEMPLATE")
+    config = templates / "config.yml"
+    for schema, files in (
+        ("dependabot", [Path(".github/dependabot.yml")]),
+        ("github-issue-config", [config]),
+        ("github-issue-forms", sorted({*templates.glob("*.yml")} - {config})),
+        ("github-workflows", sorted(Path(".github/workflows").glob("*.yml"))),
+        ("readthedocs", [Path(".readthedocs.yaml")]),
+    ):
+        session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *map(str, files))
+
+
+@nox.session(default=False)
+def fix(session: nox.Session) -> None:
+    """Apply the fixes of ruff and format the code."""
+    _install(session, *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", "--fix-only", ".")
+    session.run("ruff", "format", ".")
+
+
+def _check_constraints(session: nox.Session) -> None:
+    """Fail unless constraints.txt has one valid pin of each direct dependency, on each Python."""
+    lines = CONSTRAINTS.read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    groups = nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"])
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    direct = map(
+        Requirement,
+        (
+            *PROJECT["build-system"]["requires"],
+            *PROJECT["project"]["dependencies"],
+            *itertools.chain(*extras),
+            *groups,
+        ),
+    )
+    for requirement, version in itertools.product(direct, SUPPORTED):
+        python = {"python_version": version, "python_full_version": f"{version}.0"}
+        found = [
+            next(iter(pin.specifier)).version
+            for pin in pins
+            if canonicalize_name(pin.name) == canonicalize_name(requirement.name)
+            if pin.marker is None or pin.marker.evaluate(python)
+        ]
+        if len(found) != 1 or found[0] not in requirement.specifier:
+            pinned = ", ".join(found) or "nothing"
+            session.error(
+                f"constraints.txt pins {pinned} for {requirement} on Python {version}:"
+                " run nox -s constraints"
+            )
+
+
+@nox.session(default=False)
+def constraints(session: nox.Session) -> None:
+    """Pin the newest version of everything that the sessions install, in constraints.txt."""
+    _install(session, "uv")
+    build = Path(session.create_tmp(), "build-system.txt")
+    build.write_text("\n".join(PROJECT["build-system"]["requires"]), "utf-8")
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--upgrade", "--universal"),
+        *(f"--python-version={SUPPORTED[0]}", "--all-extras"),
+        *(f"--group={group}" for group in PROJECT["dependency-groups"]),
+        *("--no-annotate", "--custom-compile-command=nox -s constraints"),
+        f"--output-file={CONSTRAINTS}",
+        *("pyproject.toml", "noxfile.py", str(build)),
+    )
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Check all types with mypy, and the public API as a caller sees it with pyright too."""
     groups = nox.project.dependency_groups(PROJECT, "types", "site", "bench")
-    session.install(".[emulator]", *TESTS, *groups, "nox[uv]")
+    _install(session, ".[emulator]", *TESTS, *groups, "nox[uv]")
     session.run("mypy", "azpg", "tests", "noxfile.py", "docs/scaling.py")
     session.run("python", "tests/docs_types.py")
     session.run("pyright", "tests/typing", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
@@ -64,7 +136,7 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PRESENT)
 def tests(session: nox.Session) -> None:
     """Test the built package against real servers, on each Python that is here."""
-    session.install(".[emulator]", *TESTS)
+    _install(session, ".[emulator]", *TESTS)
     _pytest(session, everything=session.python == PRESENT[0])
 
 
@@ -103,14 +175,14 @@ def sqlalchemy(session: nox.Session, series: str) -> None:
 @nox.session(python=PRESENT[:1], default=False)
 def torture(session: nox.Session) -> None:
     """Break everything for minutes: `nox -s torture -- --minutes 10 --connections 10000`."""
-    session.install(".[emulator]")
+    _install(session, ".[emulator]")
     session.run("python", "tests/torture.py", *session.posargs)
 
 
 @nox.session(python=PRESENT[:1], default=False)
 def mutation(session: nox.Session) -> None:
     """Take the guards out and change what decides, line by line, to see what tests notice."""
-    session.install(".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "mutation"))
+    _install(session, ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "mutation"))
     session.run("python", "tests/guards.py", *session.posargs)
     copy = Path(session.create_tmp(), "copy").absolute()
     for name in ("azpg", "tests"):
@@ -124,7 +196,7 @@ def mutation(session: nox.Session) -> None:
 @nox.session(python=PRESENT[:1], default=False)
 def fuzz(session: nox.Session) -> None:
     """Hold azpg against libpq with more and more words: `nox -s fuzz -- --minutes 5`."""
-    session.install(".[emulator]", *TESTS)
+    _install(session, ".[emulator]", *TESTS)
     session.run("python", "tests/fuzz.py", *session.posargs)
 
 
@@ -139,7 +211,7 @@ def roots(session: nox.Session) -> None:
 @nox.session(python=PRESENT[-1:], default=False)
 def bench(session: nox.Session) -> None:
     """Measure azpg beside bare psycopg; `-- --write docs` renews what the docs show of it."""
-    session.install(".[emulator]", *nox.project.dependency_groups(PROJECT, "bench"))
+    _install(session, ".[emulator]", *nox.project.dependency_groups(PROJECT, "bench"))
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
@@ -147,7 +219,7 @@ def bench(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the site into docs/_build."""
     integrations = ".[asyncpg,emulator,sqlalchemy]"
-    session.install(integrations, *nox.project.dependency_groups(PROJECT, "docs"))
+    _install(session, integrations, *nox.project.dependency_groups(PROJECT, "docs"))
     shutil.rmtree("docs/_build", ignore_errors=True)
     strictly = ("--fail-on-warning", "--keep-going", "--quiet", "--fresh-env")
     session.run("sphinx-build", *strictly, "-d", session.create_tmp(), "docs", "docs/_build")
@@ -156,14 +228,14 @@ def docs(session: nox.Session) -> None:
 @nox.session(requires=["docs"])
 def site(session: nox.Session) -> None:
     """Look at the site with Chromium, as it is on a phone, in the dark and without scripts."""
-    session.install(*nox.project.dependency_groups(PROJECT, "site"))
+    _install(session, *nox.project.dependency_groups(PROJECT, "site"))
     session.run("pytest", "--noconftest", "-q", "tests/browse_site.py", *session.posargs)
 
 
 @nox.session(default=False)
 def scaling(session: nox.Session) -> None:
     """Print the tables of docs/scaling.md and draw its plot anew."""
-    session.install(".", *nox.project.dependency_groups(PROJECT, "plots"))
+    _install(session, ".", *nox.project.dependency_groups(PROJECT, "plots"))
     session.run("python", "docs/scaling.py", "docs/scaling.svg")
 
 
@@ -171,7 +243,7 @@ def scaling(session: nox.Session) -> None:
 def release(session: nox.Session) -> None:
     """Build what is released into dist/, twice, and install it in each way that is promised."""
     wanted = nox.project.dependency_groups(PROJECT, "release")
-    session.install(*wanted, *PROJECT["build-system"]["requires"])
+    _install(session, *wanted, *PROJECT["build-system"]["requires"])
     built, source = _built_twice(session)
     session.run("twine", "check", "--strict", *map(str, built))
     wheel = next(str(path) for path in built if path.suffix == ".whl")
@@ -185,7 +257,7 @@ def release(session: nox.Session) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(lambda way: _installed(session, wheel, *way), ways))
     # With its types, for whoever imports it
-    session.install(f"{wheel}[emulator]", *TESTS)
+    _install(session, f"{wheel}[emulator]", *TESTS)
     with session.chdir("tests/typing"):
         session.run("mypy", "--strict", "--config-file=", "api.py", "classes.py")
     # With its tests, for whoever packages it
