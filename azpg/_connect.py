@@ -262,7 +262,7 @@ class Call:
         # Said over verified TLS, as to every token: another one is asked for, once.
         token = cast("str", self._answer[0])
         self._refused = token, refusal
-        self.entra.drop(token)
+        self.entra.reject(token)
 
     def _tries(self) -> _retry.Retry:
         if self._pauses is None:
@@ -305,7 +305,9 @@ def _connected(plan: Plan, named: Identity) -> tuple[object, str | None]:
         raise ConfigError(INCOMPLETE)
     from ._tokens.credentials import service_principal  # noqa: PLC0415  # late: as below
 
-    return service_principal(plan.cloud.authority, named), None
+    authority = plan.cloud.authority
+    made = service_principal(authority, named.tenant_id, named.client_id, named.client_secret)
+    return made, None
 
 
 @cache

@@ -27,7 +27,7 @@ from azpg._doctor.report import Report
 from azpg._doctor.result import Step
 from azpg._doctor.token import judged
 from azpg._redact import CLAIM_CHARACTERS, sanitized
-from azpg._tokens.token import lifetime, nameless
+from azpg._tokens.token import lifetime, no_role_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,9 +128,9 @@ def test_a_claim_is_shown_as_one_short_printable_line() -> None:
 
 def test_a_nameless_tokens_ids_are_sanitized() -> None:
     """Neither an escape nor a hint of their own gets into the sentence."""
-    said = nameless({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
+    said = no_role_message({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
     assert said.endswith("(appid a [2J, oid b HINT: run this)")
-    assert len(nameless({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
+    assert len(no_role_message({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
 
 
 def test_numbers_beyond_any_clock_are_borne() -> None:

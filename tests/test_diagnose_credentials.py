@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from azpg._tokens.credential_errors import credential, credential_late
+from azpg._tokens.credential_errors import classify, timeout
 
 
 def test_a_credentials_words_are_kept() -> None:
     """What it said, its name, and what to do."""
-    text, kind, hint = credential("AzureCliCredential", RuntimeError("no\x1b login"))
+    text, kind, hint, *_ = classify("AzureCliCredential", RuntimeError("no\x1b login"))
     assert text == "no token from AzureCliCredential: RuntimeError: no  login"
     assert (kind, hint) == (
         "credential",
@@ -19,7 +19,7 @@ def test_a_credentials_words_are_kept() -> None:
 
 def test_the_default_credential_is_told_az_login() -> None:
     """And the managed identity."""
-    _, _, hint = credential("DefaultAzureCredential", RuntimeError())
+    _, _, hint, *_ = classify("DefaultAzureCredential", RuntimeError())
     assert "az login" in hint
     assert "client_id=" in hint
 
@@ -55,23 +55,23 @@ def test_the_default_credential_is_told_az_login() -> None:
 def test_a_credentials_words_are_known(said: str, told: str) -> None:
     """Where Microsoft Entra or the way there tells more than that it failed."""
     for name in ("ClientSecretCredential", "DefaultAzureCredential"):
-        _, kind, hint = credential(name, RuntimeError(said))
+        _, kind, hint, *_ = classify(name, RuntimeError(said))
         assert kind == "credential"
         assert told in hint
 
 
 def test_a_credential_that_says_nothing_is_told_by_its_error() -> None:
     """An empty message leaves the type."""
-    assert credential("X", KeyError())[0].endswith("KeyError: KeyError")
+    assert classify("X", KeyError()).message.endswith("KeyError: KeyError")
 
 
 def test_a_missing_package_is_told_as_such() -> None:
     """A credential of azure.identity.aio without aiohttp, say."""
-    assert credential("X", ImportError("aiohttp"))[2].startswith("install what it names")
+    assert classify("X", ImportError("aiohttp")).hint.startswith("install what it names")
 
 
 def test_a_late_credential_is_told_by_its_time() -> None:
     """With the way to name one credential of the chain."""
-    text, kind, hint = credential_late("X", 1.5)
+    text, kind, hint, *_ = timeout("X", 1.5)
     assert (text, kind) == ("no token from X within 1.5 s", "credential-timeout")
     assert "AZURE_TOKEN_CREDENTIALS" in hint

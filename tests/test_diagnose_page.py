@@ -12,7 +12,7 @@ import azpg
 from azpg._diagnosis.classify import diagnose, telling
 from azpg._diagnosis.hints import Context
 from azpg._diagnosis.patterns import STATES, TABLE, compiled
-from azpg._tokens.credential_errors import CREDENTIALS, credential
+from azpg._tokens.credential_errors import HINTS, classify
 
 PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 CONTEXT = {
@@ -71,7 +71,7 @@ def test_an_entry_is_what_azpg_says(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", NO_TOKEN, ids=lambda entry: entry.said[:40])
 def test_a_credentials_entry_is_what_azpg_says(entry: Entry) -> None:
     """The kind and the hint of a default credential that says so."""
-    _, kind, hint = credential("DefaultAzureCredential", RuntimeError(entry.said))
+    _, kind, hint, *_ = classify("DefaultAzureCredential", RuntimeError(entry.said))
     assert (kind, hint) == (entry.kind, entry.hint)
 
 
@@ -79,7 +79,7 @@ def test_the_page_is_whole() -> None:
     """Every row of the table has an entry, and everything known of credentials."""
     told = [telling(entry.said) for entry in FAILURES]
     assert {found[0].pattern for found in told if found} == {row.pattern for row in TABLE}
-    for pattern, hint in CREDENTIALS.items():
+    for pattern, hint in HINTS.items():
         assert any(
             compiled(pattern).search(entry.said) and entry.hint == hint for entry in NO_TOKEN
         )

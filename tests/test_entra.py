@@ -14,7 +14,7 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import azpg
-from azpg._tokens.cache import SLOTS
+from azpg._tokens.cache import TOKEN_CACHE
 from azpg._tokens.credentials import DefaultCredential
 
 if TYPE_CHECKING:
@@ -192,11 +192,11 @@ def test_a_token_dies_with_its_credential(credentials: Credentials) -> None:
     password = azpg.EntraPassword(credential)
     password()
     alive = weakref.ref(credential)
-    held = len(SLOTS._slots)
+    held = len(TOKEN_CACHE._entries)
     del credential, password
     gc.collect()
     assert alive() is None
-    assert len(SLOTS._slots) < held
+    assert len(TOKEN_CACHE._entries) < held
 
 
 def test_a_reused_id_never_serves_anothers_token(credentials: Credentials) -> None:
@@ -213,7 +213,7 @@ def test_an_entry_of_a_dead_credential_is_never_taken(credentials: Credentials) 
     """An entry left behind at an address is not the entry of who lives there now."""
     credential, other = credentials.with_get_token(lambda: "own"), credentials.with_get_token()
     azpg.EntraPassword(other)()
-    slots = SLOTS._slots
+    slots = TOKEN_CACHE._entries
     slots[id(credential)] = slots[id(other)]
     assert azpg.EntraPassword(credential)() == "own"
 

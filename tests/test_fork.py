@@ -187,7 +187,7 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
         import azpg
         from azpg._tokens import cache
 
-        cache.FORK_WAIT = 1.0
+        cache.FORK_TIMEOUT_SECONDS = 1.0
         parent = os.getpid()
         hanging = Gate()
 
@@ -228,7 +228,7 @@ def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: E
         held, end = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with password._slot.lock:
+            with password._entry.lock:
                 held.set()
                 end.wait()
 

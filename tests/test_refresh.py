@@ -390,7 +390,7 @@ def test_nobody_is_asked_in_the_background_of_a_child(
     made = itertools.count()
     password = azpg.EntraPassword(lambda: (next(made), person)[1])
     ask(api, password)
-    password._slot.begin()  # as in a child
+    password._entry.reset()  # as in a child
     clock.goes_on(HOUR - 25)
     ask(api, password)
     background.landed()

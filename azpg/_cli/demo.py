@@ -15,7 +15,7 @@ import azpg
 from azpg import _jwt
 from azpg._redact import sanitized
 from azpg._tls.roots import root_file
-from azpg._tokens.token import MARGIN
+from azpg._tokens.token import MIN_REMAINING_SECONDS
 from azpg.emulator import Emulator, EmulatorError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _sign_in(conn: azpg.Connection[tuple[object, ...]], port: int) -> None:
 def _pool_step(emulator: Emulator) -> None:
     with _step("A pool that outlives its token"):
         # The token of two seconds, and what it must have left when it is handed out
-        emulator.token_lifetime = MARGIN + 2.0
+        emulator.token_lifetime = MIN_REMAINING_SECONDS + 2.0
         before = emulator.counts.tokens_issued
         credential = ManagedIdentityCredential()
         with azpg.create_pool(

@@ -73,13 +73,13 @@ def without_proxies(credential: object, password: object) -> tuple[list[str], ob
     A plain function takes the place of a proxy that is refused: to look at the proxy any further
     would call the function behind it, which may raise.
     """
-    from azpg._tokens.credentials import proxied  # noqa: PLC0415  # late: not for a password as text
+    from azpg._tokens.credentials import proxy_error  # noqa: PLC0415  # late: not for a password as text
 
     wrong = []
-    if problem := proxied("credential", credential):
+    if problem := proxy_error("credential", credential):
         wrong.append(problem)
         credential = _plain
-    if not _is_text(password) and (problem := proxied("password", password)):
+    if not _is_text(password) and (problem := proxy_error("password", password)):
         wrong.append(problem)
         password = _plain
     return wrong, credential, password
@@ -140,9 +140,9 @@ def misfits(
                 f"another: leave out cloud="
             )
     elif credential is not None:
-        from azpg._tokens.credentials import misfit  # noqa: PLC0415  # late: for what is rare
+        from azpg._tokens.credentials import credential_error  # noqa: PLC0415  # late: for what is rare
 
-        if wrong := misfit(credential, is_async=is_async):
+        if wrong := credential_error(credential, async_api=is_async):
             yield wrong
     if password is None:
         return

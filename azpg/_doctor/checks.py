@@ -20,7 +20,7 @@ from azpg._diagnosis.hints import Context
 from azpg._libpq import libpq_info
 from azpg._redact import redact
 from azpg._tls.roots import certificates, root_file, user_root_crt
-from azpg._tokens.cache import clocks
+from azpg._tokens.cache import read_clocks
 
 from . import network
 from . import token as token_module
@@ -277,9 +277,11 @@ class _Examination:
             return self.refused(error, facts)
         self._secrets.append(token.text)
         claims = _jwt.claims(token.text)
-        facts |= {"credential": password.answered_by(), **token_module.facts(claims)}
-        facts |= {"characters": len(token.text), "minutes_left": int(token.left(clocks()) / 60)}
-        return replace(token_module.judged(claims, cloud, clocks().wall), facts=facts)
+        facts |= {"credential": password.credential_name(), **token_module.facts(claims)}
+        now = read_clocks()
+        minutes_left = int(token.remaining(now) / 60)
+        facts |= {"characters": len(token.text), "minutes_left": minutes_left}
+        return replace(token_module.judged(claims, cloud, now.wall), facts=facts)
 
     def sign_in(self) -> Finding:
         if self._blocked:

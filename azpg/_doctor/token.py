@@ -54,7 +54,7 @@ def variables(environ: Mapping[str, str]) -> Iterator[str]:
 
 def facts(claims: Claims) -> dict[str, Fact]:
     """Return what of a token's claims a server goes by."""
-    user = token.user(claims)
+    user = token.claimed_role(claims)
     shown = {word: sanitized(claims[name]) for name, word in _CLAIMS.items() if name in claims}
     return {"user": "the token names none" if user is None else sanitized(user), **shown}
 

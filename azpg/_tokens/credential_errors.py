@@ -1,21 +1,22 @@
-"""What an azure-identity credential's failure means: kind and hint. Pure."""
+"""What the failure of an azure-identity credential means: kind and hint. Pure."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from azpg._redact import redact
+from azpg.errors import CredentialError
 
-# What only a person can mend: a second factor, a password or session that has run out, a consent.
+# What only the user can fix: a second factor, an expired password or session, a consent.
 # The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
-SIGN_IN_AGAIN = (
+INTERACTION_REQUIRED = (
     r"interaction_required|consent_required|login_required|"
     r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
     r"70008|70043|700084)\b"
 )
 
-
-CREDENTIALS = {
+HINTS = {
     r"CERTIFICATE_VERIFY_FAILED|certificate verify failed": (
         "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
         "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)"
@@ -49,27 +50,44 @@ CREDENTIALS = {
         "login.microsoftonline.com, and NO_PROXY=169.254.169.254 for a managed identity"
     ),
 }
-"""Patterns of a credential's own text, and what to type."""
+"""Patterns of a credential's message, and what to type."""
 
 
-def credential(name: str, error: BaseException) -> tuple[str, str, str]:
-    """Return text, kind and hint for a credential that raised."""
-    said = redact(str(error)) or type(error).__name__
+class TokenFailure(NamedTuple):
+    """Why a token request failed. Every caller that waits for it raises its own exception."""
+
+    message: str
+    kind: str
+    hint: str
+    transient: bool = False
+    loop_closed: bool = False
+    """the event loop of an async credential ended: callers on other loops ask again"""
+
+    def error(self) -> CredentialError:
+        """Return it as a new exception."""
+        return CredentialError(
+            self.message, kind=self.kind, hint=self.hint, transient=self.transient
+        )
+
+
+def classify(name: str, error: BaseException) -> TokenFailure:
+    """Return the failure of a credential that raised."""
+    message = redact(str(error)) or type(error).__name__
     kind = "credential"
-    person = type(error).__name__ == "AuthenticationRequiredError"
-    if person or re.search(SIGN_IN_AGAIN, said, re.IGNORECASE):
+    by_class = type(error).__name__ == "AuthenticationRequiredError"
+    if by_class or re.search(INTERACTION_REQUIRED, message, re.IGNORECASE):
         kind = "interaction-required"
         hint = (
             "sign in again as the person you are (`az login` on your own machine): no program can "
             "do it for you"
         )
-    elif said == "Event loop is closed":
+    elif message == "Event loop is closed":
         hint = (
             "an async credential belongs to the event loop it was first used on, and that one has "
             "ended: pass a function that makes the credential, or azure.identity's sync one"
         )
     elif known := [
-        hint for pattern, hint in CREDENTIALS.items() if re.search(pattern, said, re.IGNORECASE)
+        hint for pattern, hint in HINTS.items() if re.search(pattern, message, re.IGNORECASE)
     ]:
         hint = known[0]
     elif isinstance(error, ImportError):
@@ -81,16 +99,15 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
         )
     else:
         hint = f"{name} could not sign in: its own words above say why"
-    return f"no token from {name}: {type(error).__name__}: {said}", kind, hint
+    return TokenFailure(f"no token from {name}: {type(error).__name__}: {message}", kind, hint)
 
 
-def credential_late(name: str, timeout: float) -> tuple[str, str, str]:
-    """Return text, kind and hint for a credential that took too long."""
-    return (
-        f"no token from {name} within {timeout:g} s",
+def timeout(name: str, seconds: float) -> TokenFailure:
+    """Return the failure of a credential that took too long."""
+    return TokenFailure(
+        f"no token from {name} within {seconds:g} s",
         "credential-timeout",
-        (
-            "check that its endpoint is reached from here, or name one credential instead of a "
-            "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)"
-        ),
+        "check that its endpoint is reached from here, or name one credential instead of a "
+        "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)",
+        transient=True,
     )

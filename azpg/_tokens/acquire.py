@@ -1,0 +1,132 @@
+"""Call a credential for a token: in the request's thread, or on the event loop that owns it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, cast
+
+from azpg.errors import ConfigError
+
+from . import credential_errors, credentials
+from .credential_errors import TokenFailure
+from .token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from azure.core.credentials import AccessToken, AccessTokenInfo
+
+    from .request import Outcome, TokenRequest
+    from .token import ClockReading
+
+
+class CredentialHolder:
+    """The credential that a function made for a cache entry, and the loop that owns an async one.
+
+    The entry keeps neither a credential object that was passed nor a function: it would keep them
+    alive.
+    """
+
+    def __init__(self) -> None:
+        self.made: object = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def use_loop(self, loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that awaits an async credential: the caller's if none runs any more."""
+        if self.loop is None or not self.loop.is_running():
+            if self.loop is not loop and credentials.is_async(self.made):
+                self.made = None  # its connections ended with its loop
+            self.loop = loop
+        return self.loop
+
+
+class TokenSource:
+    """Acquire the tokens of a credential, or of a function that makes one, for one scope."""
+
+    def __init__(self, credential: object, scope: str) -> None:
+        self._credential = credential
+        self._scope = scope
+
+    @property
+    def name(self) -> str:
+        """The name of the credential for messages."""
+        return credentials.describe(self._credential)
+
+    def credential(self, holder: CredentialHolder) -> object:
+        """Return the credential object, made by its function if it does not exist yet."""
+        if credentials.is_credential(self._credential):
+            return self._credential
+        if holder.made is None:
+            made = cast("Callable[[], object]", self._credential)()
+            if problem := credentials.proxy_error("what it returned", made):
+                raise ConfigError(problem)
+            holder.made = made
+        return holder.made
+
+    def fetch(
+        self,
+        holder: CredentialHolder,
+        request: TokenRequest,
+        read_clocks: Callable[[], ClockReading],
+    ) -> Outcome:
+        """Return a new token, or the failure, of whatever kind, for those who wait for it."""
+        try:
+            credential = self.credential(holder)
+            request.any_context = credentials.is_azure_identitys(credential)
+            request.interactive = credentials.is_interactive(credential)
+            response = self._call(credential, request)
+            request.credential_name = credentials.describe_chain(credential)
+            text = _require_text(response.token)
+            refresh_on = getattr(response, "refresh_on", None)
+            return Token.from_response(text, response.expires_on, refresh_on, read_clocks())
+        except _CredentialTimeoutError:
+            return self.timeout_failure(request.timeout)
+        except CancelledError as error:
+            # Canceled with its event loop, which is no failure for callers on other loops.
+            return credential_errors.classify(self.name, error)._replace(loop_closed=True)
+        except BaseException as error:  # noqa: BLE001  # the callers that wait must be told
+            return credential_errors.classify(self.name, error)
+
+    def _call(self, credential: Any, request: TokenRequest) -> AccessToken | AccessTokenInfo:
+        get = getattr(credential, "get_token_info", None) or credential.get_token
+        response = get(self._scope)
+        if inspect.iscoroutine(response):
+            loop = request.loop
+            if loop is None or not loop.is_running():
+                response.close()
+                raise NoEventLoopError
+            request.awaited = True
+            task = asyncio.run_coroutine_threadsafe(response, loop)
+            try:
+                response = task.result(request.timeout)
+            except TimeoutError:
+                if not task.cancel():  # it had ended, so the error is its own
+                    raise
+                raise _CredentialTimeoutError from None
+        return cast("AccessToken | AccessTokenInfo", response)
+
+    def timeout_failure(self, seconds: float) -> TokenFailure:
+        """Return the failure of a request that took too long."""
+        return credential_errors.timeout(self.name, seconds)
+
+
+def _require_text(token: object) -> str:
+    if isinstance(token, str) and token and token.isascii() and token.isprintable():
+        return token
+    raise ValueError("its token is no plain text")
+
+
+class _CredentialTimeoutError(Exception):
+    """An async credential took longer than its callers wait."""
+
+
+class NoEventLoopError(Exception):
+    """An async credential cannot be awaited."""
+
+    def __str__(self) -> str:
+        return (
+            "it is an async credential, and no event loop is running to await it: use "
+            "connect_async(), or the credential of the same name in azure.identity"
+        )
