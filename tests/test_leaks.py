@@ -16,7 +16,7 @@ import pytest
 
 import azpg
 from azpg._tokens.cache import TOKEN_CACHE
-from azpg._tokens.request import TokenRequest
+from azpg._tokens.request import Answer, TokenRequest, pending_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -341,9 +341,10 @@ def test_what_holds_a_token_does_not_show_it(api: Api, tokens: Tokens, leaks: Le
     with api.connect(password=password):
         text = tokens.given[0]
     entry, token = password._entry, password.token()
-    request = TokenRequest(None, started=0.0, timeout=30.0, credential_name="")
-    request.result.set_result(token)
-    shown = [password, entry, entry.cached, token, request, request.result, TOKEN_CACHE]
+    answer = pending_answer()
+    request = TokenRequest(None, started=0.0, timeout=30.0, credential_name="", answer=answer)
+    answer.set_result(Answer(token, request))
+    shown = [password, entry, entry.cached, token, request, answer, answer.result(), TOKEN_CACHE]
     assert text not in repr([*shown, *map(vars, (password, entry, request, TOKEN_CACHE))])
     for each in (password, entry, entry.cached, token, request):
         file = io.BytesIO()

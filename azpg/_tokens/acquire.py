@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 from azpg.errors import ConfigError
 
 from . import credential_errors, credentials
-from .credential_errors import TokenFailure
 from .token import Token
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class TokenSource:
             refresh_on = getattr(response, "refresh_on", None)
             return Token.from_response(text, response.expires_on, refresh_on, read_clocks())
         except _CredentialTimeoutError:
-            return self.timeout_failure(request.timeout)
+            return credential_errors.timeout(self.name, request.timeout)
         except CancelledError as error:
             # Canceled with its event loop, which is no failure for callers on other loops.
             return credential_errors.classify(self.name, error)._replace(loop_closed=True)
@@ -106,10 +105,6 @@ class TokenSource:
                     raise
                 raise _CredentialTimeoutError from None
         return cast("AccessToken | AccessTokenInfo", response)
-
-    def timeout_failure(self, seconds: float) -> TokenFailure:
-        """Return the failure of a request that took too long."""
-        return credential_errors.timeout(self.name, seconds)
 
 
 def _require_text(token: object) -> str:

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from azpg.errors import ConfigError
 
+from . import credential_errors
 from .acquire import CredentialHolder
 from .credential_errors import TokenFailure
 from .credentials import DefaultCredential, proxy_error
@@ -25,12 +26,14 @@ from .refresh_policy import (
     REJECTION_COOLDOWN_SECONDS,
     CachedToken,
     after_response,
+    next_request_delay,
 )
-from .request import Outcome, TokenRequest
+from .request import Answer, Outcome, TokenRequest, pending_answer
 from .token import MIN_REMAINING_SECONDS, ClockReading, Token, is_same_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from .acquire import TokenSource
     from .token import Subject
@@ -69,8 +72,19 @@ class TokenStats(NamedTuple):
     seconds_to_expiry: float | None
 
 
+class Pending(NamedTuple):
+    """What a caller waits for."""
+
+    answer: Future[Answer]
+    request: TokenRequest | None
+    """the one that this caller started"""
+    next_request_in: float | None
+    """seconds after which another request may be started, if one may be"""
+    private: bool = False
+
+
 class CacheEntry:
-    """The token of one credential and scope, its refresh, and the request in progress."""
+    """The token of one credential and scope, its refresh, and the requests in progress."""
 
     def __init__(self) -> None:
         self.cached: CachedToken | None = None
@@ -89,17 +103,28 @@ class CacheEntry:
     def reset(self) -> None:
         """Set what a forked child does not inherit: it takes over the cached token only."""
         self.lock = threading.Lock()
-        self.request: TokenRequest | None = None
+        self.answer: Future[Answer] | None = None
+        """what callers wait for while no token is usable"""
+        self.shared_requests: list[TokenRequest] = []
+        """those in progress that serve every caller, the newest one last"""
         self.private_requests: set[TokenRequest] = set()
-        """requests that serve one caller each"""
+        """those in progress that serve one caller each"""
         self.holder = CredentialHolder()
         self.threads: list[threading.Thread] = []
         """those of requests, some of which have ended"""
 
     def requests(self) -> list[TokenRequest]:
         """Return every request that is in progress."""
-        request = self.request
-        return [*self.private_requests] if request is None else [request, *self.private_requests]
+        return [*self.shared_requests, *self.private_requests]
+
+    def asks_user(self) -> bool:
+        """Return whether the credential may be asking a person just now."""
+        return any(request.interactive for request in self.requests())
+
+    def request_age(self) -> float:
+        """Return for how many seconds the oldest request has been in progress."""
+        now = read_clocks().monotonic
+        return max((now - request.started for request in self.requests()), default=0.0)
 
     def get(
         self, source: TokenSource, loop: asyncio.AbstractEventLoop | None, timeout: float
@@ -110,12 +135,22 @@ class CacheEntry:
         if cached is None or (state := cached.state(now)) == "expired":
             return None
         if state == "stale" and not self.interactive:
-            request = self.request
-            if request is None:
-                self.join_or_start(source, loop, timeout)
-            elif request.started < now.monotonic - timeout:
-                self._complete(request, source.timeout_failure(timeout))
+            self._refresh(source, loop, timeout, now)
         return cached.token
+
+    def _refresh(
+        self,
+        source: TokenSource,
+        loop: asyncio.AbstractEventLoop | None,
+        timeout: float,
+        now: ClockReading,
+    ) -> None:
+        """Start a request in the background, unless the last one may still be answered in time."""
+        newest = self.shared_requests[-1] if self.shared_requests else None
+        if newest is None or newest.overdue:
+            self.join_or_start(source, loop, timeout)
+        elif newest.started < now.monotonic - timeout:
+            self._set_overdue(newest, timeout, now)
 
     def join_or_start(
         self,
@@ -124,38 +159,58 @@ class CacheEntry:
         timeout: float,
         *,
         private: bool = False,
-    ) -> tuple[TokenRequest, bool]:
-        """Return the request in progress, or start one in a thread; and whether it was started.
+    ) -> Pending:
+        """Join the requests in progress, and start another one in a thread if it is time to.
 
         Args:
             source: What acquires the token.
             loop: The caller's event loop, if it runs on one.
-            timeout: Seconds after which a request in progress is given up.
+            timeout: Seconds that an async credential may take.
             private: Start a request that serves only this caller.
         """
         with self.lock:
             private = private or self.many_users
             loop = self.holder.use_loop(loop)
             now = read_clocks().monotonic
-            pending = self.request
-            if not private and pending is not None and pending.started >= now - timeout:
-                return pending, False
-            request = TokenRequest(loop, started=now, timeout=timeout, credential_name=source.name)
+            answer = self.answer if self.answer and not private else pending_answer()
+            if not private:
+                self.answer = answer
+                delay = self._next_request_delay(now)
+                if delay != 0.0:
+                    return Pending(answer, None, delay)
+            request = TokenRequest(
+                loop, started=now, timeout=timeout, credential_name=source.name, answer=answer
+            )
             if private:
                 self.private_requests.add(request)
             else:
-                self.request = request
-        thread = _run_in_thread(lambda: self._fetch(request, source), request)
+                self.shared_requests.append(request)
+            delay = None if private else self._next_request_delay(now)
+        self._run(request, source)
+        return Pending(answer, request, delay, private=private)
+
+    def _next_request_delay(self, now: float) -> float | None:
+        """Return the seconds until another request may be started, if one may be. Locked."""
+        if any(request.interactive for request in self.shared_requests):
+            return None  # the user is being asked
+        return next_request_delay([each.started for each in self.shared_requests], now)
+
+    def _run(self, request: TokenRequest, source: TokenSource) -> None:
+        """Run a request in its own daemon thread, or here if the interpreter is finalizing."""
+        context = request.context.copy()
+        fetch = partial(context.run, self._fetch, request, source)
+        thread = threading.Thread(target=fetch, name="azpg-token", daemon=True)
+        started = False
+        if not sys.is_finalizing():  # then start() would never return
+            with suppress(RuntimeError):
+                thread.start()
+                started = True
+        if not started:
+            fetch()
+            return
         with self.lock:
             self.threads = [each for each in self.threads if each.is_alive()]
-            if thread is not None:
-                self.threads.append(thread)
-        return request, True
-
-    def abandon(self, request: TokenRequest) -> None:
-        """Give up a request: it has failed, and the next caller starts another one."""
-        with self.lock:
-            self.failed += self._remove(request)
+            self.threads.append(thread)
 
     def reject(self, text: str) -> None:
         """Forget a token that the server rejected, at most once a minute."""
@@ -177,11 +232,13 @@ class CacheEntry:
 
     def _fetch(self, request: TokenRequest, source: TokenSource) -> None:
         """Acquire a token in the request's own thread, and complete the request."""
+        request.thread_id = threading.get_ident()
         outcome = source.fetch(self.holder, request, read_clocks)
         if isinstance(outcome, Token) and self._has_stale_credential(outcome):
             self.holder.made = None
             outcome = source.fetch(self.holder, request, read_clocks)
         self._complete(request, outcome)
+        request.ended.set()
 
     def _has_stale_credential(self, token: Token) -> bool:
         """Return whether a credential that a function made should have returned a newer token.
@@ -199,8 +256,8 @@ class CacheEntry:
         now, name = read_clocks(), request.credential_name
         with self.lock:
             private = request in self.private_requests
+            self._remove(request)
             before = self.cached
-            pending = self._remove(request)
             other_user = isinstance(outcome, Token) and self._is_another_users(outcome)
             if self.many_users:
                 self.cached = before = None
@@ -209,21 +266,35 @@ class CacheEntry:
                 self.interactive = request.interactive
                 outcome = self._store_token(outcome, name, now, private=private)
             else:
-                self._store_failure(request, outcome, now, pending=pending, private=private)
+                self._store_failure(request, outcome, now, private=private)
+            answer: Future[Answer] | None = request.answer
+            if not private:
+                answer = None if self._awaits_newer(request, outcome) else self.answer
+                if answer is not None:
+                    self.answer = None
         if other_user:
             logger.warning(MANY_USERS_WARNING, name)
-        if (pending and not private) or isinstance(outcome, Token):
+        if isinstance(outcome, Token) or not (private or request.overdue):
             _log(before, outcome, now, name)
-        with suppress(InvalidStateError):  # it was given up
-            request.result.set_result(outcome)
+        if answer is not None:
+            answer.set_result(Answer(outcome, request))
+
+    def _awaits_newer(self, request: TokenRequest, outcome: Outcome) -> bool:
+        """Return whether a newer request may succeed where this one failed. Called locked."""
+        if isinstance(outcome, Token) or not outcome.transient:
+            return False
+        return any(each.started > request.started for each in self.shared_requests)
 
     def _store_token(self, token: Token, name: str, now: ClockReading, *, private: bool) -> Outcome:
         """Cache a token if it is newer, and return the result of its request. Called locked."""
         before = self.cached
-        if private and before is not None and before.token.is_usable(now) and token.is_usable(now):
-            # The cached token is refreshed at its own time, whoever asked for this one.
-            self.fetched += not token.is_same_as(before.token)
-            return token
+        if before is not None and before.token.is_usable(now) and token.is_usable(now):
+            # Neither one caller's own request nor one that was overtaken by another changes when
+            # the cached token is refreshed.
+            overtaken = before.state(now) == "fresh" and not token.is_newer_than(before.token, now)
+            if private or overtaken:
+                self.fetched += not token.is_same_as(before.token)
+                return token
         cached = after_response(before, token, now, random.uniform)
         if cached is None:
             self.failed += 1
@@ -234,30 +305,33 @@ class CacheEntry:
         return token if token.is_usable(now) else cached.token
 
     def _store_failure(
-        self,
-        request: TokenRequest,
-        failure: TokenFailure,
-        now: ClockReading,
-        *,
-        pending: bool,
-        private: bool,
+        self, request: TokenRequest, failure: TokenFailure, now: ClockReading, *, private: bool
     ) -> None:
         """Count a failure, and delay the next refresh. Called locked."""
         if failure.loop_closed and self.holder.loop is request.loop:
             self.holder.loop = None
-        self.failed += pending  # one that was given up has been counted
-        if pending and not private and self.cached is not None and self.cached.token.is_usable(now):
+        if request.overdue:  # it has been counted
+            return
+        self.failed += 1
+        if not private and self.cached is not None and self.cached.state(now) == "stale":
             self.cached = self.cached.after_failure(now, random.uniform)
 
-    def _remove(self, request: TokenRequest) -> bool:
-        """Remove a request, and return whether it was still in progress. Called locked."""
-        if request in self.private_requests:
-            self.private_requests.remove(request)
-            return True
-        if self.request is request:
-            self.request = None
-            return True
-        return False
+    def _set_overdue(self, request: TokenRequest, timeout: float, now: ClockReading) -> None:
+        """Count a background refresh as failed that has taken too long. Its token still counts."""
+        failure = credential_errors.timeout(request.credential_name, timeout)
+        with self.lock:
+            before = self.cached
+            if request.overdue or before is None:
+                return
+            self._store_failure(request, failure, now, private=False)
+            request.overdue = True
+        _log(before, failure, now, request.credential_name)
+
+    def _remove(self, request: TokenRequest) -> None:
+        """Remove a request that has ended. Called locked."""
+        self.private_requests.discard(request)
+        if request in self.shared_requests:  # not after a fork
+            self.shared_requests.remove(request)
 
     def _is_another_users(self, token: Token) -> bool:
         """Return whether this is the first token of a second user. Called locked."""
@@ -292,18 +366,6 @@ def _log(before: CachedToken | None, outcome: Outcome, now: ClockReading, name: 
         logger.warning(
             "no new token yet, the last is good for %.0f s: %s", remaining, outcome.message
         )
-
-
-def _run_in_thread(fetch: Callable[[], None], request: TokenRequest) -> threading.Thread | None:
-    """Run a request in its own daemon thread, or here if the interpreter is finalizing."""
-    context = request.context.copy()
-    thread = threading.Thread(target=context.run, args=(fetch,), name="azpg-token", daemon=True)
-    if not sys.is_finalizing():  # then start() would never return
-        with suppress(RuntimeError):
-            thread.start()
-            return thread
-    fetch()
-    return None
 
 
 class TokenCache:
@@ -380,13 +442,15 @@ def _before_fork() -> None:
     own_loop = asyncio._get_running_loop()  # noqa: SLF001  # None instead of an error
     end = time.monotonic() + FORK_TIMEOUT_SECONDS
     for entry in TOKEN_CACHE.entries():
+        skipped: set[int] = set()
         for request in entry.requests():
             # What is awaited on this very loop cannot end before the fork.
-            if not (request.awaited and request.loop is own_loop):
-                with suppress(TimeoutError):
-                    request.result.result(max(0.0, end - time.monotonic()))
-        if not entry.requests():
-            for thread in entry.threads:
+            if request.awaited and request.loop is own_loop and request.thread_id is not None:
+                skipped.add(request.thread_id)
+            elif request.thread_id not in skipped:
+                request.ended.wait(max(0.0, end - time.monotonic()))
+        for thread in entry.threads:
+            if thread.ident not in skipped:
                 _join_native_thread(thread, end)
 
 

@@ -102,12 +102,28 @@ def classify(name: str, error: BaseException) -> TokenFailure:
     return TokenFailure(f"no token from {name}: {type(error).__name__}: {message}", kind, hint)
 
 
-def timeout(name: str, seconds: float) -> TokenFailure:
-    """Return the failure of a credential that took too long."""
+def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.0) -> TokenFailure:
+    """Return the failure of a credential that took too long.
+
+    Args:
+        name: The credential.
+        seconds: How long the caller waited.
+        source: Where the caller's deadline comes from, such as `connect_timeout=3`.
+        request_age: How long the oldest request has been in progress, in seconds.
+    """
+    message = f"no token from {name} within {_rounded(seconds)} s"
+    if source:
+        message += f" ({source})"
+    if request_age > seconds + 1.0:
+        message += f": its answer has been awaited for {request_age:.0f} s"
     return TokenFailure(
-        f"no token from {name} within {seconds:g} s",
+        message,
         "credential-timeout",
         "check that its endpoint is reached from here, or name one credential instead of a "
         "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)",
         transient=True,
     )
+
+
+def _rounded(seconds: float) -> str:
+    return f"{round(seconds, 1 if seconds >= 1 else 2):g}"

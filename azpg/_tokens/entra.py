@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from azpg._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_named
@@ -13,10 +13,13 @@ from azpg.errors import ConfigError
 from .acquire import TokenSource
 from .cache import TOKEN_CACHE, TokenStats
 from .credentials import describe_chain
-from .token import Token
+from .wait import TokenWait
 
 if TYPE_CHECKING:
+    from azpg._retry import Deadline
+
     from .credentials import Credential
+    from .token import Token
 
 
 class EntraPassword:
@@ -119,40 +122,26 @@ class EntraPassword:
         """Return the name of the credential and, for a chain, of the member that succeeded."""
         return describe_chain(self._source.credential(self._entry.holder))
 
-    def token(self) -> Token:
-        """Return a valid token with what its claims say."""
-        end, private = time.monotonic() + self.timeout, False
-        while private or (token := self._entry.get(self._source, None, self.timeout)) is None:
-            request, started = self._entry.join_or_start(
-                self._source, None, self.timeout, private=private
-            )
-            try:
-                outcome = request.result.result(max(0.0, end - time.monotonic()))
-            except TimeoutError:
-                self._entry.abandon(request)
-                raise self._source.timeout_failure(self.timeout).error() from None
-            if (token := request.token_for(outcome, None, started=started)) is not None:
-                break
-            private = private or isinstance(outcome, Token)
+    def token(self, deadline: Deadline | None = None) -> Token:
+        """Return a valid token with what its claims say.
+
+        Args:
+            deadline: When the caller stops waiting. Default: after `timeout` seconds, which is
+                also the limit for a credential that asks a person.
+        """
+        wait = TokenWait(self._entry, self._source, None, self.timeout, deadline)
+        while (token := wait.token()) is None:
+            with suppress(TimeoutError):
+                wait.answer.result(wait.seconds())
         return token
 
-    async def token_async(self) -> Token:
-        """Return a valid token with what its claims say, without blocking the event loop."""
+    async def token_async(self, deadline: Deadline | None = None) -> Token:
+        """Return a valid token as `token()` does, without blocking the event loop."""
         loop = asyncio.get_running_loop()
-        end, private = time.monotonic() + self.timeout, False
-        while private or (token := self._entry.get(self._source, loop, self.timeout)) is None:
-            request, started = self._entry.join_or_start(
-                self._source, loop, self.timeout, private=private
-            )
-            try:
-                remaining = max(0.0, end - time.monotonic())
-                outcome = await asyncio.wait_for(asyncio.wrap_future(request.result), remaining)
-            except TimeoutError:
-                self._entry.abandon(request)
-                raise self._source.timeout_failure(self.timeout).error() from None
-            if (token := request.token_for(outcome, loop, started=started)) is not None:
-                break
-            private = private or isinstance(outcome, Token)
+        wait = TokenWait(self._entry, self._source, loop, self.timeout, deadline)
+        while (token := wait.token()) is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(wait.answer), wait.seconds())
         return token
 
     def reject(self, text: str) -> None:

@@ -7,7 +7,7 @@ received        refresh_after              300 s left        20 s left   expires
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from .token import MIN_REMAINING_SECONDS, Token
@@ -29,6 +29,13 @@ REFRESH_BACKOFF_INITIAL_SECONDS, REFRESH_BACKOFF_MAX_SECONDS = 5.0, 60.0
 
 REJECTION_COOLDOWN_SECONDS = 60.0
 """Time in which a token that the server rejected is replaced at most once."""
+
+NEXT_REQUEST_AFTER_SECONDS = 5.0
+"""Age of an unanswered request at which a caller that needs a token starts another one."""
+
+MAX_REQUESTS = 3
+"""Requests of one credential that are in progress at most: an identity endpoint of Azure takes
+five at a time."""
 
 
 class CachedToken(NamedTuple):
@@ -63,6 +70,18 @@ class CachedToken(NamedTuple):
         return CachedToken(self.token, age + delay, self.failures + 1)
 
 
+def next_request_delay(started: Sequence[float], now: float) -> float | None:
+    """Return the seconds until another request may be started, or None if none may be.
+
+    Args:
+        started: When the requests that are in progress were started, the newest one last.
+        now: The time of the same clock.
+    """
+    if len(started) >= MAX_REQUESTS:
+        return None
+    return max(0.0, started[-1] + NEXT_REQUEST_AFTER_SECONDS - now) if started else 0.0
+
+
 def refresh_delay(token: Token, jitter: Jitter) -> float:
     """Return the seconds after which a new token is refreshed.
 
@@ -84,8 +103,7 @@ def after_response(
 ) -> CachedToken | None:
     """Return the state after the credential returned a token, or None if nothing is usable."""
     if cached is not None and cached.token.is_usable(now):
-        older = token.remaining(now) <= cached.token.remaining(now)
-        if token.is_same_as(cached.token) or older:
+        if not token.is_newer_than(cached.token, now):
             return cached.after_unchanged(now, jitter)
     elif cached is not None and token.is_same_as(cached.token):
         return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import decimal
+import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .credential_errors import TokenFailure
 from .token import Token
@@ -16,10 +17,26 @@ if TYPE_CHECKING:
 Outcome: TypeAlias = Token | TokenFailure
 
 
+class Answer(NamedTuple):
+    """What callers that wait for a token receive."""
+
+    outcome: Outcome
+    request: TokenRequest
+    """the request that it came from: of several, the first that returned a token"""
+
+
+def pending_answer() -> Future[Answer]:
+    """Return a future that callers wait for."""
+    answer: Future[Answer] = Future()
+    # Running: a waiter that is canceled cannot cancel what others wait for.
+    answer.set_running_or_notify_cancel()
+    return answer
+
+
 class TokenRequest:
     """A call of the credential that is in progress, in the context of the caller that started it.
 
-    Any number of callers wait for its result. They may use the token if the credential would have
+    Any number of callers wait for its answer. They may use the token if the credential would have
     given them the same one: if it reads no context variable, or if they are in the same context.
     """
 
@@ -30,6 +47,7 @@ class TokenRequest:
         started: float,
         timeout: float,
         credential_name: str,
+        answer: Future[Answer],
     ) -> None:
         self.context = contextvars.copy_context()
         self.loop = loop
@@ -38,9 +56,14 @@ class TokenRequest:
         """when, on the monotonic clock"""
         self.timeout = timeout
         """seconds that an async credential may take"""
-        self.result: Future[Outcome] = Future()
-        # Running: a waiter that is canceled cannot cancel what others wait for.
-        self.result.set_running_or_notify_cancel()
+        self.credential_name = credential_name
+        """for messages; of a chain also the member that succeeded"""
+        self.answer = answer
+        self.thread_id: int | None = None
+        """of the thread that it runs in, which sets it before anything else"""
+        self.ended = threading.Event()
+        self.overdue = False
+        """it took longer than `timeout` in the background, and was counted as failed"""
         self.awaited = False
         """an async credential is awaited on the loop"""
         self.shared = True
@@ -49,29 +72,15 @@ class TokenRequest:
         """the credential is azure-identity's own, which reads no context variable"""
         self.interactive = False
         """the credential may ask a person"""
-        self.credential_name = credential_name
-        """for messages; of a chain also the member that succeeded"""
 
-    def token_for(
-        self, outcome: Outcome, loop: asyncio.AbstractEventLoop | None, *, started: bool
-    ) -> Token | None:
-        """Return the token for a caller, or None if the caller must ask again.
+    def serves(self, *, started: bool) -> bool:
+        """Return whether the current caller may be given what this request returns.
 
         Args:
-            outcome: The result of this request.
-            loop: The caller's event loop, if it runs on one.
             started: Whether the caller started this request. Another caller must ask for itself if
                 the token may be another user's.
-
-        Raises:
-            CredentialError: The request failed.
         """
-        if isinstance(outcome, Token):
-            usable = started or (self.shared and (self.any_context or self._same_context()))
-            return outcome if usable else None
-        if outcome.loop_closed and self.loop is not loop:
-            return None
-        raise outcome.error()
+        return started or (self.shared and (self.any_context or self._same_context()))
 
     def _same_context(self) -> bool:
         one, other = map(_values, (self.context, contextvars.copy_context()))

@@ -132,6 +132,10 @@ class Token:
         """Return whether enough of its lifetime remains to hand it out."""
         return self.remaining(now) > MIN_REMAINING_SECONDS
 
+    def is_newer_than(self, other: Token, now: ClockReading) -> bool:
+        """Return whether it is another token, and expires later."""
+        return not self.is_same_as(other) and self.remaining(now) > other.remaining(now)
+
     def is_same_as(self, other: Token) -> bool:
         """Return whether this is the other token again, from the credential's own cache."""
         latest = other.expires_on + EXPIRY_TOLERANCE_SECONDS
