@@ -442,7 +442,7 @@ def _before_fork() -> None:
     own_loop = asyncio._get_running_loop()  # noqa: SLF001  # None instead of an error
     end = time.monotonic() + FORK_TIMEOUT_SECONDS
     for entry in TOKEN_CACHE.entries():
-        skipped: set[int] = set()
+        skipped = {threading.get_ident()}  # a credential that forks
         for request in entry.requests():
             # What is awaited on this very loop cannot end before the fork.
             if request.awaited and request.loop is own_loop and request.thread_id is not None:
@@ -460,6 +460,8 @@ def _join_native_thread(thread: threading.Thread, end: float) -> None:
     A child that is forked meanwhile would inherit the lock as taken.
     """
     thread.join(max(0.0, end - time.monotonic()))
+    if thread.native_id == threading.get_native_id():  # gevent's threads are greenlets of this one
+        return
     # Before Python 3.13 the native thread outlives join() for a moment.
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < end:
         time.sleep(0.0001)
