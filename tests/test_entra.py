@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fix_api import Api
+    from fix_clock import Clock
     from fix_credentials import Credentials
 
     from azpg.emulator import Emulator
@@ -297,22 +298,10 @@ def test_a_token_that_cannot_be_sent_is_told(
         ask(api, azpg.EntraPassword(credentials.with_get_token(lambda: token)))
 
 
-def test_a_failure_is_not_kept(api: Api, credentials: Credentials) -> None:
-    """After a failed call the next one asks again."""
-    answers: list[Any] = ["token"]
-    password = azpg.EntraPassword(credentials.with_get_token(answers.pop))
-    ask(api, password)
-    password.invalidate()
-    with pytest.raises(azpg.CredentialError, match="IndexError"):
-        ask(api, password)
-    answers.append("again")
-    assert ask(api, password) == "again"
-
-
 def test_a_factory_that_raises_is_quoted_and_called_again(
-    api: Api, credentials: Credentials
+    api: Api, clock: Clock, credentials: Credentials
 ) -> None:
-    """A factory's failure is the credential's, and is not remembered."""
+    """A factory's failure is the credential's: it is called again a second later."""
     made: list[Any] = []
 
     def factory() -> Any:
@@ -324,6 +313,7 @@ def test_a_factory_that_raises_is_quoted_and_called_again(
     password = azpg.EntraPassword(factory)
     with pytest.raises(azpg.CredentialError, match="OSError: no metadata service"):
         ask(api, password)
+    clock.goes_on(1)
     assert ask(api, password) == credentials.secret
 
 

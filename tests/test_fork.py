@@ -224,7 +224,7 @@ def test_a_credential_that_forks_is_not_waited_for(
 
     def main(*, how: str, gevent: bool) -> None:
         if gevent:
-            from gevent import monkey
+            from gevent import monkey  # type: ignore[import-untyped]
 
             monkey.patch_all()
         import os

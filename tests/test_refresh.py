@@ -312,6 +312,7 @@ def test_a_token_that_dies_unrenewed_is_an_error(
             ask(api, password)
     assert str(caught.value).startswith(f"no token from ManagedIdentityCredential: {SAID}")
     assert "ManagedIdentityCredential could not sign in" in caught.value.hint
+    clock.goes_on(1.1)
     assert ask(api, password) != first
 
 

@@ -184,7 +184,29 @@ def test_the_first_answer_serves_all(
     assert ask(api, password, 20) == "first"
     second.set()
     background.landed()
-    assert ask(api, password) == "first"
+
+
+def test_a_failure_waits_for_a_newer_request(
+    api: Api, credentials: Credentials, monkeypatch: pytest.MonkeyPatch, background: Background
+) -> None:
+    """A request that times out fails nobody while a newer one is in progress."""
+    monkeypatch.setattr(refresh_policy, "NEXT_REQUEST_AFTER_SECONDS", 0.1)
+    second = threading.Event()
+    answers = itertools.chain(["first"], itertools.repeat("second"))
+
+    def answer() -> str:
+        if next(answers) == "first":
+            assert second.wait(30)
+            raise TimeoutError
+        second.set()
+        for thread in background.threads():
+            if thread is not threading.current_thread():
+                thread.join(30)
+        return "token"
+
+    password = azpg.EntraPassword(credentials.with_get_token(answer))
+    assert ask(api, password, 20) == "token"
+    assert password.stats()[:2] == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from azpg.errors import ConfigError
 
 from . import credential_errors, credentials
+from .credentials import DefaultCredential, ServicePrincipal
 from .token import Token
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class TokenSource:
         read_clocks: Callable[[], ClockReading],
     ) -> Outcome:
         """Return a new token, or the failure, of whatever kind, for those who wait for it."""
+        credentials.LAST_RESPONSE.set(None)
         try:
             credential = self.credential(holder)
             request.any_context = credentials.is_azure_identitys(credential)
@@ -84,9 +86,22 @@ class TokenSource:
             return credential_errors.timeout(self.name, request.timeout)
         except CancelledError as error:
             # Canceled with its event loop, which is no failure for callers on other loops.
-            return credential_errors.classify(self.name, error)._replace(loop_closed=True)
+            failure = credential_errors.classify(self.name, error)
+            return failure._replace(loop_closed=True, is_repeatable=False)
+        except NoEventLoopError as error:
+            return credential_errors.classify(self.name, error)._replace(is_repeatable=False)
         except BaseException as error:  # noqa: BLE001  # the callers that wait must be told
-            return credential_errors.classify(self.name, error)
+            return credential_errors.classify(
+                self.name,
+                error,
+                credentials.LAST_RESPONSE.get(),
+                expects_endpoint=self._expects_endpoint(holder),
+            )
+
+    def _expects_endpoint(self, holder: CredentialHolder) -> bool:
+        """Return whether a failure without a response means that an endpoint is away."""
+        seen = isinstance(self._credential, DefaultCredential | ServicePrincipal)
+        return seen and credentials.expects_endpoint(holder.made)
 
     def _call(self, credential: Any, request: TokenRequest) -> AccessToken | AccessTokenInfo:
         get = getattr(credential, "get_token_info", None) or credential.get_token

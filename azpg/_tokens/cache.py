@@ -25,6 +25,8 @@ from .refresh_policy import (
     REFRESH_THRESHOLD_SECONDS,
     REJECTION_COOLDOWN_SECONDS,
     CachedToken,
+    RequestBackoff,
+    after_failed_request,
     after_response,
     next_request_delay,
 )
@@ -83,6 +85,14 @@ class Pending(NamedTuple):
     private: bool = False
 
 
+class KeptFailure(NamedTuple):
+    """The failure of the last request, which answers callers until the next one may be sent."""
+
+    failure: TokenFailure
+    request: TokenRequest
+    backoff: RequestBackoff
+
+
 class CacheEntry:
     """The token of one credential and scope, its refresh, and the requests in progress."""
 
@@ -109,6 +119,7 @@ class CacheEntry:
         """those in progress that serve every caller, the newest one last"""
         self.private_requests: set[TokenRequest] = set()
         """those in progress that serve one caller each"""
+        self.kept: KeptFailure | None = None
         self.holder = CredentialHolder()
         self.threads: list[threading.Thread] = []
         """those of requests, some of which have ended"""
@@ -212,6 +223,19 @@ class CacheEntry:
             self.threads = [each for each in self.threads if each.is_alive()]
             self.threads.append(thread)
 
+    def recent_failure(self) -> TokenFailure | None:
+        """Return the last failure until the next request may be sent, if it is the caller's too."""
+        kept, now = self.kept, read_clocks()
+        if kept is None or (wait := kept.backoff.remaining(now)) <= 0.0:
+            return None
+        if not kept.request.serves(started=False):
+            return None
+        ago = now.seconds_since(kept.backoff.failed_at)
+        return kept.failure._replace(
+            message=f"{kept.failure.message} (asked {ago:.0f} s ago, again in {wait:.0f} s)",
+            retry_at=now.monotonic + wait,
+        )
+
     def reject(self, text: str) -> None:
         """Forget a token that the server rejected, at most once a minute."""
         now = read_clocks().monotonic
@@ -221,8 +245,8 @@ class CacheEntry:
                 self.cached, self.rejected_at = None, now
 
     def invalidate(self) -> None:
-        """Forget the cached token."""
-        self.cached = None
+        """Forget the cached token, or the last failure."""
+        self.cached = self.kept = None
 
     def stats(self) -> TokenStats:
         """Return the numbers of tokens and failures, and the seconds that the token is valid."""
@@ -267,6 +291,10 @@ class CacheEntry:
                 outcome = self._store_token(outcome, name, now, private=private)
             else:
                 self._store_failure(request, outcome, now, private=private)
+            if isinstance(outcome, Token):
+                self.kept = None
+            elif not private and outcome.is_repeatable and not self._awaits_newer(request, outcome):
+                outcome = self._keep(request, outcome, now)
             answer: Future[Answer] | None = request.answer
             if not private:
                 answer = None if self._awaits_newer(request, outcome) else self.answer
@@ -314,7 +342,24 @@ class CacheEntry:
             return
         self.failed += 1
         if not private and self.cached is not None and self.cached.state(now) == "stale":
-            self.cached = self.cached.after_failure(now, random.uniform)
+            self.cached = self.cached.after_failure(now, random.uniform, failure.retry_after)
+
+    def _keep(
+        self, request: TokenRequest, failure: TokenFailure, now: ClockReading
+    ) -> TokenFailure:
+        """Keep a failure, and return it with the time of the next request. Called locked."""
+        usable = self.cached is not None and self.cached.token.is_usable(now)
+        if usable and failure.retry_after is None:
+            return failure
+        backoff = after_failed_request(
+            None if self.kept is None else self.kept.backoff,
+            request.started,
+            now,
+            random.uniform,
+            retry_after=failure.retry_after,
+        )
+        self.kept = KeptFailure(failure, request, backoff)
+        return failure._replace(retry_at=now.monotonic + backoff.delay)
 
     def _set_overdue(self, request: TokenRequest, timeout: float, now: ClockReading) -> None:
         """Count a background refresh as failed that has taken too long. Its token still counts."""

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from azpg._redact import Secret
+
+from .credential_errors import HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
+    from azure.core.pipeline import PipelineResponse
 
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
     Credential: TypeAlias = AnyCredential | Callable[[], AnyCredential]
     SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
 
+READ_TIMEOUT_SECONDS = 10.0
+"""Time without an answer after which azure-core repeats a request, instead of its 300 s."""
+
+LAST_RESPONSE: ContextVar[HttpResponse | None] = ContextVar("azpg last response", default=None)
+"""the last HTTP response to the token request of this context, if azpg made the credential"""
+
 _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
+
+_IMDS_PATH = "/metadata/identity/oauth2/token"
+
+_ON_AZURE = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE")
+"""Variables that Azure sets where an identity endpoint serves the program."""
 
 _NO_PROXIES = {"NonCallableMock", "_FunctionWrapperBase"}
 """unittest.mock's base class, and wrapt's for decorated functions"""
@@ -42,7 +58,9 @@ class DefaultCredential:
         """Make it."""
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415
 
-        return DefaultAzureCredential(**self.options, **_discovery_options(self.options))
+        return DefaultAzureCredential(
+            **self.options, **_discovery_options(self.options), **_http_options()
+        )
 
 
 class ServicePrincipal:
@@ -65,7 +83,10 @@ class ServicePrincipal:
         from azure.identity import ClientSecretCredential  # noqa: PLC0415
 
         return ClientSecretCredential(
-            **self._principal, **self._options, **_discovery_options(self._options)
+            **self._principal,
+            **self._options,
+            **_discovery_options(self._options),
+            **_http_options(),
         )
 
 
@@ -89,6 +110,30 @@ def _discovery_options(options: Mapping[str, object]) -> dict[str, Any]:
     authority = options.get("authority")
     private = authority is not None and authority not in vars(AzureAuthorityHosts).values()
     return {"disable_instance_discovery": private}
+
+
+def _http_options() -> dict[str, Any]:
+    """Return the options for the HTTP requests of a credential that azpg makes."""
+    return {"read_timeout": READ_TIMEOUT_SECONDS, "raw_response_hook": _record_response}
+
+
+def _record_response(response: PipelineResponse[Any, Any]) -> None:
+    """Note the status of a response: azure-identity's exceptions do not tell it."""
+    http = response.http_response
+    LAST_RESPONSE.set(
+        HttpResponse(
+            http.status_code,
+            retry_after(http.headers.get("Retry-After")),
+            _IMDS_PATH in response.http_request.url,
+        )
+    )
+
+
+def retry_after(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; None for a date, which Azure does not send."""
+    if header is None or not re.fullmatch(r"\d{1,6}(\.\d+)?", header.strip()):
+        return None
+    return float(header)
 
 
 def is_credential(value: object) -> bool:
@@ -162,6 +207,16 @@ def _members(credential: object) -> Sequence[object]:
     """Return the credentials of a chain."""
     members = getattr(credential, "credentials", ())
     return members if isinstance(members, tuple | list) else ()
+
+
+def expects_endpoint(credential: object) -> bool:
+    """Return whether an identity endpoint should answer a credential.
+
+    It should if the environment says that the program runs on Azure, or if a managed identity is
+    the only member of the chain.
+    """
+    members = [type(each).__name__ for each in _members(credential)]
+    return any(map(os.environ.get, _ON_AZURE)) or members == ["ManagedIdentityCredential"]
 
 
 def is_interactive(credential: object) -> bool:

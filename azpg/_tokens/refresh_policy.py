@@ -8,12 +8,9 @@ received        refresh_after              300 s left        20 s left   expires
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from .token import MIN_REMAINING_SECONDS, Token
-
-if TYPE_CHECKING:
-    from .token import ClockReading
+from .token import MIN_REMAINING_SECONDS, ClockReading, Token
 
 Jitter: TypeAlias = Callable[[float, float], float]
 """returns a random number between two, as `random.uniform` does"""
@@ -62,12 +59,68 @@ class CachedToken(NamedTuple):
             return CachedToken(self.token, last_minutes)
         return CachedToken(self.token, age + UNCHANGED_TOKEN_RETRY_SECONDS * jitter(0.9, 1.1))
 
-    def after_failure(self, now: ClockReading, jitter: Jitter) -> CachedToken:
-        """Return the state after a refresh that failed."""
+    def after_failure(
+        self, now: ClockReading, jitter: Jitter, retry_after: float | None = None
+    ) -> CachedToken:
+        """Return the state after a refresh that failed, and after which it is tried again."""
         doubled = REFRESH_BACKOFF_INITIAL_SECONDS * 2.0 ** min(self.failures, 8)
         delay = min(REFRESH_BACKOFF_MAX_SECONDS, doubled) * jitter(0.5, 1.0)
+        asked = min(MAX_RETRY_AFTER_SECONDS, retry_after or 0.0)
         age = now.seconds_since(self.token.received)
-        return CachedToken(self.token, age + delay, self.failures + 1)
+        return CachedToken(self.token, age + max(delay, asked), self.failures + 1)
+
+
+REQUEST_BACKOFF_INITIAL_SECONDS, REQUEST_BACKOFF_MAX_SECONDS = 1.0, 30.0
+"""Delay after a failed request while no token is usable; doubled each time, up to the maximum."""
+
+FORGET_FAILURES_AFTER_SECONDS = 60.0
+"""Time without a request after which the delay starts at its initial value again."""
+
+MAX_RETRY_AFTER_SECONDS = 600.0
+"""Longest Retry-After header that is respected: the header may hold any number."""
+
+
+class RequestBackoff(NamedTuple):
+    """Failed requests in a row, and how long callers are told of the last one without another."""
+
+    failed_at: ClockReading
+    """when the last one ended"""
+    delay: float
+    """seconds until the next request"""
+    failures: int
+
+    def remaining(self, now: ClockReading) -> float:
+        """Return the seconds until the next request; zero or less if it may be sent."""
+        return self.delay - now.seconds_since(self.failed_at)
+
+
+def after_failed_request(
+    before: RequestBackoff | None,
+    started: float,
+    now: ClockReading,
+    jitter: Jitter,
+    *,
+    retry_after: float | None,
+) -> RequestBackoff:
+    """Return the state after a request failed while no token is usable.
+
+    Args:
+        before: The state before.
+        started: When the request was started, on the monotonic clock.
+        now: Both clocks.
+        jitter: Draws the delay between half of it and all, so that processes spread.
+        retry_after: Seconds that the endpoint asked to wait.
+    """
+    failures = 0
+    if before is not None:
+        idle = started - before.failed_at.monotonic
+        failures = before.failures if idle <= FORGET_FAILURES_AFTER_SECONDS else 0
+    doubled = REQUEST_BACKOFF_INITIAL_SECONDS * 2.0 ** min(failures, 8)
+    delay = min(REQUEST_BACKOFF_MAX_SECONDS, doubled) * jitter(0.5, 1.0)
+    asked = min(MAX_RETRY_AFTER_SECONDS, retry_after or 0.0)
+    if asked > delay:
+        delay = asked * jitter(1.0, 1.1)  # not all processes at the same moment
+    return RequestBackoff(now, delay, failures + 1)
 
 
 def next_request_delay(started: Sequence[float], now: float) -> float | None:

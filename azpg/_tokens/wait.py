@@ -59,6 +59,7 @@ class TokenWait:
         """
         if self._is_waiting:
             if self.answer.done():
+                self._is_waiting = False
                 if (token := self._answered(self.answer.result())) is not None:
                     return token
             elif time.monotonic() >= self._end():
@@ -67,7 +68,9 @@ class TokenWait:
             token = self._entry.get(self._source, self._loop, self._timeout)
             if token is not None:
                 return token
-        if not (self._private and self._is_waiting and not self.answer.done()):
+            if not self._is_waiting and (failure := self._entry.recent_failure()) is not None:
+                raise failure.error()
+        if not (self._private and self._is_waiting):
             self._join_or_start()
         return None
 
