@@ -391,14 +391,20 @@ class CacheEntry:
 def _expired_failure(
     name: str, token: Token, before: CachedToken | None, now: ClockReading
 ) -> TokenFailure:
+    hint = "check this machine's clock (timedatectl), or give a credential that renews its tokens"
     if before is not None and token.is_same_as(before.token):
         token = before.token
+        hint = (
+            "check this machine's clock (timedatectl), by which the credential keeps an old token; "
+            "azpg replaces a credential that it makes itself: pass a function, "
+            "credential=ManagedIdentityCredential"
+        )
     remaining = max(0.0, token.remaining(now))
     return TokenFailure(
         f"{name} gave a token with {remaining:.0f} s left, and a connect needs "
         f"{MIN_REMAINING_SECONDS:.0f}",
         "credential",
-        "check this machine's clock (timedatectl), or give a credential that renews its tokens",
+        hint,
     )
 
 
