@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from azpg.errors import ConfigError
@@ -14,7 +15,7 @@ from .credentials import DefaultCredential, ServicePrincipal
 from .token import Token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from azure.core.credentials import AccessToken, AccessTokenInfo
 
@@ -26,20 +27,48 @@ class CredentialHolder:
     """The credential that a function made for a cache entry, and the loop that owns an async one.
 
     The entry keeps neither a credential object that was passed nor a function: it would keep them
-    alive.
+    alive. What the function made is azpg's to close.
     """
 
     def __init__(self) -> None:
         self.made: object = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._closer: AsyncGenerator[None] | None = None
 
     def use_loop(self, loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop | None:
         """Return the loop that awaits an async credential: the caller's if none runs any more."""
         if self.loop is None or not self.loop.is_running():
             if self.loop is not loop and credentials.is_async(self.made):
-                self.made = None  # its connections ended with its loop
+                self.made = self._closer = None  # it was closed with its loop
             self.loop = loop
         return self.loop
+
+    def close_with_loop(self, credential: object) -> None:
+        """Have the running event loop close an async credential that a function made.
+
+        `asyncio.run()` closes the async generators that were started on its loop before it closes
+        the loop. A task that waits for the end would be seen by `asyncio.all_tasks()`.
+        """
+        if credential is self.made and self._closer is None:
+            self._closer = _close_at_the_end(credential)
+            with suppress(StopIteration):  # it yields at once
+                self._closer.__anext__().send(None)
+
+    def close(self, credential: object) -> None:
+        """Close a sync credential that a function made, unless it returned the same one again."""
+        close = getattr(credential, "close", None)
+        if credential is self.made or close is None or inspect.iscoroutinefunction(close):
+            return
+        with suppress(Exception):  # nobody uses it any more
+            close()
+
+
+async def _close_at_the_end(credential: Any) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        if hasattr(credential, "close"):
+            await credential.close()
 
 
 class TokenSource:
@@ -77,7 +106,7 @@ class TokenSource:
             credential = self.credential(holder)
             request.any_context = credentials.is_azure_identitys(credential)
             request.interactive = credentials.is_interactive(credential)
-            response = self._call(credential, request)
+            response = self._call(credential, holder, request)
             request.credential_name = credentials.describe_chain(credential)
             text = _require_text(response.token)
             refresh_on = getattr(response, "refresh_on", None)
@@ -103,7 +132,9 @@ class TokenSource:
         seen = isinstance(self._credential, DefaultCredential | ServicePrincipal)
         return seen and credentials.expects_endpoint(holder.made)
 
-    def _call(self, credential: Any, request: TokenRequest) -> AccessToken | AccessTokenInfo:
+    def _call(
+        self, credential: Any, holder: CredentialHolder, request: TokenRequest
+    ) -> AccessToken | AccessTokenInfo:
         get = getattr(credential, "get_token_info", None) or credential.get_token
         response = get(self._scope)
         if inspect.iscoroutine(response):
@@ -112,6 +143,7 @@ class TokenSource:
                 response.close()
                 raise NoEventLoopError
             request.awaited = True
+            loop.call_soon_threadsafe(holder.close_with_loop, credential)
             task = asyncio.run_coroutine_threadsafe(response, loop)
             try:
                 response = task.result(request.timeout)

@@ -259,8 +259,9 @@ class CacheEntry:
         request.thread_id = threading.get_ident()
         outcome = source.fetch(self.holder, request, read_clocks)
         if isinstance(outcome, Token) and self._has_stale_credential(outcome):
-            self.holder.made = None
+            stale, self.holder.made = self.holder.made, None
             outcome = source.fetch(self.holder, request, read_clocks)
+            self.holder.close(stale)
         self._complete(request, outcome)
         request.ended.set()
 
