@@ -344,8 +344,8 @@ GUARDS = (
     Guard(
         "a token belongs to its credential",
         "_tokens/cache",
-        "entry = self._slots.get(key)\n        if entry is not None and",
-        "entry = next(iter(self._slots.values()), None)\n        if False and",
+        "entries = self._entries.get(key)\n        if entries is not None and",
+        "entries = next(iter(self._entries.values()), None)\n        if False and",
         (
             "test_entra::test_two_credentials_never_share",
             "test_credentials::test_identities_of_one_process_never_mix",
@@ -354,7 +354,7 @@ GUARDS = (
     Guard(
         "an id that is used again opens nothing",
         "_tokens/cache",
-        "if entry is not None and entry[0]() is not credential:",
+        "if entries is not None and entries[0]() is not credential:",
         "if False:",
         ("test_entra::test_an_entry_of_a_dead_credential_is_never_taken",),
     ),
@@ -403,8 +403,8 @@ GUARDS = (
     Guard(
         "a token is for one cloud",
         "_tokens/cache",
-        "return entry[1].get(scope) or entry[1].setdefault(scope, Slot())",
-        'return entry[1].setdefault("", Slot())',
+        "return entries[1].get(scope) or entries[1].setdefault(scope, CacheEntry())",
+        'return entries[1].setdefault("", CacheEntry())',
         ("test_entra::test_two_clouds_have_two_tokens",),
     ),
     # A fork never shares a session
