@@ -3,19 +3,19 @@
 psycopg.Error
 ├─ OperationalError
 │  └─ ConnectError            the connection could not be made
-│     ├─ CredentialError      no password or token could be had
-│     ├─ LoginError           the server refused the sign-in
+│     ├─ CredentialError      no token, or no password from a callback, could be obtained
+│     ├─ LoginError           the server rejected the authentication
 │     ├─ TLSError             the server could not be verified
-│     └─ UnreachableError     name, route, firewall, refused
+│     └─ UnreachableError     no server could be reached: name, route, firewall, port
 │        └─ ConnectTimeoutError   (also psycopg.errors.ConnectionTimeout)
 └─ ProgrammingError
-   └─ ConfigError             the call cannot be meant as it stands (also a ValueError)
-      └─ LibpqConfigError     libpq itself says so (also an OperationalError, as in psycopg)
+   └─ ConfigError             the arguments are invalid or conflict (also a ValueError)
+      └─ LibpqConfigError     libpq rejects them (also an OperationalError, as in psycopg)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class ConnectError(psycopg.OperationalError):
-    """Tell why a connection could not be made, and what to type next.
+    """The connection could not be made; the message says why, and what to type.
 
     Attributes:
         kind: a short word to branch on, such as `"certificate-name"` or `"refused"`; `"unknown"`
@@ -68,7 +68,7 @@ class ConnectError(psycopg.OperationalError):
 
 
 class CredentialError(ConnectError):
-    """Tell that no token, or no password from a callback, could be had."""
+    """No token, or no password from a callback, could be obtained."""
 
     __module__ = "azpg"
 
@@ -78,31 +78,31 @@ class CredentialError(ConnectError):
 
 
 class LoginError(ConnectError):
-    """Tell that the server refused the sign-in."""
+    """The server rejected the authentication."""
 
     __module__ = "azpg"
 
 
 class TLSError(ConnectError):
-    """Tell that the server could not be verified; nothing secret was sent to it."""
+    """The server could not be verified; no secret was sent to it."""
 
     __module__ = "azpg"
 
 
 class UnreachableError(ConnectError):
-    """Tell that no server answered: name, route, firewall, refused."""
+    """No server could be reached: its name, the route, a firewall, or a closed port."""
 
     __module__ = "azpg"
 
 
 class ConnectTimeoutError(UnreachableError, psycopg.errors.ConnectionTimeout):
-    """Tell that no server answered in time."""
+    """No server answered in time."""
 
     __module__ = "azpg"
 
 
 class ConfigError(psycopg.ProgrammingError, ValueError):
-    """List every problem of a call at once, each with what to type instead.
+    """The arguments are invalid or contradict each other; the message lists every problem.
 
     Attributes:
         problems: the problems one by one.
@@ -124,14 +124,4 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 
 
 class LibpqConfigError(ConfigError, psycopg.OperationalError):
-    """Tell what libpq itself refused of a call: to psycopg's users an OperationalError."""
-
-
-_E = TypeVar("_E", bound=BaseException)
-
-
-def clean(error: _E) -> _E:
-    """Cut an error loose from the frames and errors behind it: they hold passwords."""
-    error.__cause__ = error.__context__ = None
-    error.__suppress_context__ = True
-    return error.with_traceback(None)
+    """libpq rejects the arguments, which psycopg reports as an OperationalError."""

@@ -1,4 +1,4 @@
-"""The tree of errors: azpg's and psycopg's in one, and how they are kept clean."""
+"""The tree of errors, which is part of psycopg's, and their attributes."""
 
 from __future__ import annotations
 
@@ -91,22 +91,3 @@ def test_a_copy_keeps_the_problems(copied: Any) -> None:
     """One by one, as they were."""
     made = copied(azpg.ConfigError(["a", "b"]))
     assert (made.problems, str(made)) == (("a", "b"), "a\nb")
-
-
-def test_a_clean_error_has_no_past() -> None:
-    """The errors and frames behind it hold passwords."""
-
-    def fail() -> None:
-        try:
-            int("s3cret")
-        except ValueError as cause:
-            raise azpg.ConnectError("no") from cause
-
-    with pytest.raises(azpg.ConnectError) as caught:
-        fail()
-    error = errors.clean(caught.value)
-    assert error is caught.value
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    assert error.__traceback__ is None
-    assert error.__suppress_context__

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from psycopg_pool.base import AttemptWithBackoff
 
 from azpg import _retry
-from azpg.errors import ConfigError, ConnectError, clean
+from azpg.errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
     import psycopg
@@ -25,7 +25,11 @@ PERMANENT_FAILURE_COOLDOWN_SECONDS = 1.0
 
 def copy_error(error: E) -> E:
     """Return a copy of an error, so that each waiting client raises its own instance."""
-    return clean(copy.copy(error))
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    copied.__context__ = error.__context__
+    copied.__suppress_context__ = error.__suppress_context__
+    return copied
 
 
 class FailureHistory:
