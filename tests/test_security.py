@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-import guards
+import mutate_guards as guards
 import pytest
 
 PAGE = (guards.ROOT / "docs" / "security.md").read_text()

@@ -1,6 +1,6 @@
 """Take out one guard of the library after the other, and see that the tests that hold it fail.
 
-    python tests/guards.py [WORD]     all of them, or those with a word in their promise
+    python tests/tools/mutate_guards.py [WORD]   all of them, or those with a word in their promise
 
 Each works on a copy: nothing in the checkout changes.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 DECIDED = 'self.params["sslmode"] = "verify-full"'
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 # In the words of hypothesis's statistics
 COUNTED = re.compile(r"- (\d+) passing")
 
