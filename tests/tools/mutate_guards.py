@@ -47,7 +47,7 @@ GUARDS = (
         "azpg._conninfo.resolve._Resolver.check_token_hosts",
         "pass",
         (
-            "test_conninfo_sent::test_a_token_goes_only_to_verified_hosts_of_one_cloud",
+            "conninfo/test_roundtrip::test_a_token_goes_only_to_verified_hosts_of_one_cloud",
             "test_hostile_servers::test_no_token_goes_to_a_foreign_host_however_it_asks",
         ),
     ),
@@ -55,7 +55,7 @@ GUARDS = (
         "a token goes to hosts of one cloud",
         "azpg._conninfo.resolve._belongs_to",
         "return cloud_for_host(host) is not None",
-        ("test_conninfo_hosts::test_a_token_goes_nowhere_else",),
+        ("conninfo/test_hosts::test_a_token_goes_nowhere_else",),
     ),
     Guard(
         "a name that only looks like Azure's is none",
@@ -93,13 +93,13 @@ GUARDS = (
                 return server.lower() + clouds[0].suffixes[0]
             return normalize_hostname(server)
         """,
-        ("test_conninfo_hosts::test_server_takes_no_other_name",),
+        ("conninfo/test_hosts::test_server_takes_no_other_name",),
     ),
     Guard(
         "a refused call asks for no token",
         "azpg._connect._cached_config",
         "return resolve(dict(sorted(params)), summary, _platform())[0]",
-        ("test_conninfo_sent::test_problems_come_before_a_token_or_a_network",),
+        ("conninfo/test_roundtrip::test_problems_come_before_a_token_or_a_network",),
     ),
     Guard(
         "psql is led nowhere else",
@@ -196,21 +196,21 @@ GUARDS = (
         "azpg._conninfo.resolve._Resolver.require_verify_full",
         'self.set_default("sslmode", "verify-full")',
         (
-            "test_conninfo_tls::test_a_weaker_sslmode_is_raised_for_a_token",
-            "test_conninfo_tls::test_a_weaker_sslmode_is_raised_for_a_password",
+            "conninfo/test_tls::test_a_weaker_sslmode_is_raised_for_a_token",
+            "conninfo/test_tls::test_a_weaker_sslmode_is_raised_for_a_password",
         ),
     ),
     Guard(
         "no encryption is refused",
         "azpg._conninfo.resolve._Resolver.check_encryption",
         "pass",
-        ("test_conninfo_tls::test_no_encryption_is_refused",),
+        ("conninfo/test_tls::test_no_encryption_is_refused",),
     ),
     Guard(
         "GSS encryption does not take the place of TLS",
         "azpg._conninfo.resolve._Resolver.disable_gss_encryption",
         "pass",
-        ("test_conninfo_tls::test_gss_encryption_is_never_tried",),
+        ("conninfo/test_tls::test_gss_encryption_is_never_tried",),
     ),
     Guard(
         "asyncpg verifies the name too",
@@ -284,7 +284,7 @@ GUARDS = (
                 if value:
                     params.setdefault(keyword, Parameter(value, source))
         """,
-        ("test_conninfo_sent::test_an_empty_word_keeps_the_environment_out",),
+        ("conninfo/test_roundtrip::test_an_empty_word_keeps_the_environment_out",),
     ),
     Guard(
         "what was set aside stays aside",
@@ -294,19 +294,19 @@ GUARDS = (
                 if values:
                     self.params[keyword] = ",".join(values)
         """,
-        ("test_conninfo_sent::test_a_place_set_aside_for_server_stays_aside",),
+        ("conninfo/test_roundtrip::test_a_place_set_aside_for_server_stays_aside",),
     ),
     Guard(
         "libpq finds nothing that azpg did not judge",
         "azpg._conninfo.sources._from_environment",
         "return {}",
-        ("test_conninfo_sent::test_libpq_reads_what_azpg_judged",),
+        ("conninfo/test_roundtrip::test_libpq_reads_what_azpg_judged",),
     ),
     Guard(
         "a service is read as libpq reads it",
         "azpg._conninfo.sources._service_params",
         'return dict(line.split("=", 1) for line in lines), []',
-        ("test_sources::test_reads_every_source_as_libpq_does",),
+        ("conninfo/test_sources::test_reads_every_source_as_libpq_does",),
     ),
     Guard(
         "nothing that changes meanwhile reaches libpq",
@@ -448,7 +448,7 @@ GUARDS = (
         "azpg._conninfo.suggestions.unreadable_conninfo_error",
         "return reason + conninfo",
         (
-            "test_conninfo_sent::test_no_piece_of_a_password_is_in_a_message",
+            "conninfo/test_roundtrip::test_no_piece_of_a_password_is_in_a_message",
             "test_leaks::test_a_config_error_quotes_no_password",
         ),
     ),
@@ -457,7 +457,7 @@ GUARDS = (
         "azpg._connect.ConnectRequest.public_params",
         "return self.config.params | self._secrets",
         (
-            "test_conninfo_sent::test_no_secret_is_in_plan_or_conninfo",
+            "conninfo/test_roundtrip::test_no_secret_is_in_plan_or_conninfo",
             "test_connection::test_conninfo_holds_no_secret",
         ),
     ),
@@ -547,7 +547,7 @@ GUARDS = (
         "pass",
         (
             "tls/test_roots_file::test_a_program_writes_nothing",
-            "test_conninfo_tls::test_a_key_log_counts_nowhere_else",
+            "conninfo/test_tls::test_a_key_log_counts_nowhere_else",
         ),
     ),
     # The emulator
