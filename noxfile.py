@@ -181,7 +181,7 @@ def torture(session: nox.Session) -> None:
 
 @nox.session(python=PRESENT[:1], default=False)
 def mutation(session: nox.Session) -> None:
-    """Take the guards out and change what decides, line by line, to see what tests notice."""
+    """Break each security promise and change each line that decides, to see what tests notice."""
     _install(session, ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "mutation"))
     session.run("python", "tests/tools/mutate_guards.py", *session.posargs)
     copy = Path(session.create_tmp(), "copy").absolute()

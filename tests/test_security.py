@@ -28,7 +28,7 @@ def test_a_promise_names_a_test_that_is_there(test: str) -> None:
 
 
 def test_every_promise_is_held_by_a_guard_and_every_guard_by_the_page() -> None:
-    """The tests of the page are those that fail when their guard is taken out."""
+    """The tests of the page are those that fail when a guard breaks the promise."""
     assert sorted(NAMED) == sorted({test for guard in mutate_guards.GUARDS for test in guard.tests})
 
 

@@ -748,14 +748,14 @@ def main(word: str = "") -> int:
     check_names(tried)
     tests = sorted({test for guard in tried for test in guard.tests})
     for test in (broken := failed(tests)):
-        print(f"fails with every guard in its place: {test}")
+        print(f"fails although no function is replaced: {test}")
     left = 0
     for guard in tried:
         passed = set(guard.tests) - failed(guard.tests, guard)
         left += bool(passed)
         print(f"{'NOT HELD' if passed else 'held':8}  {guard.promise}", flush=True)
         for test in passed:
-            print(f"{'':10}passes without it: {test}")
+            print(f"{'':10}passes although the promise is broken: {test}")
     noticed = len(tried) - left
     print(f"{len(tried)} guards, {len(tests)} tests: {noticed} replaced and noticed, {left} not")
     return 1 if left or broken else 0
