@@ -35,7 +35,7 @@ from ._diagnosis.hints import HintContext
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
 from ._tls.roots import replaceable_by, root_file, user_root_crt
-from ._tokens.credentials import misfit, proxied, service_principal
+from ._tokens.credentials import credential_error, proxy_error, service_principal
 from ._tokens.entra import EntraPassword
 from ._tokens.token import require_role
 from ._tracebacks import redact_exception
@@ -100,11 +100,15 @@ class ConnectRequest:
         """the password is a Microsoft Entra token that azpg did not acquire"""
         self._rejected: tuple[str, ConnectError] | None = None
         """a token that the server rejected, and the error"""
+        self._attempt_started = self._started
+        self._connect_timeout = resolved.connect_timeout
         given = options.retry_timeout
         self._backoff = _retry.Backoff(
             resolved.retry_timeout if given is None else given, self._started
         )
-        self._cap_connect_timeout = given is not None and given > 0
+        self._retry_timeout = given if given is not None and given > 0 else None
+        """the caller's own"""
+        self._cap_connect_timeout = self._retry_timeout is not None
         """whether an attempt may last no longer than what is left; a first attempt may, unless the
         caller gave retry_timeout"""
 
@@ -117,8 +121,9 @@ class ConnectRequest:
             CredentialError: if there is none.
             ConfigError: if it is a token that must not be sent to these servers.
         """
+        self._attempt_started = time.monotonic()
         if self.entra is not None:
-            self._login = self._from_credential(self.entra.token())
+            self._login = self._from_credential(self.entra.token(self._deadline()))
         elif self._callback is not None:
             try:
                 password = self._callback()
@@ -131,8 +136,9 @@ class ConnectRequest:
 
     async def login_async(self) -> Login:
         """Do the same without blocking the event loop: a sync callback runs in a thread."""
+        self._attempt_started = time.monotonic()
         if self.entra is not None:
-            self._login = self._from_credential(await self.entra.token_async())
+            self._login = self._from_credential(await self.entra.token_async(self._deadline()))
         elif self._callback is not None:
             try:
                 password = await _call_maybe_async(self._callback)
@@ -142,6 +148,18 @@ class ConnectRequest:
         elif self.config.auth == "token":
             self._login = self._from_token(self._secrets["password"])
         return self._login
+
+    def _deadline(self) -> _retry.Deadline | None:
+        """Return when the caller stops waiting for a token, or None if the caller did not say."""
+        deadlines = []
+        if self._connect_timeout is not None:
+            seconds, source = self._connect_timeout
+            deadlines.append(_retry.Deadline(self._attempt_started + seconds, seconds, source))
+        if self._retry_timeout:
+            at = self._started + self._retry_timeout
+            source = f"retry_timeout={self._retry_timeout:g}"
+            deadlines.append(_retry.Deadline(at, self._retry_timeout, source))
+        return min(deadlines, default=None)
 
     def _from_callback(self, returned: object) -> Login:
         password = _check_password(returned)
@@ -173,9 +191,15 @@ class ConnectRequest:
     def params(self, login: Login, addresses: list[list[str]]) -> dict[str, str]:
         """Return the parameters of one attempt, with the secrets."""
         params = self.public_params(addresses) | self._secrets
+        now = time.monotonic()
         if self._cap_connect_timeout:
-            asked = params["connect_timeout"]
-            params["connect_timeout"] = self._backoff.attempt_timeout(asked, time.monotonic())
+            timeout = params["connect_timeout"]
+            params["connect_timeout"] = self._backoff.attempt_timeout(timeout, now)
+        if self.entra is not None and self._connect_timeout is not None:
+            # The wait for the token was part of the attempt
+            remaining = math.ceil(self._attempt_started + self._connect_timeout[0] - now)
+            if remaining < float(params["connect_timeout"]):
+                params["connect_timeout"] = str(max(_retry.LIBPQ_MIN_TIMEOUT_SECONDS, remaining))
         if login.password is not None:
             params["password"] = login.password
         if login.user is not None:
@@ -238,7 +262,7 @@ class ConnectRequest:
         # The server was verified, as always with tokens: try once more, with another token
         token = cast("str", self._login.password)
         self._rejected = token, failure
-        self.entra.drop(token)
+        self.entra.reject(token)
         return 0.0
 
     def _next_delay(self, failure: ConnectError) -> float | None:
@@ -246,7 +270,9 @@ class ConnectRequest:
         if not failure.transient:
             return None
         now = time.monotonic()
-        delay = self._backoff.next_delay(failure.kind, now, random.uniform)
+        # A failed token request is answered from the cache until the next request is due
+        not_before = failure._retry_at if isinstance(failure, CredentialError) else None  # noqa: SLF001
+        delay = self._backoff.next_delay(failure.kind, now, random.uniform, not_before)
         if delay is None:
             return None
         self._cap_connect_timeout = True
@@ -279,6 +305,8 @@ class _Resolved(NamedTuple):
     """the secret parameters, without a password that was an argument"""
     retry_timeout: float
     """seconds to retry for, if the caller gave no retry_timeout"""
+    connect_timeout: tuple[float, str] | None
+    """the seconds of one attempt, and the option that says so, if the caller gave them"""
     identity: ServiceIdentity | None
     """the identity of Service Connector's variables, if the host comes from them"""
 
@@ -340,8 +368,20 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         config=config,
         secrets=secrets,
         retry_timeout=_retry.default_retry_timeout(timeout.value if timeout is not None else None),
+        connect_timeout=_given_connect_timeout(timeout),
         identity=service_connector.identity_from_environ(environ) if is_connector else None,
     )
+
+
+def _given_connect_timeout(parameter: Parameter | None) -> tuple[float, str] | None:
+    """Return the seconds that the caller gave for one attempt, and the option as written."""
+    seconds = float(parameter.value) if parameter is not None and parameter.value else 0.0
+    if parameter is None or seconds <= 0:
+        return None
+    if parameter.source == "environment":
+        return seconds, f"{libpq_info().variables['connect_timeout']}={seconds:g}"
+    where = "" if parameter.source == "keyword" else f" ({parameter.source})"
+    return seconds, f"connect_timeout={seconds:g}{where}"
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -471,10 +511,10 @@ def _check_objects(options: ConnectOptions, *, is_async: bool) -> tuple[ConnectO
     """
     credential, password = options.credential, options.password
     problems = []
-    if credential is not None and (problem := proxied("credential", credential)):
+    if credential is not None and (problem := proxy_error("credential", credential)):
         problems.append(problem)
         credential = _placeholder_callback
-    if not _is_text(password) and (problem := proxied("password", password)):
+    if not _is_text(password) and (problem := proxy_error("password", password)):
         problems.append(problem)
         password = _placeholder_callback
     if problems:
@@ -485,7 +525,7 @@ def _check_objects(options: ConnectOptions, *, is_async: bool) -> tuple[ConnectO
                 f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is "
                 f"another: leave out cloud="
             )
-    elif credential is not None and (problem := misfit(credential, is_async=is_async)):
+    elif credential is not None and (problem := credential_error(credential, async_api=is_async)):
         problems.append(problem)
     if password is not None:
         problems += _password_errors(password, is_async=is_async)

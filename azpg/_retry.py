@@ -78,7 +78,11 @@ class Backoff:
         self.attempts = 0
 
     def next_delay(
-        self, kind: str, now: float, uniform: Callable[[float, float], float]
+        self,
+        kind: str,
+        now: float,
+        uniform: Callable[[float, float], float],
+        not_before: float | None = None,
     ) -> float | None:
         """Return the seconds to wait before the next attempt, or None if no time is left.
 
@@ -86,9 +90,12 @@ class Backoff:
             kind: the kind of the error that the last attempt ended with.
             now: the time.
             uniform: returns a random number between two others, as `random.uniform` does.
+            not_before: the time before which another attempt is useless, if that is known.
         """
         remaining = self._remaining(now)
         min_delay = TOO_MANY_CONNECTIONS_DELAY_SECONDS if kind == "too-many-connections" else 0.0
+        if not_before is not None:
+            min_delay = max(min_delay, not_before - now)
         if remaining <= min_delay:
             return None
         max_delay = min(self.max_delay, INITIAL_DELAY_SECONDS * 2**self.attempts)

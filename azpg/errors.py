@@ -72,6 +72,10 @@ class CredentialError(ConnectError):
 
     __module__ = "azpg"
 
+    # When the credential is asked again at the earliest, on the monotonic clock: until then the
+    # token cache answers with this failure, so connect(retry_timeout=) sleeps until that moment.
+    _retry_at: float | None = None
+
 
 class LoginError(ConnectError):
     """Tell that the server refused the sign-in."""

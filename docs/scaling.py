@@ -7,12 +7,13 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from azpg._tokens.token import Clocks, answered, received
+from azpg._tokens.refresh_policy import after_response
+from azpg._tokens.token import ClockReading, Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from azpg._tokens.token import Chance
+    from azpg._tokens.refresh_policy import Jitter
 
 RESERVED = 15
 """connections that Azure keeps for replication and monitoring"""
@@ -87,18 +88,18 @@ FLEETS = (
 )
 
 
-def asks(fleet: Fleet, start: float, chance: Chance) -> Iterator[float]:
+def asks(fleet: Fleet, start: float, jitter: Jitter) -> Iterator[float]:
     """Yield the seconds at which one process asks for a token, by azpg's own rules."""
-    held, now = None, start
+    cached, now = None, start
     while now < DAY:
         yield now
-        clocks = Clocks(now, now)
+        clocks = ClockReading(now, now)
         refresh = None if fleet.refresh is None else now + fleet.refresh
-        token = received("token", now + fleet.life, refresh, now=clocks, chance=chance)
-        held = answered(held, token, clocks, chance)
-        if held is None:
-            raise ValueError(f"a token of {fleet.life} s is none to hold")
-        now += held.ask_after
+        token = Token.from_response("token", now + fleet.life, refresh, clocks)
+        cached = after_response(cached, token, clocks, jitter)
+        if cached is None:
+            raise ValueError(f"a token of {fleet.life} s is too short-lived to cache")
+        now += cached.refresh_after
 
 
 def requests(fleet: Fleet, *, jitter: bool) -> tuple[Counter[int], Counter[int]]:
@@ -109,15 +110,15 @@ def requests(fleet: Fleet, *, jitter: bool) -> tuple[Counter[int], Counter[int]]
     for _ in range(PROCESSES):
         start = draw.uniform(0.0, fleet.spread)
         if jitter or fleet.spread or not seconds:  # else all processes have the same day
-            chance = draw.uniform if jitter else earliest
-            seconds = [int(ask) for ask in asks(fleet, start, chance)]
+            uniform = draw.uniform if jitter else earliest
+            seconds = [int(ask) for ask in asks(fleet, start, uniform)]
         every.update(seconds)
         renewals[seconds[1]] += 1
     return every, renewals
 
 
 def earliest(low: float, _high: float) -> float:
-    """Be no chance at all."""
+    """Draw no jitter."""
     return low
 
 

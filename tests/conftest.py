@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from azpg._tokens.cache import SLOTS
+from azpg._tokens.cache import TOKEN_CACHE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,9 +70,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(("PG", "AZURE_", "IDENTITY_", "MSI_")):
             monkeypatch.delenv(name)
     # As in a fresh process: no default credential and no token of an earlier test's emulator
-    monkeypatch.setattr(SLOTS, "_slots", {})
-    monkeypatch.setattr(SLOTS, "_strong", {})
-    monkeypatch.setattr(SLOTS, "_defaults", {})
+    monkeypatch.setattr(TOKEN_CACHE, "_entries", {})
+    monkeypatch.setattr(TOKEN_CACHE, "_strong", {})
+    monkeypatch.setattr(TOKEN_CACHE, "_defaults", {})
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))

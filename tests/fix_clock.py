@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azpg._tokens.token import Clocks
+from azpg._tokens.token import ClockReading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,9 @@ class Clock:
         """Return the real time."""
         return self._time()
 
-    def look(self) -> Clocks:
+    def look(self) -> ClockReading:
         """Return both clocks."""
-        return Clocks(self._monotonic() + self._running, self.time())
+        return ClockReading(self._monotonic() + self._running, self.time())
 
     def of(self, azure: Emulator) -> None:
         """Let Azure's own clock go on with this one."""
@@ -66,8 +66,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """Move the clocks of this process, for one test."""
     clock = Clock()
     monkeypatch.setattr(time, "time", clock.time)
-    # entra first: it takes its clocks from cache when it is loaded, and must find the real ones
-    for module in ("entra", "cache"):
-        monkeypatch.setattr(f"azpg._tokens.{module}.clocks", clock.look)
+    monkeypatch.setattr("azpg._tokens.cache.read_clocks", clock.look)
     yield clock
     clock.leave()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fix_api import Api
 
     import azpg
-    from azpg._tokens.cache import Flight
+    from azpg._tokens.request import Answer
     from azpg.emulator import Emulator, Principal
 
 CURRENT: contextvars.ContextVar[str] = contextvars.ContextVar("current user")
@@ -105,12 +105,12 @@ class Users:
     @staticmethod
     def wait(password: azpg.EntraPassword, callers: int) -> None:
         """Return once so many callers wait for the request in progress."""
-        while (flight := password._slot.flight) is None or _waiting(flight) < callers:
+        while (answer := password._entry.answer) is None or _waiting(answer) < callers:
             pass
 
 
-def _waiting(flight: Flight) -> int:
-    future: Any = flight
+def _waiting(answer: Future[Answer]) -> int:
+    future: Any = answer
     return len(future._condition._waiters) + len(future._done_callbacks)
 
 

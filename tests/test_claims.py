@@ -28,7 +28,7 @@ from azpg._doctor.report import TextReport
 from azpg._doctor.result import Step
 from azpg._doctor.token import check_token
 from azpg._redact import MAX_CLAIM_CHARACTERS, sanitized
-from azpg._tokens.token import lifetime, nameless
+from azpg._tokens.token import lifetime, no_role_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,9 +129,9 @@ def test_a_sanitized_claim_is_one_short_printable_line() -> None:
 
 def test_a_nameless_tokens_ids_are_sanitized() -> None:
     """Neither an escape nor a line break gets into the message."""
-    message = nameless({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
+    message = no_role_message({"appid": "a\x1b[2J", "oid": "b\nHINT: run this"})
     assert message.endswith("(appid a [2J, oid b HINT: run this)")
-    assert len(nameless({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
+    assert len(no_role_message({"appid": "x" * MANY, "oid": "y" * MANY})) < 1000
 
 
 def test_times_that_are_too_large_for_a_float_are_no_error() -> None:

@@ -140,10 +140,8 @@ def test_a_credential_of_a_closed_loop_says_what_to_do(
     assert "pass a function that makes the credential" in caught.value.hint
 
 
-def test_a_factory_makes_a_credential_for_each_loop(
-    authority: Authority, tmp_path: Path, left_open: None
-) -> None:
-    """What a function made is made anew when its loop has ended, and only then."""
+def test_a_factory_makes_a_credential_for_each_loop(authority: Authority, tmp_path: Path) -> None:
+    """What a function made is made anew when its loop has ended, and closed with its loop."""
     authority.lifetime = 0
     made: list[Any] = []
 
@@ -151,14 +149,33 @@ def test_a_factory_makes_a_credential_for_each_loop(
         made.append(secret(authority, tmp_path))
         return made[-1]
 
-    async def close() -> None:
+    async def ask() -> None:
         azpg.EntraPassword(factory).invalidate()
         await azpg.EntraPassword(factory).call_async()
-        await made[-1].close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    assert again(factory, close) == ["myapp", "myapp"]
-    assert len(made) == 2
-    assert len(authority.forms) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        assert again(factory, ask) == ["myapp", "myapp"]
+        assert len(made) == 2
+        assert len(authority.forms) == 3
+        del made[:]
+        gc.collect()
+
+
+def test_a_credential_that_was_passed_is_not_closed(azure: Emulator) -> None:
+    """It is the caller's, who may use it for something else."""
+    closed: list[object] = []
+
+    class Own(WithGetToken):
+        async def close(self) -> None:
+            closed.append(self)
+
+    own: Any = Own(azure.token)
+    assert asyncio.run(who(own)) == "myapp"
+    assert closed == []
+    assert asyncio.run(who(lambda: own)) == "myapp"
+    assert closed == [own]
 
 
 def test_an_async_credential_from_a_factory_is_refused_by_the_sync_api() -> None:

@@ -154,4 +154,4 @@ def test_az_that_wants_the_person_says_so(api: Api, az: Cli) -> None:
 )
 def test_what_only_a_person_can_mend_is_told_apart(error: Any, kind: str) -> None:
     """azure-identity's own error and Entra's codes say whether signing in again helps."""
-    assert credential_errors.credential("Some", error)[1] == kind
+    assert credential_errors.classify("Some", error).kind == kind

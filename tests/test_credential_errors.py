@@ -1,15 +1,15 @@
-"""Classify the errors of credentials."""
+"""What a credential that failed means."""
 
 from __future__ import annotations
 
 import pytest
 
-from azpg._tokens.credential_errors import credential, credential_late
+from azpg._tokens.credential_errors import classify, timeout
 
 
-def test_the_message_of_a_credential_is_kept() -> None:
-    """The error has it, redacted, with the credential's name; the hint refers to it."""
-    text, kind, hint = credential("AzureCliCredential", RuntimeError("no\x1b login"))
+def test_a_credentials_words_are_kept() -> None:
+    """What it said, its name, and what to do."""
+    text, kind, hint, *_ = classify("AzureCliCredential", RuntimeError("no\x1b login"))
     assert text == "no token from AzureCliCredential: RuntimeError: no  login"
     assert (kind, hint) == (
         "credential",
@@ -17,15 +17,15 @@ def test_the_message_of_a_credential_is_kept() -> None:
     )
 
 
-def test_the_hint_for_the_default_credential_is_az_login() -> None:
-    """Or a managed identity, which client_id= chooses."""
-    _, _, hint = credential("DefaultAzureCredential", RuntimeError())
+def test_the_default_credential_is_told_az_login() -> None:
+    """And the managed identity."""
+    _, _, hint, *_ = classify("DefaultAzureCredential", RuntimeError())
     assert "az login" in hint
     assert "client_id=" in hint
 
 
 @pytest.mark.parametrize(
-    ("message", "hint_part"),
+    ("said", "told"),
     [
         (
             (
@@ -52,26 +52,26 @@ def test_the_hint_for_the_default_credential_is_az_login() -> None:
         ),
     ],
 )
-def test_a_known_message_has_its_own_hint(message: str, hint_part: str) -> None:
-    """A message of Microsoft Entra or of the network can say more than that it failed."""
+def test_a_credentials_words_are_known(said: str, told: str) -> None:
+    """Where Microsoft Entra or the way there tells more than that it failed."""
     for name in ("ClientSecretCredential", "DefaultAzureCredential"):
-        _, kind, hint = credential(name, RuntimeError(message))
+        _, kind, hint, *_ = classify(name, RuntimeError(said))
         assert kind == "credential"
-        assert hint_part in hint
+        assert told in hint
 
 
-def test_an_error_without_a_message_is_named_by_its_type() -> None:
-    """Such as an empty KeyError."""
-    assert credential("X", KeyError())[0].endswith("KeyError: KeyError")
+def test_a_credential_that_says_nothing_is_told_by_its_error() -> None:
+    """An empty message leaves the type."""
+    assert classify("X", KeyError()).message.endswith("KeyError: KeyError")
 
 
-def test_the_hint_for_a_missing_package_is_to_install_it() -> None:
-    """Such as aiohttp, which the credentials of azure.identity.aio need."""
-    assert credential("X", ImportError("aiohttp"))[2].startswith("install what it names")
+def test_a_missing_package_is_told_as_such() -> None:
+    """A credential of azure.identity.aio without aiohttp, say."""
+    assert classify("X", ImportError("aiohttp")).hint.startswith("install what it names")
 
 
-def test_a_timeout_of_a_credential_has_its_seconds() -> None:
-    """The hint is to choose one credential of the chain."""
-    text, kind, hint = credential_late("X", 1.5)
+def test_a_late_credential_is_told_by_its_time() -> None:
+    """With the way to name one credential of the chain."""
+    text, kind, hint, *_ = timeout("X", 1.5)
     assert (text, kind) == ("no token from X within 1.5 s", "credential-timeout")
     assert "AZURE_TOKEN_CREDENTIALS" in hint

@@ -18,7 +18,7 @@ from azure.identity import (
 )
 
 import azpg
-from azpg._tokens.cache import SLOTS
+from azpg._tokens.cache import TOKEN_CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -309,5 +309,5 @@ def test_short_lived_credentials_of_users_leave_nothing(
         list(threads.map(serve, range(1000, 10_000)))
         gc.collect()
         grown = len(gc.get_objects()) - before
-    assert SLOTS.all() == []
+    assert TOKEN_CACHE.entries() == []
     assert grown < 200

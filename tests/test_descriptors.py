@@ -39,8 +39,8 @@ except azpg.ConnectError as error:
 @pytest.mark.parametrize(
     ("state", "error", "said"),
     [
-        ("cold", ["ConnectError", "unknown"], "no file descriptor is free"),
-        ("warm", ["ConnectError", "unknown"], "no file descriptor is free"),
+        ("cold", ["ConnectError", "file-descriptors"], "ulimit -n"),
+        ("warm", ["ConnectError", "file-descriptors"], "ulimit -n"),
     ],
 )
 def test_a_process_without_a_descriptor_is_told(

@@ -12,7 +12,12 @@ from cryptography import x509
 import azpg
 from azpg import _retry
 from azpg._tls import roots
-from azpg._tokens.token import FIRST_PAUSE, LONGEST_PAUSE, MARGIN, Clocks, received
+from azpg._tokens.refresh_policy import (
+    REFRESH_BACKOFF_INITIAL_SECONDS,
+    REFRESH_BACKOFF_MAX_SECONDS,
+    refresh_delay,
+)
+from azpg._tokens.token import MIN_REMAINING_SECONDS, ClockReading, Token
 
 ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs" / "explanation"
@@ -33,8 +38,8 @@ def drawn(path: Path) -> list[ET.Element]:
 
 def asked_ahead(life: float, refresh_on: float | None) -> list[float]:
     """Return the seconds after which the next token is asked for at the earliest and latest."""
-    now = Clocks(0.0, 0.0)
-    return [received("", life, refresh_on, now=now, chance=chance).ahead for chance in (min, max)]
+    token = Token.from_response("", life, refresh_on, ClockReading(0.0, 0.0))
+    return [refresh_delay(token, jitter) for jitter in (min, max)]
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
@@ -57,9 +62,13 @@ def test_the_life_of_a_token_is_drawn_to_the_second() -> None:
     earliest, latest = asked_ahead(DAY, DAY / 2)
     assert f"{earliest / 3600:.0f}:00{TO}" in words
     assert f"{latest // 3600:.0f}:{latest % 3600 / 60:.0f}" in words
-    assert f"The last {MARGIN:.0f} s" in words
-    assert {f"59:{60 - MARGIN:.0f}", f"23:59:{60 - MARGIN:.0f}"} <= set(words)
-    pauses = (FIRST_PAUSE, 2 * FIRST_PAUSE, LONGEST_PAUSE)
+    assert f"The last {MIN_REMAINING_SECONDS:.0f} s" in words
+    assert {
+        f"59:{60 - MIN_REMAINING_SECONDS:.0f}",
+        f"23:59:{60 - MIN_REMAINING_SECONDS:.0f}",
+    } <= set(words)
+    initial = REFRESH_BACKOFF_INITIAL_SECONDS
+    pauses = (initial, 2 * initial, REFRESH_BACKOFF_MAX_SECONDS)
     assert "within {:.0f} s, then {:.0f} s, and so on up to {:.0f} s".format(*pauses) in " ".join(
         words
     )

@@ -12,10 +12,11 @@ from azure.core.credentials import AccessToken
 import azpg
 
 if TYPE_CHECKING:
+    from fix_clock import Clock
     from fix_credentials import Credentials
 
 
-def test_an_async_credential_that_hangs_is_left(credentials: Credentials) -> None:
+def test_an_async_credential_that_hangs_is_left(clock: Clock) -> None:
     """A hanging async credential ends in time too, and leaves no task behind on the loop."""
 
     class Hanging:
@@ -37,6 +38,7 @@ def test_an_async_credential_that_hangs_is_left(credentials: Credentials) -> Non
         async with asyncio.timeout(10):
             left = asyncio.all_tasks() - {asyncio.current_task()}
             await asyncio.gather(*left, return_exceptions=True)
+        clock.goes_on(1.1)
         return await password.call_async()
 
     assert asyncio.run(main()) == "late"

@@ -90,8 +90,8 @@ def test_the_end_during_a_refresh(program: Program, kind: str) -> None:
         password = azpg.EntraPassword(credential)  # type: ignore[arg-type]  # as above
 
         def renew() -> None:
-            assert password._slot.held is not None
-            password._slot.held = password._slot.held.replace(ask_after=0.0)
+            assert password._entry.cached is not None
+            password._entry.cached = password._entry.cached._replace(refresh_after=0.0)
 
         async def ask() -> None:
             assert await password.call_async() == "token"

@@ -187,7 +187,7 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
         import azpg
         from azpg._tokens import cache
 
-        cache.FORK_WAIT = 1.0
+        cache.FORK_TIMEOUT_SECONDS = 1.0
         parent = os.getpid()
         hanging = BlockedCredential()
 
@@ -215,6 +215,43 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
     program(main, forked, ended_well, BlockedCredential)
 
 
+@pytest.mark.parametrize("gevent", [False, True], ids=["threads", "gevent"])
+@pytest.mark.parametrize("how", ["fork", "preexec_fn"])
+def test_a_credential_that_forks_is_not_waited_for(
+    program: Program, how: str, gevent: bool
+) -> None:
+    """A fork inside of the token request does not wait for that request, which cannot end first."""
+
+    def main(*, how: str, gevent: bool) -> None:
+        if gevent:
+            from gevent import monkey  # type: ignore[import-untyped]
+
+            monkey.patch_all()
+        import os
+        import subprocess
+        import time
+
+        from azure.core.credentials import AccessToken
+
+        import azpg
+
+        class Forking:
+            def get_token(self, *_scopes: str, **_options: object) -> AccessToken:
+                if how == "fork":
+                    ended_well(forked(lambda: None))
+                else:
+                    subprocess.run(["true"], check=True, preexec_fn=os.getpid)
+                return AccessToken("token", 1 << 40)
+
+        password = azpg.EntraPassword(Forking())
+        begun = time.monotonic()
+        assert password() == "token"
+        ended_well(forked(lambda: None))  # nor is a fork held up by its thread afterwards
+        assert time.monotonic() - begun < 5
+
+    program(main, forked, ended_well, how=how, gevent=gevent)
+
+
 def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: Emulator) -> None:
     """If another thread holds the lock of a cache entry at the fork, the child has a new lock."""
 
@@ -228,7 +265,7 @@ def test_a_lock_held_by_another_thread_is_no_deadlock(program: Program, azure: E
         held, end = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with password._slot.lock:
+            with password._entry.lock:
                 held.set()
                 end.wait()
 

@@ -16,7 +16,8 @@ import psycopg_pool
 import pytest
 
 import azpg
-from azpg._tokens.cache import SLOTS, Flight
+from azpg._tokens.cache import TOKEN_CACHE
+from azpg._tokens.request import Answer, TokenRequest, pending_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -304,7 +305,7 @@ def test_a_renewal_that_fails_shows_no_token(
         api.open(password=password)
     assert "unexpected answer …" in str(caught.value)
     for secret in (quoted, *tokens.given):
-        leaks.none_held(caught.value, secret, tokens.credential, tokens, password, password._slot)
+        leaks.none_held(caught.value, secret, tokens.credential, tokens, password, password._entry)
         leaks.none_in_logs(secret)
 
 
@@ -342,12 +343,13 @@ def test_what_holds_a_token_does_not_show_it(api: Api, tokens: Tokens, leaks: Le
     password = azpg.EntraPassword(tokens.credential)
     with api.connect(password=password):
         text = tokens.given[0]
-    slot, token = password._slot, password.token()
-    flight = Flight(None, 0.0)
-    flight.set_result(token)
-    shown = [password, slot, slot.held, token, flight, vars(password), vars(slot), SLOTS]
-    assert text not in repr([*shown, vars(SLOTS), password.stats()])
-    for each in (password, slot, slot.held, token, flight):
+    entry, token = password._entry, password.token()
+    answer = pending_answer()
+    request = TokenRequest(None, started=0.0, timeout=30.0, credential_name="", answer=answer)
+    answer.set_result(Answer(token, request))
+    shown = [password, entry, entry.cached, token, request, answer, answer.result(), TOKEN_CACHE]
+    assert text not in repr([*shown, *map(vars, (password, entry, request, TOKEN_CACHE))])
+    for each in (password, entry, entry.cached, token, request):
         file = io.BytesIO()
         with pytest.raises(TypeError) as caught:
             pickle.dump(each, file)

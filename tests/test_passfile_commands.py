@@ -138,7 +138,7 @@ asyncio.run(main())
 @pytest.fixture(scope="session")
 def app(emulator15: Emulator) -> str:
     """Create a role with a password, and return the password."""
-    emulator15.add_role("app", password="it's a \\ secret: *")
+    emulator15.add_role("nightly", password="it's a \\ secret: *")
     return "it's a \\ secret: *"
 
 
@@ -166,9 +166,9 @@ with azpg.connect(user="myapp") as conn:
 
 def test_azpg_in_a_command_uses_its_password(azure15: Emulator, command: Command, app: str) -> None:
     """Every entry point finds a text password, and authenticates another user with Entra."""
-    words = ("exec", "--server", "myserver", "--user", "app", "--dbname", "postgres")
+    words = ("exec", "--server", "myserver", "--user", "nightly", "--dbname", "postgres")
     ran = command(*words, *python(INNER), PGPASSWORD=app)
-    assert ran.out == "app\napp\napp app\napp\nmyapp\n", ran.err
+    assert ran.out == "nightly\nnightly\nnightly nightly\nnightly\nmyapp\n", ran.err
 
 
 def test_azpg_in_a_command_acquires_its_own_token(azure15: Emulator, command: Command) -> None:
@@ -186,8 +186,8 @@ def test_commands_in_a_command(azure15: Emulator, command: Command, app: str) ->
     inner = (
         f"{azpg_} exec -- psql {query}; {azpg_} psql {query}; {azpg_} exec -- {azpg_} psql {query}"
     )
-    words = ("exec", "--server", "myserver", "--user", "app", "--dbname", "postgres", "--")
-    assert command(*words, "sh", "-c", inner, PGPASSWORD=app).out == "app\napp\napp\n"
+    words = ("exec", "--server", "myserver", "--user", "nightly", "--dbname", "postgres", "--")
+    assert command(*words, "sh", "-c", inner, PGPASSWORD=app).out == "nightly\nnightly\nnightly\n"
 
 
 HOST = "myserver.postgres.database.azure.com"

@@ -28,7 +28,7 @@ import azpg.asyncpg
 from azpg import _child_env
 from azpg._doctor.checks import run_checks
 from azpg._doctor.result import Step
-from azpg._tokens.cache import MAX_STRONG_CREDENTIALS, SLOTS
+from azpg._tokens.cache import MAX_STRONG_CREDENTIALS, TOKEN_CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -338,7 +338,7 @@ def test_credentials_without_weak_references_are_bounded() -> None:
         assert azpg.EntraPassword(Slotted(number))() == f"token {number}.1"
     gc.collect()
     assert Slotted.alive - before == MAX_STRONG_CREDENTIALS == 100
-    assert len(SLOTS.all()) == 100
+    assert len(TOKEN_CACHE.entries()) == 100
 
 
 def test_a_credential_in_use_stays_cached() -> None:

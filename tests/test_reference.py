@@ -14,7 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 import azpg
 import azpg.asyncpg
 from azpg import _retry
-from azpg._tokens.token import LATE, MARGIN, ONE_REPLACEMENT
+from azpg._tokens.refresh_policy import REFRESH_THRESHOLD_SECONDS, REJECTION_COOLDOWN_SECONDS
+from azpg._tokens.token import MIN_REMAINING_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -93,9 +94,9 @@ def test_the_times_are_those_of_the_code() -> None:
     """The page has the seconds that cannot be set."""
     seconds = [float(value) for value in table("Times that cannot be set")]
     assert seconds == [
-        MARGIN,
-        LATE,
-        ONE_REPLACEMENT,
+        MIN_REMAINING_SECONDS,
+        REFRESH_THRESHOLD_SECONDS,
+        REJECTION_COOLDOWN_SECONDS,
         _retry.INITIAL_DELAY_SECONDS,
         _retry.MAX_DELAY_SECONDS,
         _retry.POOL_MAX_DELAY_SECONDS,

@@ -26,11 +26,9 @@ def jwt(claims: object) -> str:
 
 def token(claims: object) -> token_module.Token:
     """Return a token with these claims as it came in."""
-    now = token_module.Clocks(0.0, 1_800_000_000.0)
+    now = token_module.ClockReading(0.0, 1_800_000_000.0)
     expires_on = now.wall + 3600
-    return token_module.received(
-        jwt(claims), expires_on, None, now=now, chance=lambda low, _high: low
-    )
+    return token_module.Token.from_response(jwt(claims), expires_on, None, now)
 
 
 def test_a_token_knows_its_role() -> None:
@@ -88,7 +86,7 @@ def test_a_token_that_names_nobody_says_so() -> None:
 )
 def test_the_user_is_in_the_claims(claims: dict[str, Any], user: str | None) -> None:
     """A person's name first, then a managed identity's resource; else nobody."""
-    assert token_module.user(_jwt.claims(jwt(claims))) == user
+    assert token_module.claimed_role(_jwt.claims(jwt(claims))) == user
 
 
 @pytest.mark.parametrize("text", ["a?>~", "ü" * 3, "x" * 41])
@@ -126,24 +124,30 @@ def test_any_text_is_read_or_not(text: str) -> None:
     """Whatever a credential returns, reading it raises nothing."""
     claims = _jwt.claims(text)
     assert isinstance(claims, dict)
-    assert isinstance(token_module.nameless(claims), str)
+    assert isinstance(token_module.no_role_message(claims), str)
 
 
 def test_a_service_principal_is_told_by_its_ids() -> None:
     """No name: the kind, appid and oid say whose token it is."""
-    assert token_module.nameless({"appid": "an-id", "oid": "another"}) == (
+    assert token_module.no_role_message({"appid": "an-id", "oid": "another"}) == (
         "the token is a service principal's and holds no name (appid an-id, oid another)"
     )
-    assert "a service principal's" in token_module.nameless({"azp": "an-id"})
+    assert "a service principal's" in token_module.no_role_message({"azp": "an-id"})
 
 
 def test_a_token_of_no_kind_is_told_too() -> None:
     """Neither person nor service principal, or no JWT at all."""
-    assert token_module.nameless({"oid": "x"}) == (
+    assert token_module.no_role_message({"oid": "x"}) == (
         "the token is of no known kind and holds no name (oid x)"
     )
-    assert token_module.nameless({"tid": "x"}) == "the token is of no known kind and holds no name"
-    assert token_module.nameless({}) == "the token is no JWT that can be read, so it names no user"
+    assert (
+        token_module.no_role_message({"tid": "x"})
+        == "the token is of no known kind and holds no name"
+    )
+    assert (
+        token_module.no_role_message({})
+        == "the token is no JWT that can be read, so it names no user"
+    )
 
 
 # Whose a token is
@@ -185,6 +189,6 @@ def test_a_token_says_whose_it_is(claims: dict[str, Any], subject: dict[str, str
 )
 def test_two_tokens_are_of_one_user_or_not(other: dict[str, str], same: bool) -> None:
     """They are one user's if they have an id in common and contradict each other in none."""
-    assert token_module.same_subject(ALICE, other) is same
-    assert token_module.same_subject(other, ALICE) is same
-    assert token_module.same_subject(other, other)
+    assert token_module.is_same_subject(ALICE, other) is same
+    assert token_module.is_same_subject(other, ALICE) is same
+    assert token_module.is_same_subject(other, other)

@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azpg import _jwt
-from azpg._tokens import token as token_module
-from azpg._tokens.token import MARGIN, Clocks, Held, Token
+from azpg._tokens.refresh_policy import CachedToken, Jitter, after_response, refresh_delay
+from azpg._tokens.token import MIN_REMAINING_SECONDS, ClockReading, Token, lifetime
 
 HOUR, DAY = 3600.0, 86_400.0
-NOON = Clocks(50.0, 1_800_000_000.0)
+NOON = ClockReading(50.0, 1_800_000_000.0)
 ANSWER = 60.0
 """seconds that an answer may take"""
 
 
-def at(seconds: float, slept: float = 0.0, set_by: float = 0.0) -> Clocks:
+def at(seconds: float, slept: float = 0.0, set_by: float = 0.0) -> ClockReading:
     """Return both clocks some time after noon."""
-    return Clocks(NOON.monotonic + seconds - slept, NOON.wall + seconds + set_by)
+    return ClockReading(NOON.monotonic + seconds - slept, NOON.wall + seconds + set_by)
 
 
 def lowest(low: float, _high: float) -> float:
@@ -43,22 +43,17 @@ def jwt(issued: float, expires: float, number: int = 0) -> str:
     return f"e30.{base64.urlsafe_b64encode(claims.encode()).decode().rstrip('=')}.signature"
 
 
-def opaque(
-    life: float,
-    refresh: float | None = None,
-    chance: token_module.Chance = lowest,
-    text: str = "text",
-) -> Token:
-    """Return a token that came in at noon, and tells nothing of itself."""
+def opaque(life: float, refresh: float | None = None, text: str = "text") -> Token:
+    """Return a token that was received at noon, without claims."""
     refresh_on = None if refresh is None else NOON.wall + refresh
-    return token_module.received(text, NOON.wall + life, refresh_on, now=NOON, chance=chance)
+    return Token.from_response(text, NOON.wall + life, refresh_on, NOON)
 
 
-def hold(token: Token) -> Held:
-    """Return the state right after a token came in."""
-    held = token_module.answered(None, token, token.received, lowest)
-    assert held is not None
-    return held
+def cache(token: Token, jitter: Jitter = lowest) -> CachedToken:
+    """Return the state right after a token was received."""
+    cached = after_response(None, token, token.received, jitter)
+    assert cached is not None
+    return cached
 
 
 # Handed out
@@ -67,26 +62,26 @@ def hold(token: Token) -> Held:
 def test_a_token_is_handed_out_until_its_margin() -> None:
     """A connect takes time: with less than the margin left a token is not handed out."""
     token = opaque(600)
-    assert token.usable(NOON)
-    assert token.usable(at(579.99))
-    assert not token.usable(at(580))
-    assert (hold(token).state(at(579.99)), hold(token).state(at(580))) == ("due", "spent")
-    assert token.left(at(100)) == 500
-    assert MARGIN >= 15  # what a connect may take, by the connect_timeout filled in
+    assert token.is_usable(NOON)
+    assert token.is_usable(at(579.99))
+    assert not token.is_usable(at(580))
+    assert (cache(token).state(at(579.99)), cache(token).state(at(580))) == ("stale", "expired")
+    assert token.remaining(at(100)) == 500
+    assert MIN_REMAINING_SECONDS >= 15  # what a connect may take, by the connect_timeout filled in
 
 
 @pytest.mark.parametrize("life", [-3600, 0, 19, 20])
 def test_a_token_that_comes_late_is_never_handed_out(life: float) -> None:
-    """With a life no longer than the margin it is not usable, and not held."""
-    assert not opaque(life).usable(NOON)
-    assert token_module.answered(None, opaque(life), NOON, lowest) is None
+    """With a life no longer than the margin it is not usable, and not cached."""
+    assert not opaque(life).is_usable(NOON)
+    assert after_response(None, opaque(life), NOON, lowest) is None
 
 
 def test_a_tokens_text_is_in_no_repr() -> None:
     """Its length and its end are enough to tell one from another."""
-    token = token_module.received("s3cret", 1_000_600.0, None, now=NOON, chance=lowest)
+    token = Token.from_response("s3cret", 1_000_600.0, None, NOON)
     assert repr(token) == "<Token of 6 characters, expires_on=1000600>"
-    assert "s3cret" not in f"{token} {[token]} {Held(token=token, ask_after=1.0)}"
+    assert "s3cret" not in f"{token} {[token]} {CachedToken(token=token, refresh_after=1.0)}"
 
 
 # Asked ahead
@@ -115,15 +110,15 @@ def test_when_the_next_is_asked_for(
     life: float, refresh: float | None, first: float, last: float
 ) -> None:
     """At the credential's own refresh time, else at 300 s left, a short one's at half; jittered."""
-    assert hold(opaque(life, refresh, lowest)).ask_after == first
-    assert hold(opaque(life, refresh, highest)).ask_after == pytest.approx(last)
+    assert cache(opaque(life, refresh), lowest).refresh_after == first
+    assert cache(opaque(life, refresh), highest).refresh_after == pytest.approx(last)
 
 
 def test_due_is_told_by_the_time_gone() -> None:
-    """The next token is due from `ask_after` on, not a moment earlier."""
-    held = hold(opaque(HOUR))
-    assert held.state(NOON) == held.state(at(3299.9)) == "fresh"
-    assert held.state(at(3300)) == "due"
+    """The next token is due from `refresh_after` on, not a moment earlier."""
+    cached = cache(opaque(HOUR))
+    assert cached.state(NOON) == cached.state(at(3299.9)) == "fresh"
+    assert cached.state(at(3300)) == "stale"
 
 
 @given(
@@ -131,21 +126,19 @@ def test_due_is_told_by_the_time_gone() -> None:
     refresh=st.none() | st.floats(-DAY, 3 * DAY),
     luck=st.sampled_from([lowest, highest]),
 )
-def test_the_answer_comes_in_time(
-    life: float, refresh: float | None, luck: token_module.Chance
-) -> None:
+def test_the_answer_comes_in_time(life: float, refresh: float | None, luck: Jitter) -> None:
     """However late the jitter puts it, an answer that takes a minute comes before the margin."""
-    assert hold(opaque(life, refresh, luck)).ask_after + ANSWER <= life - MARGIN
+    assert cache(opaque(life, refresh), luck).refresh_after + ANSWER <= life - MIN_REMAINING_SECONDS
 
 
 def test_processes_started_together_do_not_ask_together() -> None:
     """Of 10,000 processes with a token of the same second few ask in any one second."""
     chance = random.Random(1).uniform
     for life, refresh, most in ((HOUR, None, 250), (DAY, DAY / 2, 10), (300.0, None, 450)):
-        helds = [hold(opaque(life, refresh, chance)) for _ in range(10_000)]
-        seconds = Counter(int(held.ask_after) for held in helds)
+        helds = [cache(opaque(life, refresh), chance) for _ in range(10_000)]
+        seconds = Counter(int(cached.refresh_after) for cached in helds)
         assert max(seconds.values()) <= most
-        again = Counter(int(h.not_yet(at(life - 200), chance).ask_after) for h in helds)
+        again = Counter(int(h.after_unchanged(at(life - 200), chance).refresh_after) for h in helds)
         assert max(again.values()) <= 2200
 
 
@@ -154,67 +147,66 @@ def test_processes_started_together_do_not_ask_together() -> None:
 
 def test_not_yet_is_asked_again_late() -> None:
     """After an answer no newer the next ask comes at 300 s left, and then every 30 s."""
-    held = hold(opaque(DAY, DAY / 2))
-    early, unlucky = held.not_yet(at(DAY / 2), lowest), held.not_yet(at(DAY / 2), highest)
-    assert (early.ask_after, unlucky.ask_after) == (DAY - 300, DAY - 240)
-    later = early.not_yet(at(DAY - 300), lowest)
-    assert later.ask_after == DAY - 300 + 27
-    assert later.not_yet(at(DAY - 273), highest).ask_after == DAY - 273 + 33
+    cached = cache(opaque(DAY, DAY / 2))
+    early, unlucky = (
+        cached.after_unchanged(at(DAY / 2), lowest),
+        cached.after_unchanged(at(DAY / 2), highest),
+    )
+    assert (early.refresh_after, unlucky.refresh_after) == (DAY - 300, DAY - 240)
+    later = early.after_unchanged(at(DAY - 300), lowest)
+    assert later.refresh_after == DAY - 300 + 27
+    assert later.after_unchanged(at(DAY - 273), highest).refresh_after == DAY - 273 + 33
 
 
 def test_the_same_token_is_not_yet_a_new_one() -> None:
     """The bytes in hand, from the credential's cache, are no refresh, an expiry off by one too."""
-    held = hold(opaque(HOUR))
+    cached = cache(opaque(HOUR))
     for off in (-1, 0, 1):
-        same = token_module.received(
-            "text", NOON.wall + HOUR + off, None, now=at(3300), chance=lowest
-        )
-        state = token_module.answered(held, same, at(3300), lowest)
+        same = Token.from_response("text", NOON.wall + HOUR + off, None, at(3300))
+        state = after_response(cached, same, at(3300), lowest)
         assert state is not None
-        assert state.token is held.token
-        assert state.ask_after == 3327
+        assert state.token is cached.token
+        assert state.refresh_after == 3327
         assert state.failures == 0
 
 
 def test_another_token_that_ends_no_later_is_not_yet_a_new_one() -> None:
     """Of two caches the older one's answer does not replace what is in hand."""
-    held = hold(opaque(HOUR))
+    cached = cache(opaque(HOUR))
     for left in (10.0, 300.0):
-        other = token_module.received(
-            "other", NOON.wall + 3300 + left, None, now=at(3300), chance=lowest
-        )
-        state = token_module.answered(held, other, at(3300), lowest)
+        other = Token.from_response("other", NOON.wall + 3300 + left, None, at(3300))
+        state = after_response(cached, other, at(3300), lowest)
         assert state is not None
-        assert state.token is held.token
+        assert state.token is cached.token
 
 
 def test_a_newer_token_takes_its_place() -> None:
-    """A token that lives longer is held from then on, with no failure to its name."""
-    held = hold(opaque(HOUR)).failed(at(3300), lowest)
-    newer = token_module.received("new", NOON.wall + 2 * HOUR, None, now=at(3310), chance=lowest)
-    assert token_module.answered(held, newer, at(3310), lowest) == Held(
-        token=newer, ask_after=newer.ahead
+    """A token that lives longer is cached from then on, with no failure to its name."""
+    cached = cache(opaque(HOUR)).after_failure(at(3300), lowest)
+    newer = Token.from_response("new", NOON.wall + 2 * HOUR, None, at(3310))
+    assert after_response(cached, newer, at(3310), lowest) == CachedToken(
+        token=newer, refresh_after=refresh_delay(newer, lowest)
     )
 
 
 def test_a_dead_token_is_not_revived_by_its_own_bytes() -> None:
     """A credential that still gives the token that has run out has given nothing."""
     text = jwt(NOON.wall, NOON.wall + HOUR)
-    held = hold(token_module.received(text, NOON.wall + HOUR, None, now=NOON, chance=lowest))
+    cached = cache(Token.from_response(text, NOON.wall + HOUR, None, NOON))
     late = at(HOUR - 10)
-    again = token_module.received(text, NOON.wall + HOUR, None, now=late, chance=lowest)
-    assert token_module.answered(held, again, late, lowest) is None
+    again = Token.from_response(text, NOON.wall + HOUR, None, late)
+    assert after_response(cached, again, late, lowest) is None
     dead = at(HOUR + 10)
-    again = token_module.received(text, NOON.wall + HOUR, None, now=dead, chance=lowest)
-    assert token_module.answered(held, again, dead, lowest) is None
+    again = Token.from_response(text, NOON.wall + HOUR, None, dead)
+    assert after_response(cached, again, dead, lowest) is None
 
 
 def test_an_opaque_token_may_be_prolonged() -> None:
     """A text that tells nothing of itself, given with a later end, lives until then."""
     late = at(HOUR)
-    again = token_module.received("text", late.wall + HOUR, None, now=late, chance=lowest)
-    assert token_module.answered(hold(opaque(HOUR)), again, late, lowest) == Held(
-        token=again, ask_after=3300
+    again = Token.from_response("text", late.wall + HOUR, None, late)
+    assert after_response(cache(opaque(HOUR)), again, late, lowest) == CachedToken(
+        token=again, refresh_after=3300
     )
 
 
@@ -224,46 +216,51 @@ def test_an_opaque_token_may_be_prolonged() -> None:
 def test_failures_pause_longer_and_longer() -> None:
     """The pause doubles from 5 s to a minute, half of it by chance, from the moment it failed."""
     for chance, share in ((lowest, 0.5), (highest, 1.0)):
-        held, pauses = hold(opaque(HOUR)), []
+        cached, pauses = cache(opaque(HOUR)), []
         for _ in range(6):
-            held = held.failed(at(3300), chance)
-            pauses.append(held.ask_after - 3300)
+            cached = cached.after_failure(at(3300), chance)
+            pauses.append(cached.refresh_after - 3300)
         assert pauses == [share * most for most in (5, 10, 20, 40, 60, 60)]
 
 
 def test_failures_without_end_are_borne() -> None:
     """A day of failures, ten years of them: the pause stays the longest."""
     assert (
-        Held(token=opaque(DAY), ask_after=0, failures=1_000_000).failed(NOON, highest).ask_after
+        CachedToken(token=opaque(DAY), refresh_after=0, failures=1_000_000)
+        .after_failure(NOON, highest)
+        .refresh_after
         == 60
     )
 
 
 def test_a_token_or_a_not_yet_ends_a_series() -> None:
     """After an answer the next failure pauses as the first did."""
-    failed = hold(opaque(HOUR)).failed(at(3300), highest).failed(at(3310), highest)
+    failed = cache(opaque(HOUR)).after_failure(at(3300), highest).after_failure(at(3310), highest)
     assert failed.failures == 2
-    assert failed.not_yet(at(3330), highest).failed(at(3360), highest).ask_after == 3365
+    assert (
+        failed.after_unchanged(at(3330), highest).after_failure(at(3360), highest).refresh_after
+        == 3365
+    )
 
 
 # The machine's clock
 
 
 @pytest.mark.parametrize(
-    ("issued", "exp", "lifetime"),
+    ("issued", "exp", "expected"),
     [(0, HOUR, HOUR), (-300, HOUR, HOUR + 300), (5, 6, 1.0), (5, 5, None), (6, 5, None)],
 )
 def test_a_token_says_how_long_it_was_given(
-    issued: float, exp: float, lifetime: float | None
+    issued: float, exp: float, expected: float | None
 ) -> None:
     """Its lifetime is `exp` less `iat`, where that is any."""
-    assert token_module.lifetime(_jwt.claims(jwt(issued, exp))) == lifetime
+    assert lifetime(_jwt.claims(jwt(issued, exp))) == expected
 
 
 @pytest.mark.parametrize("claims", [{}, {"iat": 1}, {"exp": 1}, {"iat": "1", "exp": "2"}])
 def test_a_token_may_not_say(claims: _jwt.Claims) -> None:
     """Without both times, as numbers, no lifetime is known."""
-    assert token_module.lifetime(claims) is None
+    assert lifetime(claims) is None
 
 
 @pytest.mark.parametrize("backdated", [0, 300], ids=["to-the-second", "dated-back"])
@@ -277,52 +274,54 @@ def test_a_clock_that_is_wrong_is_seen_through(
     true = NOON.wall - off
     text = jwt(true - backdated, true + given)
     expires_on = NOON.wall + given if relative else true + given
-    token = token_module.received(text, expires_on, None, now=NOON, chance=highest)
-    assert token.usable(NOON)
-    assert not token.usable(at(given - MARGIN))
-    assert token.left(NOON) >= min(given, given - off if off < given else DAY) - 600
+    token = Token.from_response(text, expires_on, None, NOON)
+    assert token.is_usable(NOON)
+    assert not token.is_usable(at(given - MIN_REMAINING_SECONDS))
+    assert token.remaining(NOON) >= min(given, given - off if off < given else DAY) - 600
 
 
 @pytest.mark.parametrize(("given", "taken"), [(300, 300), (600, 600), (601, 301), (900, 600)])
 def test_a_short_token_that_came_in_dead_keeps_a_life(given: int, taken: int) -> None:
     """What a token may be dated back by is not taken from one that has no more than twice that."""
     text = jwt(NOON.wall - HOUR - given, NOON.wall - HOUR)
-    token = token_module.received(text, NOON.wall - HOUR, None, now=NOON, chance=lowest)
-    assert token.left(NOON) == taken
+    token = Token.from_response(text, NOON.wall - HOUR, None, NOON)
+    assert token.remaining(NOON) == taken
 
 
 @pytest.mark.parametrize("off", [-HOUR, HOUR], ids=["back", "forward"])
 def test_a_clock_set_while_running(off: float) -> None:
     """Set back, the other clock tells the time gone; set forward, the token is taken for older."""
     token = opaque(2 * HOUR)
-    assert token.left(at(HOUR, set_by=off)) == (HOUR if off < 0 else 0)
-    assert token.usable(at(10, set_by=off))
-    assert not token.usable(at(2 * HOUR, set_by=off))
+    assert token.remaining(at(HOUR, set_by=off)) == (HOUR if off < 0 else 0)
+    assert token.is_usable(at(10, set_by=off))
+    assert not token.is_usable(at(2 * HOUR, set_by=off))
 
 
 def test_a_new_token_after_the_clock_was_set_back_is_new() -> None:
     """Though by its date it ends before the one in hand, whose date was a wrong clock's."""
-    held = hold(opaque(HOUR))  # relative: an hour from a noon that was an hour ahead
+    cached = cache(opaque(HOUR))  # relative: an hour from a noon that was an hour ahead
     now = at(3400, set_by=-HOUR)
     text = jwt(now.wall, now.wall + HOUR)
-    other = token_module.received(text, now.wall + HOUR, None, now=now, chance=lowest)
-    assert other.expires_on < held.token.expires_on
-    assert token_module.answered(held, other, now, lowest) == Held(token=other, ask_after=3300)
+    other = Token.from_response(text, now.wall + HOUR, None, now)
+    assert other.expires_on < cached.token.expires_on
+    assert after_response(cached, other, now, lowest) == CachedToken(
+        token=other, refresh_after=3300
+    )
 
 
 def test_a_machine_that_slept() -> None:
     """While the monotonic clock stands still, the wall clock tells the time gone."""
-    held = hold(opaque(HOUR))
-    assert held.state(at(3000, slept=2900)) == "fresh"
-    assert held.state(at(3300, slept=3200)) == "due"
-    assert held.state(at(HOUR, slept=3500)) == "spent"
+    cached = cache(opaque(HOUR))
+    assert cached.state(at(3000, slept=2900)) == "fresh"
+    assert cached.state(at(3300, slept=3200)) == "stale"
+    assert cached.state(at(HOUR, slept=3500)) == "expired"
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_the_time_gone_is_the_longer(monotonic: float, wall: float) -> None:
     """Of two clocks the one that has gone on further is believed."""
-    before = Clocks(0.0, 0.0)
-    assert Clocks(monotonic, wall).since(before) == max(monotonic, wall)
+    before = ClockReading(0.0, 0.0)
+    assert ClockReading(monotonic, wall).seconds_since(before) == max(monotonic, wall)
 
 
 # A day in the life, whatever the credential does
@@ -337,35 +336,35 @@ class Life:
         self.given, self.chance = given, luck.uniform
         self.asks = 0
         self.ends: dict[str, float] = {}
-        self.held: Held | None = None
+        self.cached: CachedToken | None = None
 
     def call(self, time: float, deed: Deed) -> str | None:
         """Return the token that a caller gets, or None where it is told of a failure."""
-        held, now = self.held, at(time)
-        if held is not None and (state := held.state(now)) != "spent":
-            if state == "due":
-                self.ask(held, time, deed)
-            return held.token.text
-        self.ask(held, time, deed)
-        ready = self.held is not None and self.held.token.usable(now)
-        return self.held.token.text if self.held is not None and ready else None
+        cached, now = self.cached, at(time)
+        if cached is not None and (state := cached.state(now)) != "expired":
+            if state == "stale":
+                self.ask(cached, time, deed)
+            return cached.token.text
+        self.ask(cached, time, deed)
+        ready = self.cached is not None and self.cached.token.is_usable(now)
+        return self.cached.token.text if self.cached is not None and ready else None
 
-    def ask(self, held: Held | None, time: float, deed: Deed) -> None:
+    def ask(self, cached: CachedToken | None, time: float, deed: Deed) -> None:
         """Ask the credential, in the foreground or the background."""
         self.asks += 1
         now = at(time)
         if deed == "fails":
-            if held is not None and held.token.usable(now):
-                self.held = held.failed(now, self.chance)
+            if cached is not None and cached.token.is_usable(now):
+                self.cached = cached.after_failure(now, self.chance)
             return
-        if deed == "same" and held is not None:
-            text = held.token.text
+        if deed == "same" and cached is not None:
+            text = cached.token.text
         else:
             text = jwt(now.wall - 300, now.wall + self.given, self.asks)
             self.ends[text] = time + self.given - (600 if deed == "older" else 0)
         expires_on = NOON.wall + self.ends[text]
-        token = token_module.received(text, expires_on, None, now=now, chance=self.chance)
-        self.held = token_module.answered(held, token, now, self.chance) or self.held
+        token = Token.from_response(text, expires_on, None, now)
+        self.cached = after_response(cached, token, now, self.chance) or self.cached
 
 
 @settings(max_examples=60)
@@ -383,7 +382,7 @@ def test_no_token_is_handed_out_dead(
     for turn in range(200):
         time += steps[turn % len(steps)]
         token = life.call(time, deeds[turn % len(deeds)])
-        assert token is None or life.ends[token] - time > MARGIN - 0.01
+        assert token is None or life.ends[token] - time > MIN_REMAINING_SECONDS - 0.01
 
 
 @settings(max_examples=8)
@@ -401,7 +400,7 @@ def test_no_credential_is_asked_without_end(
     held_asks = 0
     for turn in range(1, hours * 7200):
         before = life.asks
-        usable = life.held is not None and life.held.token.usable(at(turn / 2))
+        usable = life.cached is not None and life.cached.token.is_usable(at(turn / 2))
         life.call(turn / 2, deeds[life.asks % len(deeds)] if usable else "new")
         held_asks += usable and life.asks > before
     assert held_asks <= hours * 250  # 6,000 a day

@@ -15,7 +15,7 @@ import azpg
 from azpg import _jwt
 from azpg._redact import sanitized
 from azpg._tls.roots import root_file
-from azpg._tokens.token import MARGIN
+from azpg._tokens.token import MIN_REMAINING_SECONDS
 from azpg.emulator import Emulator, EmulatorError
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def _check_connection(conn: azpg.Connection[tuple[object, ...]], port: int) -> N
 
 def _pool_step(emulator: Emulator) -> None:
     with _step("A pool that outlives its token"):
-        # azpg uses each token for two seconds: it hands out none that expires within MARGIN
-        emulator.token_lifetime = MARGIN + 2.0
+        # azpg uses each token for two seconds, since it hands out none that expires sooner
+        emulator.token_lifetime = MIN_REMAINING_SECONDS + 2.0
         before = emulator.counts.tokens_issued
         credential = ManagedIdentityCredential()
         with azpg.create_pool(

@@ -54,6 +54,12 @@ PATTERNS = (
         r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
         "",
     ),
+    Pattern(
+        "file-descriptors",
+        ConnectError,
+        r"^((?!FATAL:).)*Too many open files",
+        "this process has no file descriptor left: close some, or raise ulimit -n",
+    ),
     # Token. Azure documents none of these messages; they are from public issues and forums
     Pattern(
         "token-expired",

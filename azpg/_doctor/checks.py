@@ -21,7 +21,7 @@ from azpg._diagnosis.hints import HintContext
 from azpg._libpq import libpq_info
 from azpg._redact import redact
 from azpg._tls.roots import certificates, root_file, user_root_crt
-from azpg._tokens.cache import clocks
+from azpg._tokens.cache import read_clocks
 
 from . import network
 from .result import CheckResult, SourcedValue, Step
@@ -287,11 +287,11 @@ class _Checks:
             return self._error_result(error, details)
         self._secrets.append(token.text)
         claims = _jwt.claims(token.text)
-        details["credential"] = password.answered_by()
+        details["credential"] = password.credential_name()
         details |= token_details(claims)
         details["characters"] = len(token.text)
-        details["minutes_left"] = int(token.left(clocks()) / 60)
-        return replace(check_token(claims, cloud, clocks().wall), details=details)
+        details["minutes_left"] = int(token.remaining(read_clocks()) / 60)
+        return replace(check_token(claims, cloud, read_clocks().wall), details=details)
 
     def sign_in(self) -> CheckResult:
         if self._blocker:

@@ -54,7 +54,7 @@ def credential_variables(environ: Mapping[str, str]) -> Iterator[str]:
 
 def token_details(claims: Claims) -> dict[str, Detail]:
     """Return the claims of a token that a server uses."""
-    user = token.user(claims)
+    user = token.claimed_role(claims)
     details: dict[str, Detail] = {
         "user": "the token names none" if user is None else sanitized(user)
     }

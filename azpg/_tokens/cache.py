@@ -1,10 +1,8 @@
-"""The tokens of this process: for each credential and scope one slot, and one flight at a time."""
+"""Process-wide token cache: one entry per credential and scope, with single-flight refresh."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import decimal
 import logging
 import math
 import os
@@ -13,399 +11,517 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from azpg.errors import ConfigError, CredentialError
+from azpg.errors import ConfigError
 
-from .credentials import DefaultCredential, must_be_awaited, proxied
-from .token import (
-    LATE,
-    MARGIN,
-    ONE_REPLACEMENT,
-    Clocks,
-    Held,
-    Token,
-    answered,
-    same_subject,
+from . import credential_errors
+from .acquire import CredentialHolder
+from .credential_errors import TokenFailure
+from .credentials import DefaultCredential, proxy_error
+from .refresh_policy import (
+    REFRESH_THRESHOLD_SECONDS,
+    REJECTION_COOLDOWN_SECONDS,
+    CachedToken,
+    RequestBackoff,
+    after_failed_request,
+    after_response,
+    next_request_delay,
 )
+from .request import Answer, Outcome, TokenRequest, pending_answer
+from .token import MIN_REMAINING_SECONDS, ClockReading, Token, is_same_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
+    from .acquire import TokenSource
     from .token import Subject
 
-    Entry: TypeAlias = "tuple[Callable[[], object], dict[str, Slot]]"
-    """what returns the credential, and its slot for each scope"""
+    CredentialEntries: TypeAlias = "tuple[Callable[[], object], dict[str, CacheEntry]]"
+    """a function that returns the credential, and its entry for each scope"""
 
 logger = logging.getLogger("azpg")
 
-FORK_WAIT = 10.0
-"""Seconds that a fork waits for tokens on their way.
+FORK_TIMEOUT_SECONDS = 10.0
+"""How long a fork waits for token requests that are in progress.
 
-A child forked in the middle of one would find azure.identity half imported, for ever, or share its
-connection.
+A child that is forked during one would find azure.identity half imported, or share the
+credential's connection.
 """
 
 MAX_STRONG_CREDENTIALS = 100
-"""Credentials kept that allow no weak reference; the one used longest ago goes first."""
+"""Credentials kept that allow no weak reference; the least recently used one is dropped first."""
 
-
-def clocks() -> Clocks:
-    """Look at both clocks."""
-    return Clocks(time.monotonic(), time.time())
-
-
-class Failure:
-    """What every waiter of a failed flight is told, each in an exception of its own."""
-
-    def __init__(
-        self, text: str, kind: str, hint: str, *, transient: bool = False, lost: bool = False
-    ) -> None:
-        self.text = text
-        self.kind = kind
-        self.hint = hint
-        self.transient = transient
-        self.lost = lost
-        """an async credential's loop ended under it: callers elsewhere try again"""
-
-    def error(self) -> CredentialError:
-        """Return it as an exception."""
-        return CredentialError(self.text, kind=self.kind, hint=self.hint, transient=self.transient)
-
-
-Outcome: TypeAlias = Token | Failure
-
-
-class Flight(Future[Outcome]):
-    """One request for a token, in the context of the caller that started it.
-
-    Any number of callers wait for it. Its token is theirs too if the credential would have given
-    them the same one: if it looks at no context variable, or they are in the same context.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None, started: float) -> None:
-        super().__init__()
-        self.context = contextvars.copy_context()
-        self.shared = True
-        """others may have its token: no other user's was seen"""
-        self.any_context = False
-        """the credential is azure-identity's, which looks at no context variable"""
-        self.loop = loop
-        """where an async credential is awaited"""
-        self.awaited = False
-        self.started = started
-        # Running: a waiter that is cancelled cannot cancel what others wait for.
-        self.set_running_or_notify_cancel()
-
-    def landed(
-        self, outcome: Outcome, loop: asyncio.AbstractEventLoop | None, *, started: bool
-    ) -> Token | None:
-        """Return the token for a caller on `loop`, or None if it must ask again.
-
-        `started` is whether the caller started this request. Another caller must ask for itself
-        if the token may be another user's.
-        """
-        if isinstance(outcome, Token):
-            mine = started or (self.shared and (self.any_context or self._same_context()))
-            return outcome if mine else None
-        if outcome.lost and self.loop is not loop:
-            return None
-        raise outcome.error()
-
-    def _same_context(self) -> bool:
-        one, other = map(_values, (self.context, contextvars.copy_context()))
-        # By identity: a value's own __eq__ might do anything. A variable that only one of them has
-        # is mostly a library's: a thread of its own begins without any.
-        return all(one[each] is other[each] for each in one.keys() & other.keys())
-
-
-def _values(context: contextvars.Context) -> dict[contextvars.ContextVar[Any], object]:
-    # Each thread has a decimal.Context of its own.
-    return {name: value for name, value in context.items() if type(value) is not decimal.Context}
-
-
-class Slot:
-    """The token of one credential and scope, and the flight that fetches the next."""
-
-    def __init__(self) -> None:
-        self.held: Held | None = None
-        self.subject: Subject = {}
-        """whose the first token was that said so; it stays when that token has gone"""
-        self.many_users = False
-        """a token of another user was seen: nothing is kept, and each caller asks for itself"""
-        self.fetched = self.failed = 0
-        self.dropped_at = -math.inf
-        self.personal = False
-        """the credential may ask a person, who is not to be disturbed in the background"""
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin, or begin anew in a forked child, which takes over the token and nothing else."""
-        self.lock = threading.Lock()
-        self.flight: Flight | None = None
-        self.alone: set[Flight] = set()
-        """requests that serve one caller only"""
-        self.loop: asyncio.AbstractEventLoop | None = None
-        """the loop that owns an async credential"""
-        self.made: object = None
-        """what the factory made, where one was given"""
-        self.threads: list[threading.Thread] = []
-        """those of requests, and some that have ended"""
-
-    def flights(self) -> list[Flight]:
-        """Return every request that is in progress."""
-        flight = self.flight
-        return [*self.alone] if flight is None else [flight, *self.alone]
-
-    def under_way(self, since: float) -> Flight | None:
-        """Return the flight under way, unless it started before `since`: then it is given up."""
-        flight = self.flight
-        return None if flight is None or flight.started < since else flight
-
-    def board(
-        self,
-        loop: asyncio.AbstractEventLoop | None,
-        timeout: float,
-        fly: Callable[[Flight], None],
-        *,
-        alone: bool = False,
-    ) -> tuple[Flight, bool]:
-        """Return the flight under way, or start one in a thread; and whether it was started.
-
-        With `alone` one is started that serves only its caller.
-        """
-        with self.lock:
-            alone = alone or self.many_users
-            if self.loop is None or not self.loop.is_running():
-                if self.loop is not loop and must_be_awaited(self.made):
-                    self.made = None  # its connections ended with its loop
-                self.loop = loop
-            now = clocks().monotonic
-            if not alone and (under_way := self.under_way(now - timeout)) is not None:
-                return under_way, False
-            flight = Flight(self.loop, now)
-            if alone:
-                self.alone.add(flight)
-            else:
-                self.flight = flight
-        thread = _in_thread(lambda: fly(flight), flight.context.copy())
-        with self.lock:
-            self.threads = [each for each in self.threads if each.is_alive()]
-            if thread is not None:
-                self.threads.append(thread)
-        return flight, True
-
-    def land(self, flight: Flight, outcome: Outcome, name: str) -> None:
-        """Take in what a flight brought, and tell all who wait."""
-        now = clocks()
-        with self.lock:
-            alone, before = flight in self.alone, self.held
-            awaited = self._end(flight)
-            shared = awaited and not alone
-            other = isinstance(outcome, Token) and self._is_another_users(outcome)
-            if self.many_users:
-                self.held = before = None
-                flight.shared = False
-            if isinstance(outcome, Failure):
-                if outcome.lost and self.loop is flight.loop:
-                    self.loop = None
-                self.failed += awaited  # one that was given up has failed already
-                if shared and before is not None and before.token.usable(now):
-                    self.held = before.failed(now, random.uniform)
-            elif alone and before is not None and before.token.usable(now) and outcome.usable(now):
-                # The cached token is refreshed in its own time, as if nobody had asked
-                self.fetched += not outcome.same(before.token)
-            elif (held := answered(before, outcome, now, random.uniform)) is None:
-                self.failed += 1
-                outcome = _dead(name, outcome, before, now)
-            else:
-                self.fetched += held.token is outcome
-                if not self.many_users:
-                    self.held = held
-                if not outcome.usable(now):
-                    outcome = held.token
-        if other:
-            logger.warning(MANY_USERS, name)
-        if shared or isinstance(outcome, Token):
-            _log(before, outcome, now, name)
-        with suppress(InvalidStateError):  # it was given up
-            flight.set_result(outcome)
-
-    def _end(self, flight: Flight) -> bool:
-        """Take a flight out, and tell whether it was still under way. Called locked."""
-        if flight in self.alone:
-            self.alone.remove(flight)
-            return True
-        if self.flight is flight:
-            self.flight = None
-            return True
-        return False
-
-    def _is_another_users(self, token: Token) -> bool:
-        """Tell whether this is the first token of a second user. Called locked."""
-        if not self.subject:
-            self.subject = token.subject
-        if self.many_users or same_subject(self.subject, token.subject):
-            return False
-        self.many_users = True
-        return True
-
-    def stuck(self, token: Token) -> bool:
-        """Let go of a credential that should have a newer token by now, and was made here.
-
-        Its own cache goes by the wall clock, and may think that there is time: that clock was set.
-        """
-        held = self.held
-        if self.made is None or held is None or not token.same(held.token):
-            return False
-        if late := held.token.left(clocks()) < LATE / 2:
-            self.made = None
-        return late
-
-    def leave(self, flight: Flight) -> None:
-        """Give up a flight: it has failed, and the next caller starts one of its own."""
-        with self.lock:
-            self.failed += self._end(flight)
-
-    def drop(self, refused: str) -> None:
-        """Forget a token that the server refused: once a minute at most."""
-        now = clocks().monotonic
-        with self.lock:
-            held = self.held
-            recent = now - self.dropped_at < ONE_REPLACEMENT
-            if held is not None and held.token.text == refused and not recent:
-                self.held, self.dropped_at = None, now
-
-
-MANY_USERS = (
+MANY_USERS_WARNING = (
     "%s returned a token of another user than before: its tokens are no longer cached, and each "
     "caller asks for its own. Pass one credential object per user"
 )
 
 
-def _dead(name: str, token: Token, before: Held | None, now: Clocks) -> Failure:
-    if before is not None and token.same(before.token):
+def read_clocks() -> ClockReading:
+    """Return both clocks as they are now."""
+    return ClockReading(time.monotonic(), time.time())
+
+
+class TokenStats(NamedTuple):
+    """Count what an `EntraPassword` has done; no secret in it."""
+
+    fetched: int
+    failed: int
+    seconds_to_expiry: float | None
+
+
+class Pending(NamedTuple):
+    """What a caller waits for."""
+
+    answer: Future[Answer]
+    request: TokenRequest | None
+    """the one that this caller started"""
+    next_request_in: float | None
+    """seconds after which another request may be started, if one may be"""
+    private: bool = False
+
+
+class KeptFailure(NamedTuple):
+    """The failure of the last request, which answers callers until the next one may be sent."""
+
+    failure: TokenFailure
+    request: TokenRequest
+    backoff: RequestBackoff
+
+
+class CacheEntry:
+    """The token of one credential and scope, its refresh, and the requests in progress."""
+
+    def __init__(self) -> None:
+        self.cached: CachedToken | None = None
+        self.subject: Subject = {}
+        """whose the first token was that said so; it is kept when that token is gone"""
+        self.many_users = False
+        """a token of another user was seen: nothing is cached, and each caller asks for itself"""
+        self.fetched = 0
+        self.failed = 0
+        self.rejected_at = -math.inf
+        """when a token was last rejected, on the monotonic clock"""
+        self.interactive = False
+        """the credential may ask a person, so it is never asked in the background"""
+        self.reset()
+
+    def reset(self) -> None:
+        """Set what a forked child does not inherit: it takes over the cached token only."""
+        self.lock = threading.Lock()
+        self.answer: Future[Answer] | None = None
+        """what callers wait for while no token is usable"""
+        self.shared_requests: list[TokenRequest] = []
+        """those in progress that serve every caller, the newest one last"""
+        self.private_requests: set[TokenRequest] = set()
+        """those in progress that serve one caller each"""
+        self.kept: KeptFailure | None = None
+        self.holder = CredentialHolder()
+        self.threads: list[threading.Thread] = []
+        """those of requests, some of which have ended"""
+
+    def requests(self) -> list[TokenRequest]:
+        """Return every request that is in progress."""
+        return [*self.shared_requests, *self.private_requests]
+
+    def asks_user(self) -> bool:
+        """Return whether the credential may be asking a person just now."""
+        return any(request.interactive for request in self.requests())
+
+    def request_age(self) -> float:
+        """Return for how many seconds the oldest request has been in progress."""
+        now = read_clocks().monotonic
+        return max((now - request.started for request in self.requests()), default=0.0)
+
+    def get(
+        self, source: TokenSource, loop: asyncio.AbstractEventLoop | None, timeout: float
+    ) -> Token | None:
+        """Return the cached token if it is usable; if it is stale, refresh it in the background."""
+        now = read_clocks()
+        cached = self.cached
+        if cached is None or (state := cached.state(now)) == "expired":
+            return None
+        if state == "stale" and not self.interactive:
+            self._refresh(source, loop, timeout, now)
+        return cached.token
+
+    def _refresh(
+        self,
+        source: TokenSource,
+        loop: asyncio.AbstractEventLoop | None,
+        timeout: float,
+        now: ClockReading,
+    ) -> None:
+        """Start a request in the background, unless the last one may still be answered in time."""
+        newest = self.shared_requests[-1] if self.shared_requests else None
+        if newest is None or newest.overdue:
+            self.join_or_start(source, loop, timeout)
+        elif newest.started < now.monotonic - timeout:
+            self._set_overdue(newest, timeout, now)
+
+    def join_or_start(
+        self,
+        source: TokenSource,
+        loop: asyncio.AbstractEventLoop | None,
+        timeout: float,
+        *,
+        private: bool = False,
+    ) -> Pending:
+        """Join the requests in progress, and start another one in a thread if it is time to.
+
+        Args:
+            source: What acquires the token.
+            loop: The caller's event loop, if it runs on one.
+            timeout: Seconds that an async credential may take.
+            private: Start a request that serves only this caller.
+        """
+        with self.lock:
+            private = private or self.many_users
+            loop = self.holder.use_loop(loop)
+            now = read_clocks().monotonic
+            answer = self.answer if self.answer and not private else pending_answer()
+            if not private:
+                self.answer = answer
+                delay = self._next_request_delay(now)
+                if delay != 0.0:
+                    return Pending(answer, None, delay)
+            request = TokenRequest(
+                loop, started=now, timeout=timeout, credential_name=source.name, answer=answer
+            )
+            if private:
+                self.private_requests.add(request)
+            else:
+                self.shared_requests.append(request)
+            delay = None if private else self._next_request_delay(now)
+        self._run(request, source)
+        return Pending(answer, request, delay, private=private)
+
+    def _next_request_delay(self, now: float) -> float | None:
+        """Return the seconds until another request may be started, if one may be. Locked."""
+        if any(request.interactive for request in self.shared_requests):
+            return None  # the user is being asked
+        return next_request_delay([each.started for each in self.shared_requests], now)
+
+    def _run(self, request: TokenRequest, source: TokenSource) -> None:
+        """Run a request in its own daemon thread, or here if the interpreter is finalizing."""
+        context = request.context.copy()
+        fetch = partial(context.run, self._fetch, request, source)
+        thread = threading.Thread(target=fetch, name="azpg-token", daemon=True)
+        started = False
+        if not sys.is_finalizing():  # then start() would never return
+            with suppress(RuntimeError):
+                thread.start()
+                started = True
+        if not started:
+            fetch()
+            return
+        with self.lock:
+            self.threads = [each for each in self.threads if each.is_alive()]
+            self.threads.append(thread)
+
+    def recent_failure(self) -> TokenFailure | None:
+        """Return the last failure until the next request may be sent, if it is the caller's too."""
+        kept, now = self.kept, read_clocks()
+        if kept is None or (wait := kept.backoff.remaining(now)) <= 0.0:
+            return None
+        if not kept.request.serves(started=False):
+            return None
+        ago = now.seconds_since(kept.backoff.failed_at)
+        return kept.failure._replace(
+            message=f"{kept.failure.message} (asked {ago:.0f} s ago, again in {wait:.0f} s)",
+            retry_at=now.monotonic + wait,
+        )
+
+    def reject(self, text: str) -> None:
+        """Forget a token that the server rejected, at most once a minute."""
+        now = read_clocks().monotonic
+        with self.lock:
+            recent = now - self.rejected_at < REJECTION_COOLDOWN_SECONDS
+            if self.cached is not None and self.cached.token.text == text and not recent:
+                self.cached, self.rejected_at = None, now
+
+    def invalidate(self) -> None:
+        """Forget the cached token, or the last failure."""
+        self.cached = self.kept = None
+
+    def stats(self) -> TokenStats:
+        """Return the numbers of tokens and failures, and the seconds that the token is valid."""
+        cached = self.cached
+        remaining = None if cached is None else max(0.0, cached.token.remaining(read_clocks()))
+        return TokenStats(self.fetched, self.failed, remaining)
+
+    def _fetch(self, request: TokenRequest, source: TokenSource) -> None:
+        """Acquire a token in the request's own thread, and complete the request."""
+        request.thread_id = threading.get_ident()
+        outcome = source.fetch(self.holder, request, read_clocks)
+        if isinstance(outcome, Token) and self._has_stale_credential(outcome):
+            stale, self.holder.made = self.holder.made, None
+            outcome = source.fetch(self.holder, request, read_clocks)
+            self.holder.close(stale)
+        self._complete(request, outcome)
+        request.ended.set()
+
+    def _has_stale_credential(self, token: Token) -> bool:
+        """Return whether a credential that a function made should have returned a newer token.
+
+        Its own cache uses the wall clock, and still trusts the token if that clock was set back.
+        """
+        if self.holder.made is None or self.cached is None:
+            return False
+        if not token.is_same_as(self.cached.token):
+            return False
+        return self.cached.token.remaining(read_clocks()) < REFRESH_THRESHOLD_SECONDS / 2
+
+    def _complete(self, request: TokenRequest, outcome: Outcome) -> None:
+        """Store the result of a request, and give it to all callers that wait."""
+        now, name = read_clocks(), request.credential_name
+        with self.lock:
+            private = request in self.private_requests
+            self._remove(request)
+            before = self.cached
+            other_user = isinstance(outcome, Token) and self._is_another_users(outcome)
+            if self.many_users:
+                self.cached = before = None
+                request.shared = False
+            if isinstance(outcome, Token):
+                self.interactive = request.interactive
+                outcome = self._store_token(outcome, name, now, private=private)
+            else:
+                self._store_failure(request, outcome, now, private=private)
+            if isinstance(outcome, Token):
+                self.kept = None
+            elif not private and outcome.is_repeatable and not self._awaits_newer(request, outcome):
+                outcome = self._keep(request, outcome, now)
+            answer: Future[Answer] | None = request.answer
+            if not private:
+                answer = None if self._awaits_newer(request, outcome) else self.answer
+                if answer is not None:
+                    self.answer = None
+        if other_user:
+            logger.warning(MANY_USERS_WARNING, name)
+        if isinstance(outcome, Token) or not (private or request.overdue):
+            _log(before, outcome, now, name)
+        if answer is not None:
+            answer.set_result(Answer(outcome, request))
+
+    def _awaits_newer(self, request: TokenRequest, outcome: Outcome) -> bool:
+        """Return whether a newer request may succeed where this one failed. Called locked."""
+        if isinstance(outcome, Token) or not outcome.transient:
+            return False
+        return any(each.started > request.started for each in self.shared_requests)
+
+    def _store_token(self, token: Token, name: str, now: ClockReading, *, private: bool) -> Outcome:
+        """Cache a token if it is newer, and return the result of its request. Called locked."""
+        before = self.cached
+        if before is not None and before.token.is_usable(now) and token.is_usable(now):
+            # Neither one caller's own request nor one that was overtaken by another changes when
+            # the cached token is refreshed.
+            overtaken = before.state(now) == "fresh" and not token.is_newer_than(before.token, now)
+            if private or overtaken:
+                self.fetched += not token.is_same_as(before.token)
+                return token
+        cached = after_response(before, token, now, random.uniform)
+        if cached is None:
+            self.failed += 1
+            return _expired_failure(name, token, before, now)
+        self.fetched += cached.token is token
+        if not self.many_users:
+            self.cached = cached
+        return token if token.is_usable(now) else cached.token
+
+    def _store_failure(
+        self, request: TokenRequest, failure: TokenFailure, now: ClockReading, *, private: bool
+    ) -> None:
+        """Count a failure, and delay the next refresh. Called locked."""
+        if failure.loop_closed and self.holder.loop is request.loop:
+            self.holder.loop = None
+        if request.overdue:  # it has been counted
+            return
+        self.failed += 1
+        if not private and self.cached is not None and self.cached.state(now) == "stale":
+            self.cached = self.cached.after_failure(now, random.uniform, failure.retry_after)
+
+    def _keep(
+        self, request: TokenRequest, failure: TokenFailure, now: ClockReading
+    ) -> TokenFailure:
+        """Keep a failure, and return it with the time of the next request. Called locked."""
+        usable = self.cached is not None and self.cached.token.is_usable(now)
+        if usable and failure.retry_after is None:
+            return failure
+        backoff = after_failed_request(
+            None if self.kept is None else self.kept.backoff,
+            request.started,
+            now,
+            random.uniform,
+            retry_after=failure.retry_after,
+        )
+        self.kept = KeptFailure(failure, request, backoff)
+        return failure._replace(retry_at=now.monotonic + backoff.delay)
+
+    def _set_overdue(self, request: TokenRequest, timeout: float, now: ClockReading) -> None:
+        """Count a background refresh as failed that has taken too long. Its token still counts."""
+        failure = credential_errors.timeout(request.credential_name, timeout)
+        with self.lock:
+            before = self.cached
+            if request.overdue or before is None:
+                return
+            self._store_failure(request, failure, now, private=False)
+            request.overdue = True
+        _log(before, failure, now, request.credential_name)
+
+    def _remove(self, request: TokenRequest) -> None:
+        """Remove a request that has ended. Called locked."""
+        self.private_requests.discard(request)
+        if request in self.shared_requests:  # not after a fork
+            self.shared_requests.remove(request)
+
+    def _is_another_users(self, token: Token) -> bool:
+        """Return whether this is the first token of a second user. Called locked."""
+        if not self.subject:
+            self.subject = token.subject
+        if self.many_users or is_same_subject(self.subject, token.subject):
+            return False
+        self.many_users = True
+        return True
+
+
+def _expired_failure(
+    name: str, token: Token, before: CachedToken | None, now: ClockReading
+) -> TokenFailure:
+    hint = "check this machine's clock (timedatectl), or give a credential that renews its tokens"
+    if before is not None and token.is_same_as(before.token):
         token = before.token
-    left = max(0.0, token.left(now))
-    return Failure(
-        f"{name} gave a token with {left:.0f} s left, and a connect needs {MARGIN:.0f}",
+        hint = (
+            "check this machine's clock (timedatectl), by which the credential keeps an old token; "
+            "azpg replaces a credential that it makes itself: pass a function, "
+            "credential=ManagedIdentityCredential"
+        )
+    remaining = max(0.0, token.remaining(now))
+    return TokenFailure(
+        f"{name} gave a token with {remaining:.0f} s left, and a connect needs "
+        f"{MIN_REMAINING_SECONDS:.0f}",
         "credential",
-        "check this machine's clock (timedatectl), or give a credential that renews its tokens",
+        hint,
     )
 
 
-def _log(before: Held | None, outcome: Outcome, now: Clocks, name: str) -> None:
+def _log(before: CachedToken | None, outcome: Outcome, now: ClockReading, name: str) -> None:
     if isinstance(outcome, Token):
-        if before is None or not outcome.same(before.token):
-            logger.info("token from %s, good for %.0f s", name, outcome.left(now))
-    elif before is not None and before.failures == 0 and before.token.usable(now):
-        left = before.token.left(now)
-        logger.warning("no new token yet, the last is good for %.0f s: %s", left, outcome.text)
+        if before is None or not outcome.is_same_as(before.token):
+            logger.info("token from %s, good for %.0f s", name, outcome.remaining(now))
+    elif before is not None and before.failures == 0 and before.token.is_usable(now):
+        remaining = before.token.remaining(now)
+        logger.warning(
+            "no new token yet, the last is good for %.0f s: %s", remaining, outcome.message
+        )
 
 
-def _in_thread(fly: Callable[[], None], context: contextvars.Context) -> threading.Thread | None:
-    """Run it in a daemon thread of its own, or here when the interpreter is going down."""
-    thread = threading.Thread(target=context.run, args=(fly,), name="azpg-token", daemon=True)
-    if not sys.is_finalizing():  # then start() would wait for ever
-        with suppress(RuntimeError):
-            thread.start()
-            return thread
-    fly()
-    return None
-
-
-class Slots:
-    """Every slot of the process, each found by its credential object and gone with it."""
+class TokenCache:
+    """Every entry of the process. An entry is found by its credential object, and dies with it."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, Entry] = {}
-        self._strong: dict[int, Entry] = {}
-        """those whose credential allows no weak reference, the one used last at the end"""
+        self._entries: dict[int, CredentialEntries] = {}
+        self._strong: dict[int, CredentialEntries] = {}
+        """those whose credential allows no weak reference, the most recently used one last"""
         self._defaults: dict[tuple[str, str | None], DefaultCredential] = {}
 
-    def default(self, authority: str, client_id: str | None) -> DefaultCredential:
-        """Return the one default credential of an authority and client id."""
+    def default_credential(self, authority: str, client_id: str | None) -> DefaultCredential:
+        """Return the one default credential for an authority and client id."""
         key = authority, client_id
-        # setdefault is atomic: of two threads here, both get the first one's.
+        # setdefault is atomic: if two threads are here, both get the first one's.
         return self._defaults.get(key) or self._defaults.setdefault(
             key, DefaultCredential(authority, client_id)
         )
 
-    def slot(self, credential: object, scope: str) -> Slot:
-        """Return the one slot of a credential and scope."""
-        # id() only says where to look: ids are used again, so the object itself decides.
+    def entry(self, credential: object, scope: str) -> CacheEntry:
+        """Return the one entry for a credential and scope.
+
+        Raises:
+            ConfigError: The credential is a proxy.
+        """
+        # An id is used again when its object is gone, so the object itself is compared too.
         key = id(credential)
-        entry = self._slots.get(key)
-        if entry is not None and entry[0]() is not credential:
-            self._slots.pop(key, None)
-            entry = None
-        if entry is None:
-            if problem := proxied("credential", credential):
+        entries = self._entries.get(key)
+        if entries is not None and entries[0]() is not credential:
+            self._entries.pop(key, None)
+            entries = None
+        if entries is None:
+            if problem := proxy_error("credential", credential):
                 raise ConfigError(problem)
-            entry = self._slots.setdefault(key, (self._hold(credential), {}))
-        if type(entry[0]) is not weakref.ref:
-            self._keep(key, entry)
-        return entry[1].get(scope) or entry[1].setdefault(scope, Slot())
+            entries = self._entries.setdefault(key, (self._reference(credential), {}))
+        if type(entries[0]) is not weakref.ref:
+            self._keep(key, entries)
+        return entries[1].get(scope) or entries[1].setdefault(scope, CacheEntry())
 
-    def all(self) -> list[Slot]:
-        """Return every slot there is."""
-        return [slot for _, slots in list(self._slots.values()) for slot in list(slots.values())]
+    def entries(self) -> list[CacheEntry]:
+        """Return every entry."""
+        return [
+            entry
+            for _, by_scope in list(self._entries.values())
+            for entry in list(by_scope.values())
+        ]
 
-    def _hold(self, credential: object) -> Callable[[], object]:
+    def _reference(self, credential: object) -> Callable[[], object]:
         key = id(credential)
 
         def forget(dead: object) -> None:
-            if self._slots.get(key, (None,))[0] is dead:
-                self._slots.pop(key, None)
+            if self._entries.get(key, (None,))[0] is dead:
+                self._entries.pop(key, None)
 
         try:
             return weakref.ref(credential, forget)
         except TypeError:  # it allows no weak reference
             return lambda: credential
 
-    def _keep(self, key: int, entry: Entry) -> None:
-        """Keep the credentials that were used last. As each lives, no other has its id."""
+    def _keep(self, key: int, entries: CredentialEntries) -> None:
+        """Keep the credentials that were used last. They stay alive, so their ids stay theirs."""
         self._strong.pop(key, None)
-        self._strong[key] = self._slots[key] = entry
+        self._strong[key] = self._entries[key] = entries
         for oldest in list(self._strong)[:-MAX_STRONG_CREDENTIALS]:
             self._strong.pop(oldest, None)
-            self._slots.pop(oldest, None)
+            self._entries.pop(oldest, None)
 
 
-SLOTS = Slots()
+TOKEN_CACHE = TokenCache()
 
 
 def _before_fork() -> None:
-    """Let flights land, for a while: a credential at work on both sides shares its connection."""
-    own = asyncio._get_running_loop()  # noqa: SLF001  # None, not an error, where there is none
-    end = time.monotonic() + FORK_WAIT
-    for slot in SLOTS.all():
-        for flight in slot.flights():
-            # What is awaited on this very loop cannot land before the fork is over.
-            if not (flight.awaited and flight.loop is own):
-                with suppress(TimeoutError):
-                    flight.result(max(0.0, end - time.monotonic()))
-        if not slot.flights():
-            for thread in slot.threads:
-                _see_off(thread, end)
+    """Wait a while for requests: a credential that both processes use shares its connection."""
+    own_loop = asyncio._get_running_loop()  # noqa: SLF001  # None instead of an error
+    end = time.monotonic() + FORK_TIMEOUT_SECONDS
+    for entry in TOKEN_CACHE.entries():
+        skipped = {threading.get_ident()}  # a credential that forks
+        for request in entry.requests():
+            # What is awaited on this very loop cannot end before the fork.
+            if request.awaited and request.loop is own_loop and request.thread_id is not None:
+                skipped.add(request.thread_id)
+            elif request.thread_id not in skipped:
+                request.ended.wait(max(0.0, end - time.monotonic()))
+        for thread in entry.threads:
+            if thread.ident not in skipped:
+                _join_native_thread(thread, end)
 
 
-def _see_off(thread: threading.Thread, end: float) -> None:
-    """Wait until a thread is wholly gone: OpenSSL's last word to it is said under a lock.
+def _join_native_thread(thread: threading.Thread, end: float) -> None:
+    """Wait for the native thread to exit: OpenSSL's handler for that takes a lock.
 
-    A child forked meanwhile would find that lock taken for ever.
+    A child that is forked meanwhile would inherit the lock as taken.
     """
     thread.join(max(0.0, end - time.monotonic()))
-    # Before 3.13 the system's thread outlives join() a little.
+    if thread.native_id == threading.get_native_id():  # gevent's threads are greenlets of this one
+        return
+    # Before Python 3.13 the native thread outlives join() for a moment.
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < end:
         time.sleep(0.0001)
 
 
 def _after_fork_in_child() -> None:
-    for slot in SLOTS.all():
-        slot.begin()
+    for entry in TOKEN_CACHE.entries():
+        entry.reset()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,22 +1,25 @@
-"""What an azure-identity credential's failure means: kind and hint. Pure."""
+"""What the failure of an azure-identity credential means: kind and hint. Pure."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from azpg._redact import redact
+from azpg.errors import CredentialError
 
-# What only a person can mend: a second factor, a password or session that has run out, a consent.
+# What only the user can fix: a second factor, an expired password or session, a consent.
 # The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
-SIGN_IN_AGAIN = (
+INTERACTION_REQUIRED = (
     r"interaction_required|consent_required|login_required|"
     r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
     r"70008|70043|700084)\b"
 )
 
+CERTIFICATE_INVALID = "CERTIFICATE_VERIFY_FAILED|certificate verify failed"
 
-CREDENTIALS = {
-    r"CERTIFICATE_VERIFY_FAILED|certificate verify failed": (
+HINTS = {
+    CERTIFICATE_INVALID: (
         "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
         "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)"
     ),
@@ -49,27 +52,85 @@ CREDENTIALS = {
         "login.microsoftonline.com, and NO_PROXY=169.254.169.254 for a managed identity"
     ),
 }
-"""Patterns of a credential's own text, and what to type."""
+"""Patterns of a credential's message, and what to type."""
 
 
-def credential(name: str, error: BaseException) -> tuple[str, str, str]:
-    """Return text, kind and hint for a credential that raised."""
-    said = redact(str(error)) or type(error).__name__
+TEMPORARILY_UNAVAILABLE = r"temporarily_unavailable|AADSTS90033\b|HTTP Error: 5\d\d\b"
+"""Messages of Microsoft Entra that say so themselves, and MSAL's for a status of 5xx."""
+
+UNREACHABLE = r"Failed to establish a new connection|Connection aborted|Read timed out"
+"""What a chain quotes of a member that had no answer: it hands on no cause."""
+
+NO_ANSWER = {"ServiceRequestError", "ServiceResponseError", "ConnectionError", "TimeoutError"}
+"""Names of azure-core's errors for an endpoint that did not answer, and Python's own."""
+
+
+class HttpResponse(NamedTuple):
+    """The last HTTP response to a token request."""
+
+    status: int
+    retry_after: float | None = None
+    """seconds, from the header"""
+    from_imds: bool = False
+    """from the identity endpoint of a virtual machine"""
+
+
+class TokenFailure(NamedTuple):
+    """Why a token request failed. Every caller that waits for it raises its own exception."""
+
+    message: str
+    kind: str
+    hint: str
+    transient: bool = False
+    retry_after: float | None = None
+    """seconds that the endpoint asked to wait"""
+    retry_at: float | None = None
+    """when the next request may be sent, on the monotonic clock"""
+    loop_closed: bool = False
+    """the event loop of an async credential ended: callers on other loops ask again"""
+    is_repeatable: bool = True
+    """the next callers would fail in the same way, so they are told without a request"""
+
+    def error(self) -> CredentialError:
+        """Return it as a new exception."""
+        error = CredentialError(
+            self.message, kind=self.kind, hint=self.hint, transient=self.transient
+        )
+        error._retry_at = self.retry_at  # noqa: SLF001  # for connect() alone
+        return error
+
+
+def classify(
+    name: str,
+    error: BaseException,
+    response: HttpResponse | None = None,
+    *,
+    expects_endpoint: bool = False,
+) -> TokenFailure:
+    """Return the failure of a credential that raised.
+
+    Args:
+        name: The credential.
+        error: What it raised.
+        response: The last HTTP response to the request, if azpg saw one.
+        expects_endpoint: Whether azpg sees every response, and an endpoint should have answered.
+    """
+    message = redact(str(error)) or type(error).__name__
     kind = "credential"
-    person = type(error).__name__ == "AuthenticationRequiredError"
-    if person or re.search(SIGN_IN_AGAIN, said, re.IGNORECASE):
+    by_class = type(error).__name__ == "AuthenticationRequiredError"
+    if by_class or re.search(INTERACTION_REQUIRED, message, re.IGNORECASE):
         kind = "interaction-required"
         hint = (
             "sign in again as the person you are (`az login` on your own machine): no program can "
             "do it for you"
         )
-    elif said == "Event loop is closed":
+    elif message == "Event loop is closed":
         hint = (
             "an async credential belongs to the event loop it was first used on, and that one has "
             "ended: pass a function that makes the credential, or azure.identity's sync one"
         )
     elif known := [
-        hint for pattern, hint in CREDENTIALS.items() if re.search(pattern, said, re.IGNORECASE)
+        hint for pattern, hint in HINTS.items() if re.search(pattern, message, re.IGNORECASE)
     ]:
         hint = known[0]
     elif isinstance(error, ImportError):
@@ -81,16 +142,73 @@ def credential(name: str, error: BaseException) -> tuple[str, str, str]:
         )
     else:
         hint = f"{name} could not sign in: its own words above say why"
-    return f"no token from {name}: {type(error).__name__}: {said}", kind, hint
-
-
-def credential_late(name: str, timeout: float) -> tuple[str, str, str]:
-    """Return text, kind and hint for a credential that took too long."""
-    return (
-        f"no token from {name} within {timeout:g} s",
-        "credential-timeout",
-        (
-            "check that its endpoint is reached from here, or name one credential instead of a "
-            "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)"
-        ),
+    transient = kind != "interaction-required" and _is_transient(
+        error, message, response, expects_endpoint=expects_endpoint
     )
+    return TokenFailure(
+        f"no token from {name}: {type(error).__name__}: {message}",
+        kind,
+        hint,
+        transient=transient,
+        retry_after=None if response is None else response.retry_after,
+        is_repeatable=message != "Event loop is closed",
+    )
+
+
+def _is_transient(
+    error: BaseException, message: str, response: HttpResponse | None, *, expects_endpoint: bool
+) -> bool:
+    """Return whether a later request may succeed without any change.
+
+    azure-identity's exceptions have the same class, and often the same message, whether an endpoint
+    is overloaded or rejects the request. So the status of the response counts, if there was one.
+    """
+    if re.search(TEMPORARILY_UNAVAILABLE, message, re.IGNORECASE):
+        return True
+    if response is not None and response.status >= 400:
+        starting = response.from_imds and response.status in {404, 410}
+        return response.status in {408, 429} or response.status >= 500 or starting
+    if re.search(CERTIFICATE_INVALID, message):
+        return False
+    names = {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
+    if names & NO_ANSWER or re.search(UNREACHABLE, message):
+        return True
+    # The errors of a chain are the same on a laptop, which has no identity endpoint, and on a
+    # virtual machine whose endpoint is down.
+    return expects_endpoint and response is None and "AzureError" in names
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.0) -> TokenFailure:
+    """Return the failure of a credential that took too long.
+
+    Args:
+        name: The credential.
+        seconds: How long the caller waited.
+        source: Where the caller's deadline comes from, such as `connect_timeout=3`.
+        request_age: How long the oldest request has been in progress, in seconds.
+    """
+    message = f"no token from {name} within {_rounded(seconds)} s"
+    if source:
+        message += f" ({source})"
+    if request_age > seconds + 1.0:
+        message += f": its answer has been awaited for {request_age:.0f} s"
+    return TokenFailure(
+        message,
+        "credential-timeout",
+        "check that its endpoint is reached from here, or name one credential instead of a "
+        "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)",
+        transient=True,
+    )
+
+
+def _rounded(seconds: float) -> str:
+    return f"{round(seconds, 1 if seconds >= 1 else 2):g}"

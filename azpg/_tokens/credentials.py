@@ -1,35 +1,53 @@
-"""Credentials: what counts as one, which must be awaited, and a cloud's default one."""
+"""Credentials: what counts as one, which are async, and the ones that azpg makes itself."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from azpg._redact import Secret
+
+from .credential_errors import HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from azure.core.credentials import TokenProvider
     from azure.core.credentials_async import AsyncTokenProvider
+    from azure.core.pipeline import PipelineResponse
 
     AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
     Credential: TypeAlias = AnyCredential | Callable[[], AnyCredential]
     SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
 
+READ_TIMEOUT_SECONDS = 10.0
+"""Time without an answer after which azure-core repeats a request, instead of its 300 s."""
+
+LAST_RESPONSE: ContextVar[HttpResponse | None] = ContextVar("azpg last response", default=None)
+"""the last HTTP response to the token request of this context, if azpg made the credential"""
+
 _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
+
+_IMDS_PATH = "/metadata/identity/oauth2/token"
+
+_ON_AZURE = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE")
+"""Variables that Azure sets where an identity endpoint serves the program."""
 
 _NO_PROXIES = {"NonCallableMock", "_FunctionWrapperBase"}
 """unittest.mock's base class, and wrapt's for decorated functions"""
 
 
 class DefaultCredential:
-    """Make a cloud's default credential; azure-identity is imported no earlier than here."""
+    """Make the default credential of a cloud. azure-identity is imported only when it is called."""
 
-    makes = "DefaultAzureCredential"
+    name = "DefaultAzureCredential"
 
     def __init__(self, authority: str, client_id: str | None) -> None:
-        self.options = _at(authority)
+        self.options = _authority_options(authority)
         if client_id is not None:
             self.options |= {
                 "managed_identity_client_id": client_id,
@@ -40,30 +58,35 @@ class DefaultCredential:
         """Make it."""
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415
 
-        return DefaultAzureCredential(**self.options, **_unknown(self.options))
+        return DefaultAzureCredential(
+            **self.options, **_discovery_options(self.options), **_http_options()
+        )
 
 
 class ServicePrincipal:
-    """Make the credential of a service principal with a secret, no earlier either."""
+    """Make the credential of a service principal with a client secret, imported as late."""
 
-    makes = "ClientSecretCredential"
+    name = "ClientSecretCredential"
 
-    def __init__(self, authority: str, tenant_id: str, client_id: str, client_secret: str) -> None:
-        self._tenant_id = tenant_id
-        self._client_id = client_id
-        self._client_secret = client_secret
-        self._options = _at(authority)
+    def __init__(
+        self, authority: str, tenant_id: str, client_id: str, client_secret: Secret
+    ) -> None:
+        self._options = _authority_options(authority)
+        self._principal = {
+            "tenant_id": tenant_id,
+            "client_id": client_id,
+            "client_secret": client_secret,
+        }
 
     def __call__(self) -> object:
         """Make it."""
         from azure.identity import ClientSecretCredential  # noqa: PLC0415
 
         return ClientSecretCredential(
-            tenant_id=self._tenant_id,
-            client_id=self._client_id,
-            client_secret=self._client_secret,
+            **self._principal,
             **self._options,
-            **_unknown(self._options),
+            **_discovery_options(self._options),
+            **_http_options(),
         )
 
 
@@ -71,72 +94,96 @@ class ServicePrincipal:
 def service_principal(
     authority: str, tenant_id: str, client_id: str, client_secret: str
 ) -> ServicePrincipal:
-    """Return the one of a service principal: all that name it share its token."""
-    return ServicePrincipal(authority, tenant_id, client_id, client_secret)
+    """Return the one object for a service principal, so that all who name it share its token."""
+    return ServicePrincipal(authority, tenant_id, client_id, Secret(client_secret))
 
 
-def _at(authority: str) -> dict[str, Any]:
-    """Return what leads a credential to an authority, where the environment names none."""
+def _authority_options(authority: str) -> dict[str, Any]:
+    """Return the option that names an authority, unless the environment names one."""
     return {} if "AZURE_AUTHORITY_HOST" in os.environ else {"authority": authority}
 
 
-def _unknown(options: Mapping[str, object]) -> dict[str, Any]:
+def _discovery_options(options: Mapping[str, object]) -> dict[str, Any]:
     from azure.identity import AzureAuthorityHosts  # noqa: PLC0415
 
-    # Microsoft, asked whether it knows the authority, would refuse a private cloud's.
+    # Microsoft does not know the authority of a private cloud, and instance discovery would fail.
     authority = options.get("authority")
     private = authority is not None and authority not in vars(AzureAuthorityHosts).values()
     return {"disable_instance_discovery": private}
 
 
+def _http_options() -> dict[str, Any]:
+    """Return the options for the HTTP requests of a credential that azpg makes."""
+    return {"read_timeout": READ_TIMEOUT_SECONDS, "raw_response_hook": _record_response}
+
+
+def _record_response(response: PipelineResponse[Any, Any]) -> None:
+    """Note the status of a response: azure-identity's exceptions do not tell it."""
+    http = response.http_response
+    LAST_RESPONSE.set(
+        HttpResponse(
+            http.status_code,
+            retry_after(http.headers.get("Retry-After")),
+            _IMDS_PATH in response.http_request.url,
+        )
+    )
+
+
+def retry_after(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; None for a date, which Azure does not send."""
+    if header is None or not re.fullmatch(r"\d{1,6}(\.\d+)?", header.strip()):
+        return None
+    return float(header)
+
+
 def is_credential(value: object) -> bool:
-    """Tell whether it is a credential, not a function or class that makes one."""
+    """Return whether it is a credential, not a function or class that makes one."""
     return not isinstance(value, type) and (
         hasattr(value, "get_token") or hasattr(value, "get_token_info")
     )
 
 
-def must_be_awaited(credential: object) -> bool:
-    """Tell whether a credential has to be awaited."""
+def is_async(credential: object) -> bool:
+    """Return whether a credential has to be awaited."""
     get = getattr(credential, "get_token_info", None) or getattr(credential, "get_token", None)
-    # A mock with the spec of a plain function has a mock for its flags, and they are all true.
+    # A mock with the spec of a plain function has a mock for its flags, in which every bit is set.
     flags = getattr(getattr(get, "__code__", None), "co_flags", 0)
     return inspect.iscoroutinefunction(get) and type(flags) is int
 
 
-def misfit(credential: object, *, is_async: bool) -> str | None:
-    """Return what keeps an API from taking a credential, and what to type."""
+def credential_error(credential: object, *, async_api: bool) -> str | None:
+    """Return why an API cannot use a credential, and what to type; None if it can."""
     if not callable(credential) and not is_credential(credential):
         return (
             f"credential is {type(credential).__name__}, which has neither get_token nor "
             f"get_token_info: pass a credential of azure.identity, or a function that makes one"
         )
-    if not is_async and must_be_awaited(credential):
+    if not async_api and is_async(credential):
         return (
-            f"{name(credential)} is an async credential: use connect_async(), or the credential of "
-            f"the same name in azure.identity"
+            f"{describe(credential)} is an async credential: use connect_async(), or the "
+            f"credential of the same name in azure.identity"
         )
     return None
 
 
 def is_proxy(value: object) -> bool:
-    """Tell whether an object stands for another one, and may stand for a different one later.
+    """Return whether an object forwards to another one, which may be a different one later.
 
-    Its type is not its `__class__`, which it takes from that object. This holds for mocks too,
-    which stand for nothing, and for functions with a wrapt decorator.
+    The type of a proxy is not its `__class__`, which it takes from the other object. The same is
+    true of mocks and of functions with a wrapt decorator, which are no proxies.
     """
     kind = type(value)
     if any(each.__name__ in _NO_PROXIES for each in kind.__mro__):
         return False
     try:
-        # A LocalProxy that is bound to nothing yet has its own class.
+        # A LocalProxy that is not bound yet has its own class.
         return value.__class__ is not kind or hasattr(kind, "_get_current_object")
-    except Exception:  # noqa: BLE001  # its function has failed, with any error
+    except Exception:  # noqa: BLE001  # its function failed, with any error
         return True
 
 
-def proxied(argument: str, value: object) -> str | None:
-    """Return what is wrong if a proxy was passed, and what to type."""
+def proxy_error(argument: str, value: object) -> str | None:
+    """Return why a proxy cannot be used, and what to type; None for any other object."""
     while issubclass(type(value), partial):
         value = cast("partial[object]", value).func
     if is_proxy(value):
@@ -151,7 +198,7 @@ def proxied(argument: str, value: object) -> str | None:
             f"credential at the next call, while tokens are cached by object: pass {instead}"
         )
     for member in _members(value):
-        if problem := proxied(f"a member of {argument}", member):
+        if problem := proxy_error(f"a member of {argument}", member):
             return problem
     return None
 
@@ -162,31 +209,41 @@ def _members(credential: object) -> Sequence[object]:
     return members if isinstance(members, tuple | list) else ()
 
 
-def asks_a_person(credential: object) -> bool:
-    """Tell whether a credential, or one of its chain, may open a browser or print a code."""
+def expects_endpoint(credential: object) -> bool:
+    """Return whether an identity endpoint should answer a credential.
+
+    It should if the environment says that the program runs on Azure, or if a managed identity is
+    the only member of the chain.
+    """
+    members = [type(each).__name__ for each in _members(credential)]
+    return any(map(os.environ.get, _ON_AZURE)) or members == ["ManagedIdentityCredential"]
+
+
+def is_interactive(credential: object) -> bool:
+    """Return whether a credential, or one of its chain, may open a browser or print a code."""
     return any(kind.__name__ in _INTERACTIVE for kind in type(credential).__mro__) or any(
-        map(asks_a_person, _members(credential))
+        map(is_interactive, _members(credential))
     )
 
 
 def is_azure_identitys(credential: object) -> bool:
-    """Tell whether a credential, with all of its chain, is of azure-identity's own classes."""
+    """Return whether a credential, with all of its chain, is of azure-identity's own classes."""
     module = type(credential).__module__
     return module.startswith("azure.identity.") and all(
         map(is_azure_identitys, _members(credential))
     )
 
 
-def name(credential: object) -> str:
-    """Return what a person would call it."""
+def describe(credential: object) -> str:
+    """Return the name of a credential for messages."""
     if isinstance(credential, DefaultCredential | ServicePrincipal):
-        return credential.makes
+        return credential.name
     if is_credential(credential):
         return type(credential).__name__
     return getattr(credential, "__qualname__", type(credential).__name__)
 
 
-def spoke(credential: object) -> str:
-    """Return the name, and for a chain the one of it that answered."""
+def describe_chain(credential: object) -> str:
+    """Return the name of a credential and, for a chain, of the member that succeeded."""
     member = getattr(credential, "_successful_credential", None)
-    return name(credential) + (f" ({name(member)})" if member is not None else "")
+    return describe(credential) + (f" ({describe(member)})" if member is not None else "")

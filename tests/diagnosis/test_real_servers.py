@@ -331,6 +331,7 @@ def test_the_error_of_a_server_is_classified(servers: Servers, failure: Failure)
 def test_every_other_kind_is_tested_elsewhere() -> None:
     """The kinds that no server here can be made to report."""
     elsewhere = {
+        "file-descriptors",  # test_descriptors
         # test_classify and conninfo/test_bad_input
         *("config", "unknown-host", "root-file", "certificate", "tls-refused"),
         # test_rejection

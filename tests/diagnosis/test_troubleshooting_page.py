@@ -12,7 +12,8 @@ import azpg
 from azpg._diagnosis.classify import classify, match
 from azpg._diagnosis.hints import HintContext
 from azpg._diagnosis.patterns import PATTERNS, SQLSTATES, compile_pattern
-from azpg._tokens.credential_errors import CREDENTIALS, credential
+from azpg._tokens import credential_errors
+from azpg._tokens.credential_errors import HINTS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "troubleshooting.md"
 CONTEXT = {
@@ -71,7 +72,9 @@ def test_an_entry_has_azpgs_kind_and_hint(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", NO_TOKEN, ids=lambda entry: entry.message[:40])
 def test_an_entry_of_a_credential_has_azpgs_kind_and_hint(entry: Entry) -> None:
     """They are those of a default credential that raises an error with the message."""
-    _, kind, hint = credential("DefaultAzureCredential", RuntimeError(entry.message))
+    _, kind, hint, *_ = credential_errors.classify(
+        "DefaultAzureCredential", RuntimeError(entry.message)
+    )
     assert (kind, hint) == (entry.kind, entry.hint)
 
 
@@ -79,7 +82,7 @@ def test_the_page_has_every_pattern() -> None:
     """Each pattern of the table has an entry, and each one of the credentials."""
     matches = [match(entry.message) for entry in FAILURES]
     assert {found[0].regex for found in matches if found} == {each.regex for each in PATTERNS}
-    for pattern, hint in CREDENTIALS.items():
+    for pattern, hint in HINTS.items():
         assert any(
             compile_pattern(pattern).search(entry.message) and entry.hint == hint
             for entry in NO_TOKEN

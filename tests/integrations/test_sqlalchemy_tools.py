@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging.config
 from typing import TYPE_CHECKING
 
 import alembic.command
@@ -46,6 +48,14 @@ def engine(azure: Emulator) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def loggers_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the loggers of this process, which Alembic's environments disable."""
+    configure = functools.partial(logging.config.fileConfig, disable_existing_loggers=False)
+    monkeypatch.setattr("logging.config.fileConfig", configure)
+
+
+@pytest.mark.usefixtures("loggers_enabled")
 @pytest.mark.parametrize("template", ["generic", "async"])
 def test_alembic(engine: Engine, tmp_path: Path, template: str) -> None:
     """The environments of `alembic init` upgrade and downgrade, sync and async."""

@@ -329,12 +329,12 @@ GUARDS = (
     # One user's token is never another's
     Guard(
         "a token belongs to its credential",
-        "azpg._tokens.cache.Slots.slot",
+        "azpg._tokens.cache.TokenCache.entry",
         """
-            entry = next(iter(self._slots.values()), None)
-            if entry is None:
-                entry = self._slots[id(credential)] = self._hold(credential), {}
-            return entry[1].setdefault(scope, Slot())
+            entries = next(iter(self._entries.values()), None)
+            if entries is None:
+                entries = self._entries[id(credential)] = self._reference(credential), {}
+            return entries[1].setdefault(scope, CacheEntry())
         """,
         (
             "test_entra::test_two_credentials_never_share",
@@ -343,23 +343,23 @@ GUARDS = (
     ),
     Guard(
         "an id that is used again opens nothing",
-        "azpg._tokens.cache.Slots.slot",
+        "azpg._tokens.cache.TokenCache.entry",
         """
             key = id(credential)
-            entry = self._slots.setdefault(key, (self._hold(credential), {}))
-            return entry[1].setdefault(scope, Slot())
+            entries = self._entries.setdefault(key, (self._reference(credential), {}))
+            return entries[1].setdefault(scope, CacheEntry())
         """,
         ("test_entra::test_an_entry_of_a_dead_credential_is_never_taken",),
     ),
     Guard(
         "a token dies with its credential",
-        "azpg._tokens.cache.Slots._hold",
+        "azpg._tokens.cache.TokenCache._reference",
         "return lambda: credential",
         ("test_entra::test_a_token_dies_with_its_credential",),
     ),
     Guard(
         "a default credential is one identity's",
-        "azpg._tokens.cache.Slots.default",
+        "azpg._tokens.cache.TokenCache.default_credential",
         """
             key = authority, None
             return self._defaults.setdefault(key, DefaultCredential(authority, client_id))
@@ -374,7 +374,7 @@ GUARDS = (
     ),
     Guard(
         "another user's token is not cached",
-        "azpg._tokens.cache.Slot._is_another_users",
+        "azpg._tokens.cache.CacheEntry._is_another_users",
         "return False",
         ("test_shared_credential::test_another_users_refreshed_token_is_not_shared",),
     ),
@@ -387,18 +387,18 @@ GUARDS = (
     Guard(
         "a role's name is printable",
         "azpg._tokens.token.require_role",
-        "return str(user(claims))",
+        "return str(claimed_role(claims))",
         ("test_claims::test_a_user_name_that_is_not_printable_is_an_error",),
     ),
     Guard(
         "a token is for one cloud",
-        "azpg._tokens.cache.Slots.slot",
+        "azpg._tokens.cache.TokenCache.entry",
         """
             key = id(credential)
-            entry = self._slots.get(key)
-            if entry is None or entry[0]() is not credential:
-                entry = self._slots[key] = self._hold(credential), {}
-            return entry[1].setdefault("", Slot())
+            entries = self._entries.get(key)
+            if entries is None or entries[0]() is not credential:
+                entries = self._entries[key] = self._reference(credential), {}
+            return entries[1].setdefault("", CacheEntry())
         """,
         ("test_entra::test_two_clouds_have_two_tokens",),
     ),
@@ -479,7 +479,7 @@ GUARDS = (
     Guard(
         "a token is in no log",
         "azpg._tokens.cache._log",
-        'logger.info("token from %s: %s", name, outcome.text)',
+        'logger.info("token from %s: %s", name, getattr(outcome, "text", ""))',
         ("test_leaks::test_nothing_is_logged_of_a_token",),
     ),
     Guard(
