@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+import textwrap
 from pathlib import Path
 
 import mutate_guards
@@ -44,6 +46,21 @@ def test_a_guard_names_a_function_and_another_body_for_it(guard: Guard) -> None:
     """The function exists, and with the replacement as its body the file is Python."""
     path, text = mutate_guards.replaced(guard)
     assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("guard", mutate_guards.GUARDS, ids=lambda guard: guard.promise)
+def test_a_replacement_uses_only_names_that_its_file_has(guard: Guard) -> None:
+    """A test must not fail for a name that is gone: it would seem to hold the promise."""
+    path, _ = mutate_guards.find_function(guard.function)
+    words = set(re.findall(r"\w+", path.read_text()))
+    function = "async def _():\n" + textwrap.indent(textwrap.dedent(guard.replacement), " ")
+    nodes = list(ast.walk(ast.parse(function)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    assigned = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    used = {name.id for name in names} | {
+        node.attr for node in nodes if isinstance(node, ast.Attribute)
+    }
+    assert not used - assigned - words - {*dir(builtins), *dir(str), *dir(dict)}
 
 
 def test_a_guard_whose_function_is_gone_is_an_error() -> None:
