@@ -129,7 +129,7 @@ def types(session: nox.Session) -> None:
     groups = nox.project.dependency_groups(PROJECT, "types", "site", "bench")
     _install(session, ".[emulator]", *TESTS, *groups, "nox[uv]")
     session.run("mypy", "azpg", "tests", "noxfile.py", "docs/scaling.py")
-    session.run("python", "tests/docs_types.py")
+    session.run("python", "tests/tools/docs_types.py", env={"PYTHONPATH": "tests"})
     session.run("pyright", "tests/typing", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
@@ -169,21 +169,21 @@ def sqlalchemy(session: nox.Session, series: str) -> None:
     session.run("python", "-m", "tarfile", "-e", str(next(sdist.glob("*.tar.gz"))), str(sdist))
     (source,) = (path.parent for path in sdist.glob("*/test"))
     postgres = max(Path("/usr/lib/postgresql").glob("*"))
-    session.run("python", "tests/dialect_suite.py", str(source), str(postgres))
+    session.run("python", "tests/tools/dialect_suite.py", str(source), str(postgres))
 
 
 @nox.session(python=PRESENT[:1], default=False)
 def torture(session: nox.Session) -> None:
     """Break everything for minutes: `nox -s torture -- --minutes 10 --connections 10000`."""
     _install(session, ".[emulator]")
-    session.run("python", "tests/torture.py", *session.posargs)
+    session.run("python", "tests/tools/torture.py", *session.posargs)
 
 
 @nox.session(python=PRESENT[:1], default=False)
 def mutation(session: nox.Session) -> None:
-    """Take the guards out and change what decides, line by line, to see what tests notice."""
+    """Break each security promise and change each line that decides, to see what tests notice."""
     _install(session, ".[emulator]", *TESTS, *nox.project.dependency_groups(PROJECT, "mutation"))
-    session.run("python", "tests/guards.py", *session.posargs)
+    session.run("python", "tests/tools/mutate_guards.py", *session.posargs)
     copy = Path(session.create_tmp(), "copy").absolute()
     for name in ("azpg", "tests"):
         shutil.copytree(name, copy / name, dirs_exist_ok=True)
@@ -197,7 +197,7 @@ def mutation(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Hold azpg against libpq with more and more words: `nox -s fuzz -- --minutes 5`."""
     _install(session, ".[emulator]", *TESTS)
-    session.run("python", "tests/fuzz.py", *session.posargs)
+    session.run("python", "tests/tools/fuzz.py", *session.posargs)
 
 
 @nox.session(default=False)
@@ -205,14 +205,14 @@ def roots(session: nox.Session) -> None:
     """Show the pinned roots, and what the newest certifi has changed about them."""
     session.install("--upgrade", ".", "certifi")
     session.run("azpg", "roots")
-    session.run("python", "-W", "ignore", "tests/pins.py")
+    session.run("python", "-W", "ignore", "tests/tools/check_root_pins.py")
 
 
 @nox.session(python=PRESENT[-1:], default=False)
 def bench(session: nox.Session) -> None:
     """Measure azpg beside bare psycopg; `-- --write docs` renews what the docs show of it."""
     _install(session, ".[emulator]", *nox.project.dependency_groups(PROJECT, "bench"))
-    session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
+    session.run("python", "-m", "benchmarks", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
@@ -229,7 +229,9 @@ def docs(session: nox.Session) -> None:
 def site(session: nox.Session) -> None:
     """Look at the site with Chromium, as it is on a phone, in the dark and without scripts."""
     _install(session, *nox.project.dependency_groups(PROJECT, "site"))
-    session.run("pytest", "--noconftest", "-q", "tests/browse_site.py", *session.posargs)
+    session.run(
+        "pytest", "--noconftest", "-q", "tests/tools/test_site_browser.py", *session.posargs
+    )
 
 
 @nox.session(default=False)
@@ -319,7 +321,7 @@ def _installed(
     session.run(*install, f"--resolution={resolution}", *wanted, log=False)
     session.run(*install, "--no-deps", wheel, log=False)
     session.run("uv", "pip", "check", "--quiet", f"--python={python}", log=False)
-    check = (python, "-W", "error", "tests/installed.py", *extras)
+    check = (python, "-W", "error", "tests/tools/installed.py", *extras)
     session.run(*check, external=True, silent=True, log=False)
     session.log(f"works: {name}")
 

@@ -53,6 +53,11 @@ def normalize_hostname(host: str) -> str | None:
     return name.lower() if _HOSTNAME.fullmatch(name) else None
 
 
+def _is_suffix(text: str) -> bool:
+    """Return whether a text can be a cloud's suffix: no whole top-level domain."""
+    return _SUFFIX.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class Cloud:
     """One Azure cloud: its host names, the scope of its tokens, and its root certificates.
@@ -84,7 +89,7 @@ class Cloud:
         object.__setattr__(self, "suffixes", tuple(self.suffixes))
         object.__setattr__(self, "roots", frozenset(self.roots))
         for suffix in self.suffixes:
-            if not _SUFFIX.fullmatch(suffix):
+            if not _is_suffix(suffix):
                 raise ValueError(
                     f"a Cloud's suffix is a dot and a lower-case domain of two labels or "
                     f"more, such as '.postgres.example.net', not {suffix!r}"

@@ -27,9 +27,7 @@ def connect(conninfo: str) -> PQGenConn[abc.PGconn]:
     pgconn = PGconn.connect_start(conninfo.encode())
     if pgconn.status == ConnStatus.BAD:
         raise _error("connection is bad", pgconn.get_error_message(), pgconn)
-    # Setting `nonblocking` clears the address, with which libpq begins each message
-    address = pgconn.error_message.decode(errors="replace")
-    pgconn.nonblocking = 1
+    address = _make_nonblocking(pgconn)
     while pgconn.status != ConnStatus.BAD:
         state = pgconn.connect_poll()
         if state == PollingStatus.OK:
@@ -41,6 +39,14 @@ def connect(conninfo: str) -> PQGenConn[abc.PGconn]:
             pass
     reason = address + pgconn.error_message.decode(errors="replace")
     raise _error("connection failed", reason.rstrip(), pgconn)
+
+
+def _make_nonblocking(pgconn: abc.PGconn) -> str:
+    """Make a connection nonblocking; return the address, with which libpq begins each message."""
+    # Setting `nonblocking` clears the address
+    address = pgconn.error_message.decode(errors="replace")
+    pgconn.nonblocking = 1
+    return address
 
 
 def _error(summary: str, reason: str, pgconn: abc.PGconn) -> errors.OperationalError:

@@ -37,7 +37,12 @@ def track_connection(conn: C) -> C:
 
 
 def _after_fork_in_child() -> None:
-    """Replace the socket of each inherited connection, and close the inherited pools.
+    _replace_inherited_sockets()
+    _close_inherited_pools()
+
+
+def _replace_inherited_sockets() -> None:
+    """Replace the socket of each inherited connection by a closed one.
 
     libpq cannot close the child's copies: it would send a Terminate message over the parent's
     socket, and another thread may have held one of the copies during the fork.
@@ -50,6 +55,9 @@ def _after_fork_in_child() -> None:
             for conn in inherited:
                 with suppress(psycopg.Error):  # the connection is closed
                     os.dup2(closed_socket.fileno(), conn.pgconn.socket, inheritable=False)
+
+
+def _close_inherited_pools() -> None:
     for pool in OPEN_POOLS:
         pool.close_after_fork()
 

@@ -34,8 +34,7 @@ def create_sealed_file(name: str, content: bytes, *, mode: int) -> int | None:
         os.fchmod(descriptor, mode)
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        _seal(descriptor)
         if Path(f"/proc/self/fd/{descriptor}").read_bytes() == content:
             return descriptor
     except OSError:
@@ -51,6 +50,12 @@ def _create(name: str) -> int | None:
                 descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flag)
                 return _renumber(descriptor)
     return None
+
+
+def _seal(descriptor: int) -> None:
+    if sys.platform == "linux":
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
 
 def _renumber(descriptor: int) -> int:

@@ -65,8 +65,7 @@ def format_passfile(keys: Iterable[PasswordKey], password: str, user_lines: byte
     invalid = set()
     for key in keys:
         invalid |= {name for name, value in key._asdict().items() if _has_line_break(value)}
-        host, port, user = map(_escape_field, key)
-        lines.append(f"{host}:{port}:*:{user}:{_escape(password)}\n")
+        lines.append(_format_line(key, password))
     problems = [f"{name} contains a line break, and {_REASON}" for name in sorted(invalid)]
     if _has_line_break(password):
         problems.append(
@@ -75,10 +74,21 @@ def format_passfile(keys: Iterable[PasswordKey], password: str, user_lines: byte
         )
     if problems:
         raise ConfigError(problems)
-    return "".join(lines).encode() + (_USER_LINES_HEADER + user_lines if user_lines else b"")
+    return _join(lines, user_lines)
 
 
 _REASON = "a command gets its password from a password file, which has one entry on each line"
+
+
+def _format_line(key: PasswordKey, password: str) -> str:
+    host, port, user = map(_escape_field, key)
+    return f"{host}:{port}:*:{user}:{_escape(password)}\n"
+
+
+def _join(lines: Iterable[str], user_lines: bytes) -> bytes:
+    # libpq takes the first line that matches
+    content = "".join(lines).encode()
+    return content + _USER_LINES_HEADER + user_lines if user_lines else content
 
 
 def parse_passfile(data: bytes) -> dict[PasswordKey, str]:

@@ -48,7 +48,7 @@ def parse_psql_args(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str,
     positional: list[str] = []
     rest: list[str] = []
     for option, value, words in _split_options(arguments):
-        if any(_is_option(option, each) for each in _HOST_OPTIONS):
+        if _selects_server(option):
             problems.append(
                 f"{option} leads psql to another server: name the server to azpg, before psql's "
                 f"own arguments (azpg psql --server myserver …)"
@@ -79,6 +79,10 @@ def parse_psql_args(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str,
     if problems:
         raise ConfigError(problems)
     return defaults, named, rest
+
+
+def _selects_server(option: str) -> bool:
+    return any(_is_option(option, each) for each in _HOST_OPTIONS)
 
 
 def _is_option(option: str, name: str) -> bool:

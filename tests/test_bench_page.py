@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import results
+from benchmarks import results
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from fix_program import Program
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

@@ -9,7 +9,7 @@ from fix_fork import connect, connect_in_both_ways, ended_well, forked
 
 if TYPE_CHECKING:
     from fix_authority import Authority
-    from fix_program import Program
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

@@ -8,7 +8,7 @@ import pytest
 from fix_fork import connect, connect_in_both_ways, ended_well, forked
 
 if TYPE_CHECKING:
-    from fix_program import Program
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

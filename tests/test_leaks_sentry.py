@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from fix_program import Program
     from fix_servers import Postgres
+    from fix_subprocess import Program
 
 
 @pytest.mark.once

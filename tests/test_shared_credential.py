@@ -16,8 +16,8 @@ import azpg
 if TYPE_CHECKING:
     from fix_api import Api
     from fix_clock import Clock
-    from fix_program import Program
     from fix_refresh import Background
+    from fix_subprocess import Program
     from fix_users import Users
 
     from azpg.emulator import Emulator

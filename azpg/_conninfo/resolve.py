@@ -159,13 +159,9 @@ class _Resolver:
         requested = self.requested_cloud()
         clouds = CLOUDS if requested is None else (requested, *CLOUDS)
         names, lookup_hosts = self.resolve_hosts(clouds)
-        cloud_of_name = {name: cloud_for_host(name, clouds) for name in names}
-        azure_clouds = [cloud for name in names if (cloud := cloud_of_name[name])]
-        # Two clouds may share a suffix: the first one counts, unless the caller named one
+        azure_clouds = [cloud for name in names if (cloud := cloud_for_host(name, clouds))]
         cloud = requested or (azure_clouds[0] if azure_clouds else AZURE_PUBLIC)
-        for name, own_cloud in cloud_of_name.items():
-            if not cloud.covers(name) or (requested is None and own_cloud is not cloud):
-                self.token_problems.append(token_host_error(name, cloud))
+        self.check_token_hosts(names, cloud, is_requested=requested is not None)
         uses_token = auth in ("entra", "token")
         if uses_token:
             self.problems += self.token_problems
@@ -295,12 +291,15 @@ class _Resolver:
                 for host in hosts
             ]
         self.check_hosts(names, addresses, lookup_hosts)
-        # A host that does not count is given as empty: libpq would look it up if it were absent
+        self.set_places(names, addresses)
+        self.warn_of_redirection(names, clouds)
+        return names or [""] * len(addresses), lookup_hosts
+
+    def set_places(self, names: Sequence[str], addresses: Sequence[str]) -> None:
+        # A place that does not count is given as empty: libpq would look it up if it were absent
         for keyword, values in (("host", names), ("hostaddr", addresses)):
             if values or keyword in self.params:
                 self.params[keyword] = ",".join(values)
-        self.warn_of_redirection(names, clouds)
-        return names or [""] * len(addresses), lookup_hosts
 
     def server_host(self, clouds: Sequence[Cloud]) -> str | None:
         server = self.summary.server
@@ -358,28 +357,21 @@ class _Resolver:
                 f"and verified: unset what a test left behind"
             )
 
+    def check_token_hosts(self, names: Sequence[str], cloud: Cloud, *, is_requested: bool) -> None:
+        """Record the hosts to which a token of the cloud must not be sent."""
+        for name in dict.fromkeys(names):
+            if not _belongs_to(name, cloud, is_requested=is_requested):
+                self.token_problems.append(token_host_error(name, cloud))
+
     # TLS
 
     def tls_for_azure(self, auth: Auth, cloud: Cloud) -> frozenset[str] | None:
-        mode, source = self.params.get("sslmode"), self.source_of("sslmode")
-        if mode == "disable":
-            self.problems.append(
-                f"sslmode=disable ({source}) would send everything in clear, and Azure refuses it: "
-                f"leave it out"
-            )
-        if self.params.get("gssencmode") == "require":
-            self.problems.append(
-                f"gssencmode=require ({self.source_of('gssencmode')}) takes the place of TLS, and "
-                f"Azure has no GSS encryption: leave it out"
-            )
-        self.params.pop("gssencmode", None)
-        self.set_default("gssencmode", "disable")
-        if mode == "verify-ca" and source == "keyword" and auth not in ("entra", "token"):
+        self.check_encryption()
+        self.disable_gss_encryption()
+        if self.keeps_verify_ca(auth):
             self.allow_verify_ca()
         else:
-            if mode not in (None, "verify-full"):
-                self.log_messages.append(f"sslmode={mode} ({source}) raised to verify-full")
-            self.params["sslmode"] = "verify-full"
+            self.require_verify_full()
         self.set_protection("ssl_min_protocol_version", "TLSv1.2", "a connection to Azure")
         if not self.has("sslcert"):
             self.set_default("sslcertmode", "disable")
@@ -389,6 +381,34 @@ class _Resolver:
             return cloud.roots
         self.check_root_file()
         return None
+
+    def check_encryption(self) -> None:
+        """Refuse a connection without TLS."""
+        if self.params.get("sslmode") == "disable":
+            self.problems.append(
+                f"sslmode=disable ({self.source_of('sslmode')}) would send everything in clear, "
+                f"and Azure refuses it: leave it out"
+            )
+        if self.params.get("gssencmode") == "require":
+            self.problems.append(
+                f"gssencmode=require ({self.source_of('gssencmode')}) takes the place of TLS, and "
+                f"Azure has no GSS encryption: leave it out"
+            )
+
+    def disable_gss_encryption(self) -> None:
+        self.params.pop("gssencmode", None)
+        self.set_default("gssencmode", "disable")
+
+    def keeps_verify_ca(self, auth: Auth) -> bool:
+        """Return whether sslmode=verify-ca counts: only in code, and never with a token."""
+        mode, source = self.params.get("sslmode"), self.source_of("sslmode")
+        return mode == "verify-ca" and source == "keyword" and auth not in ("entra", "token")
+
+    def require_verify_full(self) -> None:
+        mode, source = self.params.get("sslmode"), self.source_of("sslmode")
+        if mode not in (None, "verify-full"):
+            self.log_messages.append(f"sslmode={mode} ({source}) raised to verify-full")
+        self.params["sslmode"] = "verify-full"
 
     def allow_verify_ca(self) -> None:
         self.token_problems.append(
@@ -456,13 +476,7 @@ class _Resolver:
     # Defaults
 
     def apply_defaults(self, auth: Auth) -> None:
-        keylog_source = self.source_of("sslkeylogfile")
-        if keylog_source is not None and keylog_source != "keyword":
-            # Given as empty: if it were absent, libpq could read it from PGSERVICE's file again
-            self.params["sslkeylogfile"] = ""
-            self.warnings.append(
-                f"sslkeylogfile ({keylog_source}) counts only as a keyword in code"
-            )
+        self.check_key_log()
         if auth in ("entra", "token"):
             self.params["dbname"] = self.params.get("dbname") or "postgres"
             if not self.has("user"):
@@ -473,6 +487,14 @@ class _Resolver:
             self.set_default(keyword, value)
         if self.platform.is_linux:
             self.set_default("tcp_user_timeout", TCP_USER_TIMEOUT_MS)
+
+    def check_key_log(self) -> None:
+        """Empty sslkeylogfile, to which libpq writes the TLS keys, unless code asks for it."""
+        source = self.source_of("sslkeylogfile")
+        if source is not None and source != "keyword":
+            # Given as empty: if it were absent, libpq could read it from PGSERVICE's file again
+            self.params["sslkeylogfile"] = ""
+            self.warnings.append(f"sslkeylogfile ({source}) counts only as a keyword in code")
 
     def libpq_defaults(self) -> dict[str, str]:
         """Return libpq's own defaults for the keywords that nothing was given for."""
@@ -494,6 +516,15 @@ class _Resolver:
     def set_default(self, keyword: str, value: str) -> None:
         if keyword in self.platform.keywords:
             self.params.setdefault(keyword, value)
+
+
+def _belongs_to(host: str, cloud: Cloud, *, is_requested: bool) -> bool:
+    """Return whether a host belongs to a cloud.
+
+    Two clouds may share a suffix. Its hosts belong to the first one, unless the caller requested
+    the other one.
+    """
+    return cloud.covers(host) if is_requested else cloud_for_host(host) is cloud
 
 
 def _split(value: str) -> list[str]:

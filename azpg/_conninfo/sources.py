@@ -99,11 +99,7 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
         problems += service_problems
         _add_missing(params, from_service, "service file")
 
-    from_environ = {k: environ[v] for k, v in known.items() if v in environ}
-    from_environ.pop("service", None)
-    if environ.get("PGREQUIRESSL", "").startswith("1"):
-        from_environ.setdefault("sslmode", "require")
-    _add_missing(params, from_environ, "environment")
+    _add_missing(params, _from_environment(environ), "environment")
 
     has_host = any(params[name].value for name in _HOST_KEYWORDS & params.keys())
     if options.server is None and not has_host:
@@ -119,6 +115,14 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
         if not is_encodable(each.value)
     ]
     return params, problems
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    values = {k: environ[v] for k, v in libpq_info().variables.items() if v in environ}
+    values.pop("service", None)  # it has been read
+    if environ.get("PGREQUIRESSL", "").startswith("1"):
+        values.setdefault("sslmode", "require")
+    return values
 
 
 def _parse_conninfo(conninfo: str) -> tuple[dict[str, str], list[str]]:
@@ -222,8 +226,8 @@ def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.PasswordKey,
     Raises:
         ConfigError: if the file cannot be read.
     """
-    path = environ.get(_passfile.VARIABLE)
-    if not path or path != environ.get("PGPASSFILE"):
+    path = _command_passfile(environ)
+    if not path:
         return {}
     try:
         return _passfile.parse_passfile(Path(path).read_bytes())
@@ -233,6 +237,12 @@ def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.PasswordKey,
             f"{error.strerror}. azpg exec made it for the same user, for as long as the command "
             f"runs: start this program by azpg exec too, or pass password= or credential="
         ) from None
+
+
+def _command_passfile(environ: Mapping[str, str]) -> str | None:
+    """Return the path of the password file that `azpg exec` made, if it is the one in use."""
+    path = environ.get(_passfile.VARIABLE)
+    return path if path == environ.get("PGPASSFILE") else None
 
 
 # Service files

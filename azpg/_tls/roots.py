@@ -76,11 +76,15 @@ class RootFile:
 
     def path(self) -> str:
         """Return the path of the file, which exists."""
-        path, identity = self._written
-        if identity is None or _identity(path) != identity:
+        if not self._exists():
             path = self._write()
             self._written = path, _identity(path)
-        return path
+        return self._written[0]
+
+    def _exists(self) -> bool:
+        """Return whether the path still leads to the file that was written."""
+        path, identity = self._written
+        return identity is not None and _identity(path) == identity
 
     def _write(self) -> str:
         content = pem(self.fingerprints)
@@ -117,9 +121,13 @@ def _write_private_file(content: bytes) -> str:
     atexit.register(remove)
     path = os.path.join(folder, "roots.pem")
     Path(path).write_bytes(content)
-    if replaceable_by(path) is not None:
-        raise PermissionError(f"another user could exchange files below {folder}")
+    _check_private(path)
     return path
+
+
+def _check_private(path: str) -> None:
+    if replaceable_by(path) is not None:
+        raise PermissionError(f"another user could exchange files below {os.path.dirname(path)}")
 
 
 def shared_path(path: str, *, inherit: bool = False) -> str:
@@ -171,7 +179,7 @@ def certificates(fingerprints: frozenset[str]) -> dict[str, Root]:
         except (ImportError, OSError) as error:
             read_error = read_error or error
             continue
-        found |= {name: Root(der, source) for name, der in parse_pem(text) if name in fingerprints}
+        found |= {name: Root(der, source) for name, der in _select(text, fingerprints)}
     missing = sorted(fingerprints - found.keys())
     if missing and read_error is not None:
         raise TLSError(
@@ -184,6 +192,12 @@ def certificates(fingerprints: frozenset[str]) -> dict[str, Root]:
             [f"no certificate with the SHA-256 {name} is in certifi or azpg" for name in missing]
         )
     return found
+
+
+def _select(text: str, fingerprints: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+    for name, der in parse_pem(text):
+        if name in fingerprints:
+            yield name, der
 
 
 def _vendored_pem() -> bytes:

@@ -90,7 +90,7 @@ def _build_context(
     # Not ssl.create_default_context(), which logs keys to the file that SSLKEYLOGFILE names
     context = ServerNameContext(ssl.PROTOCOL_TLS_CLIENT)
     context.server_names = server_names
-    context.check_hostname = params["sslmode"] == "verify-full"
+    context.check_hostname = _verifies_name(params)
     context.minimum_version = _tls_version(params, "ssl_min_protocol_version", "TLSv1.2")
     context.maximum_version = _tls_version(params, "ssl_max_protocol_version", "MAXIMUM_SUPPORTED")
     context.set_alpn_protocols(["postgresql"])
@@ -112,6 +112,10 @@ def _build_context(
     if log_file := params.get("sslkeylogfile"):
         context.keylog_filename = log_file
     return context
+
+
+def _verifies_name(params: Mapping[str, str]) -> bool:
+    return params["sslmode"] == "verify-full"
 
 
 def _tls_version(params: Mapping[str, str], name: str, default: str) -> ssl.TLSVersion:

@@ -78,9 +78,9 @@ def parse_startup(packet: bytes) -> StartupMessage:
         raise _malformed_packet("it is not UTF-8") from None
     except ValueError:
         raise _malformed_packet("it has no terminator") from None
-    names = fields[::2]
-    if terminator or rest or len(fields) % 2 or not all(names):
+    if not _is_parameter_list(fields, terminator, rest):
         raise _malformed_packet("it is no list of names and values that ends in one terminator")
+    names = fields[::2]
     if len(set(names)) < len(names):
         raise _malformed_packet("it has a parameter twice")
     parameters = dict(zip(names, fields[1::2], strict=True))
@@ -93,6 +93,11 @@ def parse_startup(packet: bytes) -> StartupMessage:
                 f"the name of the {name} is longer than {MAX_NAME_BYTES} bytes", "42622"
             )
     return StartupMessage(version, parameters)
+
+
+def _is_parameter_list(fields: list[str], terminator: str, rest: str) -> bool:
+    """Return whether all names have values, and nothing follows the one terminator."""
+    return not (terminator or rest or len(fields) % 2) and all(fields[::2])
 
 
 def parse_cancel(packet: bytes) -> bytes:

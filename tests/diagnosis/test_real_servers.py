@@ -17,7 +17,7 @@ import azpg
 from azpg._diagnosis.patterns import PATTERNS
 
 if TYPE_CHECKING:
-    from fix_failures import Servers
+    from fix_faults import Servers
 
 
 Provoke: TypeAlias = "Callable[[Servers], object]"
@@ -332,14 +332,14 @@ def test_every_other_kind_is_tested_elsewhere() -> None:
     """The kinds that no server here can be made to report."""
     elsewhere = {
         "file-descriptors",  # test_descriptors
-        # test_classify and test_bad_input
+        # test_classify and conninfo/test_bad_input
         *("config", "unknown-host", "root-file", "certificate", "tls-refused"),
         # test_rejection
         *("token-expired", "token-audience", "wrong-role"),
         # Only test_classify: a full disk, a resolver that is down, a missing route, Windows, and
         # messages of a newer libpq or a busy PgBouncer
         *("storage-full", "resolver", "no-route", "event-loop", "direct-tls", "pgbouncer-server"),
-        # test_hostile_talk and integrations/test_asyncpg_hostile
+        # test_protocol_errors and integrations/test_asyncpg_hostile
         "protocol",
         # Only test_classify: a fault of Azure
         "server-fault",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fix_django import Databases, Manage
     from fix_leaks import Tokens
-    from fix_program import Program
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

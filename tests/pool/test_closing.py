@@ -16,7 +16,7 @@ import azpg
 
 if TYPE_CHECKING:
     from fix_api import Api
-    from fix_program import Program
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

@@ -10,7 +10,7 @@ from fix_fork import ended_well, forked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fix_program import Program
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

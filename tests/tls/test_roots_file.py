@@ -22,8 +22,8 @@ from azpg._tls import roots
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fix_program import Program
     from fix_roots import Fingerprints, HoldsTheRoots
+    from fix_subprocess import Program
 
     from azpg.emulator import Emulator
 

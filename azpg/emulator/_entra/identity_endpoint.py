@@ -156,16 +156,11 @@ class IdentityEndpoint:
         return content
 
     def _check_request(self, request: _Request) -> None:
-        # A web page can point its own host name at this address (DNS rebinding), but its requests
-        # then have that name in the Host header.
-        if request.headers.get("host") != self._host:
-            raise _HTTPError(400, f"The Host header must be {self._host}.")
+        self._check_host(request)
         if request.path == _APP_SERVICE_PATH:
-            secret = request.headers.get("x-identity-header", "")
-            if not hmac.compare_digest(secret.encode(), self.header.encode()):
-                raise _HTTPError(401, "The identity header is missing or wrong.")
+            self._check_secret(request)
             api_version = _APP_SERVICE_API_VERSION
-        elif request.path == _IMDS_PATH and self._imds:
+        elif self._is_imds_request(request):
             if "x-forwarded-for" in request.headers:
                 raise _HTTPError(400, "IMDS answers no forwarded requests.")
             if request.headers.get("metadata", "").lower() != "true":
@@ -175,6 +170,20 @@ class IdentityEndpoint:
             raise _HTTPError(404, f"There is nothing at {request.path}.")
         if request.query.get("api-version") != api_version:
             raise _HTTPError(400, f"api-version must be {api_version}.")
+
+    def _check_host(self, request: _Request) -> None:
+        # A web page can point its own host name at this address (DNS rebinding), but its requests
+        # then have that name in the Host header.
+        if request.headers.get("host") != self._host:
+            raise _HTTPError(400, f"The Host header must be {self._host}.")
+
+    def _check_secret(self, request: _Request) -> None:
+        secret = request.headers.get("x-identity-header", "")
+        if not hmac.compare_digest(secret.encode(), self.header.encode()):
+            raise _HTTPError(401, "The identity header is missing or wrong.")
+
+    def _is_imds_request(self, request: _Request) -> bool:
+        return self._imds and request.path == _IMDS_PATH
 
 
 def _parse_request(head: bytes) -> _Request:

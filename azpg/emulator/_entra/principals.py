@@ -150,9 +150,13 @@ def _check_name(name: str) -> None:
         raise EmulatorError(
             f"PostgreSQL names have at most {_MAX_ROLE_NAME_BYTES} bytes; {name!r} is longer."
         )
-    if name.startswith("/"):
-        # In pg_hba.conf PostgreSQL 16 and newer read such a name as a regular expression, even in
-        # quotes. Every role that matches it would be let in without a password.
+    if _is_hba_pattern(name):
         raise EmulatorError(
             f"pg_hba.conf takes {name!r} for a pattern; start the name with another character."
         )
+
+
+def _is_hba_pattern(name: str) -> bool:
+    # In pg_hba.conf PostgreSQL 16 and newer read such a name as a regular expression, even in
+    # quotes. Every role that matches it would be let in without a password.
+    return name.startswith("/")

@@ -182,10 +182,7 @@ class Cluster:
                 await asyncio.sleep(_RECOVERY_POLL_DELAY_SECONDS)
 
     async def create_azure_objects(self) -> None:
-        """Create the database and the role that a new server at Azure has.
-
-        Before PostgreSQL 16 also remove the roles that give access to programs and files.
-        """
+        """Create the database and the role that a new server at Azure has."""
         await execute(
             self.socket_path,
             self._superuser,
@@ -198,6 +195,10 @@ class Cluster:
             f"GRANT pg_monitor, pg_signal_backend TO {_ADMIN_ROLE};"
             f"ALTER DATABASE postgres OWNER TO {_ADMIN_ROLE};"
         )
+        await self._remove_server_roles()
+
+    async def _remove_server_roles(self) -> None:
+        """Remove the roles that give access to programs and files, before PostgreSQL 16."""
         if self._installation.major < 16:
             await self.execute(_REMOVE_SERVER_ROLES)
 

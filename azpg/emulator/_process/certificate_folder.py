@@ -26,9 +26,13 @@ def make_certificate_folder(private: Path) -> Path:
             resolved = candidate.resolve(strict=True)
             if _only_user_can_write(resolved):
                 return Path(tempfile.mkdtemp(prefix=".azpg-emulator-", dir=resolved))
-    folder = private / secrets.token_hex(16)
+    folder = private / _random_name()
     folder.mkdir(mode=0o700)
     return folder
+
+
+def _random_name() -> str:
+    return secrets.token_hex(16)
 
 
 def _candidates() -> Iterator[Path]:

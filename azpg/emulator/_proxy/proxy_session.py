@@ -250,9 +250,9 @@ class ProxySession:
         Raises:
             RejectionError: If the token is invalid, or the user or database is reserved.
         """
-        if startup.user in self._reserved_users:
+        if self._is_reserved_user(startup.user):
             raise _azure_messages.wrong_password(startup.user)
-        if startup.database == self._reserved_database:
+        if self._is_admin_console(startup.database):
             # PgBouncer lets its own operating system user into the console without a password.
             # All clients connect to it from the emulator's process, which can be that user's.
             raise _azure_messages.console_not_allowed()
@@ -265,6 +265,12 @@ class ProxySession:
         if message_type != b"p":
             raise _azure_messages.token_malformed()
         check_password(parse_password(body))
+
+    def _is_reserved_user(self, user: str) -> bool:
+        return user in self._reserved_users
+
+    def _is_admin_console(self, database: str) -> bool:
+        return database == self._reserved_database
 
     async def _forward_cancel(self, packet: bytes) -> None:
         """Forward a cancel request and wait until the real server closes the connection."""

@@ -18,7 +18,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-BUILT = Path(__file__).parent.parent / "docs" / "_build"
+BUILT = Path(__file__).parents[2] / "docs" / "_build"
 PAGES = sorted(str(path.relative_to(BUILT)) for path in BUILT.rglob("*.html"))
 READ = [page for page in PAGES if page != "search.html"]
 PHONE, DESK = (390, 844), (1280, 800)

@@ -1,6 +1,6 @@
 """Check the types of the documentation's code that cannot be run: what needs Azure, say.
 
-    python tests/docs_types.py
+    PYTHONPATH=tests python tests/tools/docs_types.py
 
 What can be run is in blocks called `python`, and tests/test_docs.py runs it.
 """

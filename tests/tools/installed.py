@@ -1,4 +1,4 @@
-"""Check an installed azpg as its users meet it: `python tests/installed.py [EXTRA ...]`.
+"""Check an installed azpg as its users meet it: `python tests/tools/installed.py [EXTRA ...]`.
 
 It runs in an environment that holds azpg, what azpg asks for, and nothing else.
 """

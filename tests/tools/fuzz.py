@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 # In the words of hypothesis's statistics
 COUNTED = re.compile(r"- (\d+) passing")
 
@@ -22,8 +22,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     end = time.monotonic() + 60 * parser.parse_args().minutes
-    files = [TESTS / "test_sources.py", *sorted(TESTS.glob("test_conninfo*.py"))]
-    files += [TESTS / f"test_{name}.py" for name in ("spelling", "token", "sqlalchemy_url")]
+    files = [TESTS / "conninfo", TESTS / "test_token.py"]
+    files.append(TESTS / "integrations" / "test_sqlalchemy_url.py")
     options = ("-q", "-m", "hypothesis", "-p", "no:cacheprovider", "--hypothesis-show-statistics")
     rounds = passed = 0
     while time.monotonic() < end:

@@ -1,8 +1,8 @@
 """SQLAlchemy's own dialect suite, on psycopg and on azpg, through the emulator's proxy.
 
-Run as `python tests/dialect_suite.py SDIST POSTGRES`, where SDIST is the unpacked source of the
-SQLAlchemy that is installed, and POSTGRES a PostgreSQL with citext and hstore. It fails unless
-every test of each driver ends as psycopg's does.
+Run as `python tests/tools/dialect_suite.py SDIST POSTGRES`, where SDIST is the unpacked source
+of the SQLAlchemy that is installed, and POSTGRES a PostgreSQL with citext and hstore. It fails
+unless every test of each driver ends as psycopg's does.
 """
 
 from __future__ import annotations

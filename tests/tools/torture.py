@@ -1,7 +1,7 @@
 """The torture test: clients write and read while everything breaks, and nothing may be lost.
 
-tests/test_torture.py runs its short form; `python tests/torture.py --minutes 10` the long one,
-with faults drawn by chance, and prints its figures.
+tests/test_torture.py runs its short form; `python tests/tools/torture.py --minutes 10` runs the
+long one, with faults drawn by chance, and prints its figures.
 """
 
 from __future__ import annotations
