@@ -334,7 +334,7 @@ def test_every_other_kind_is_tested_elsewhere() -> None:
         "file-descriptors",  # test_descriptors
         # test_classify and conninfo/test_bad_input
         *("config", "unknown-host", "root-file", "certificate", "tls-refused"),
-        # test_rejection
+        # tokens/test_token_rejected
         *("token-expired", "token-audience", "wrong-role"),
         # Only test_classify: a full disk, a resolver that is down, a missing route, Windows, and
         # messages of a newer libpq or a busy PgBouncer

@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     end = time.monotonic() + 60 * parser.parse_args().minutes
-    files = [TESTS / "conninfo", TESTS / "test_token.py"]
+    files = [TESTS / "conninfo", TESTS / "tokens/test_token.py"]
     files.append(TESTS / "integrations" / "test_sqlalchemy_url.py")
     options = ("-q", "-m", "hypothesis", "-p", "no:cacheprovider", "--hypothesis-show-statistics")
     rounds = passed = 0

@@ -156,27 +156,27 @@ GUARDS = (
         "azpg._connect._given_token",
         "return None",
         (
-            "test_entra_text::test_a_token_goes_only_to_verified_azure_hosts",
-            "test_entra_text::test_a_token_for_another_service_goes_nowhere",
+            "tokens/test_token_as_password::test_a_token_goes_only_to_verified_azure_hosts",
+            "tokens/test_token_as_password::test_a_token_for_another_service_goes_nowhere",
         ),
     ),
     Guard(
         "a token that a callback returns is a token",
         "azpg._connect._is_token_for",
         "return False",
-        ("test_entra_text::test_a_token_goes_only_to_verified_azure_hosts",),
+        ("tokens/test_token_as_password::test_a_token_goes_only_to_verified_azure_hosts",),
     ),
     Guard(
         "a token is never sent with verify-ca",
         "azpg._conninfo.resolve._Resolver.keeps_verify_ca",
         'return self.params.get("sslmode") == "verify-ca" and auth != "entra"',
-        ("test_entra_text::test_a_token_is_never_sent_with_verify_ca",),
+        ("tokens/test_token_as_password::test_a_token_is_never_sent_with_verify_ca",),
     ),
     Guard(
         "an EntraPassword is known behind a wrapper",
         "azpg._connect.find_entra_password",
         "return password if is_entra_password(password) else None",
-        ("test_entra_text::test_an_entra_password_is_known_through_its_wrappers",),
+        ("tokens/test_token_as_password::test_an_entra_password_is_known_through_its_wrappers",),
     ),
     # Never in clear
     Guard(
@@ -337,8 +337,8 @@ GUARDS = (
             return entries[1].setdefault(scope, CacheEntry())
         """,
         (
-            "test_entra::test_two_credentials_never_share",
-            "test_credentials::test_identities_of_one_process_never_mix",
+            "tokens/test_entra::test_two_credentials_never_share",
+            "tokens/test_credentials::test_identities_of_one_process_never_mix",
         ),
     ),
     Guard(
@@ -349,13 +349,13 @@ GUARDS = (
             entries = self._entries.setdefault(key, (self._reference(credential), {}))
             return entries[1].setdefault(scope, CacheEntry())
         """,
-        ("test_entra::test_an_entry_of_a_dead_credential_is_never_taken",),
+        ("tokens/test_entra::test_an_entry_of_a_dead_credential_is_never_taken",),
     ),
     Guard(
         "a token dies with its credential",
         "azpg._tokens.cache.TokenCache._reference",
         "return lambda: credential",
-        ("test_entra::test_a_token_dies_with_its_credential",),
+        ("tokens/test_entra::test_a_token_dies_with_its_credential",),
     ),
     Guard(
         "a default credential is one identity's",
@@ -364,19 +364,19 @@ GUARDS = (
             key = authority, None
             return self._defaults.setdefault(key, DefaultCredential(authority, client_id))
         """,
-        ("test_credentials::test_a_default_credential_is_made_once_for_each_identity",),
+        ("tokens/test_credentials::test_a_default_credential_is_made_once_for_each_identity",),
     ),
     Guard(
         "a proxy is no credential",
         "azpg._tokens.credentials.is_proxy",
         "return False",
-        ("test_proxies::test_a_proxy_is_refused_when_connecting",),
+        ("tokens/test_proxies::test_a_proxy_is_refused_when_connecting",),
     ),
     Guard(
         "another user's token is not cached",
         "azpg._tokens.cache.CacheEntry._is_another_users",
         "return False",
-        ("test_shared_credential::test_another_users_refreshed_token_is_not_shared",),
+        ("tokens/test_shared_credential::test_another_users_refreshed_token_is_not_shared",),
     ),
     Guard(
         "a claim does nothing to a terminal",
@@ -400,7 +400,7 @@ GUARDS = (
                 entries = self._entries[key] = self._reference(credential), {}
             return entries[1].setdefault("", CacheEntry())
         """,
-        ("test_entra::test_two_clouds_have_two_tokens",),
+        ("tokens/test_entra::test_two_clouds_have_two_tokens",),
     ),
     # A fork never shares a session
     Guard(
@@ -466,7 +466,7 @@ GUARDS = (
         "azpg._tokens.token.Token.__repr__",
         'return f"<Token {self.text}>"',
         (
-            "test_token_life::test_a_tokens_text_is_in_no_repr",
+            "tokens/test_refresh_policy::test_a_tokens_text_is_in_no_repr",
             "test_leaks::test_what_holds_a_token_does_not_show_it",
         ),
     ),
