@@ -14,7 +14,13 @@ from psycopg.conninfo import conninfo_to_dict
 import azpg
 import azpg.asyncpg
 from azpg import _retry
-from azpg._tokens.refresh_policy import REFRESH_THRESHOLD_SECONDS, REJECTION_COOLDOWN_SECONDS
+from azpg._tokens.refresh_policy import (
+    NEXT_REQUEST_AFTER_SECONDS,
+    REFRESH_THRESHOLD_SECONDS,
+    REJECTION_COOLDOWN_SECONDS,
+    REQUEST_BACKOFF_INITIAL_SECONDS,
+    REQUEST_BACKOFF_MAX_SECONDS,
+)
 from azpg._tokens.token import MIN_REMAINING_SECONDS
 
 if TYPE_CHECKING:
@@ -92,11 +98,15 @@ def test_what_libpq_is_handed_is_all_there() -> None:
 
 def test_the_times_are_those_of_the_code() -> None:
     """The page has the seconds that cannot be set."""
-    seconds = [float(value) for value in table("Times that cannot be set")]
+    section = PAGE.read_text().split("## Times that cannot be set")[1]
+    seconds = [float(value) for value in re.findall(r"^\| ([\d.]+) \|", section, re.MULTILINE)]
     assert seconds == [
         MIN_REMAINING_SECONDS,
         REFRESH_THRESHOLD_SECONDS,
         REJECTION_COOLDOWN_SECONDS,
+        NEXT_REQUEST_AFTER_SECONDS,
+        REQUEST_BACKOFF_INITIAL_SECONDS,
+        REQUEST_BACKOFF_MAX_SECONDS,
         _retry.INITIAL_DELAY_SECONDS,
         _retry.MAX_DELAY_SECONDS,
         _retry.POOL_MAX_DELAY_SECONDS,
