@@ -51,7 +51,7 @@ def test_documented_sql_runs(command: Command, tmp_path: Path, sql: str) -> None
     script = tmp_path / "page.sql"
     # Another test on the same server may have created it
     names = re.findall(r"^create database (\w+)", sql, re.IGNORECASE | re.MULTILINE)
-    dropped = "".join(f"drop database if exists {name};\n" for name in names)
+    dropped = "".join(f"drop database if exists {name} with (force);\n" for name in names)
     script.write_text(AZURES + dropped + sql)
     options = ("-X", "-v", "ON_ERROR_STOP=1", "-f", str(script))
     ran = command("psql", "--server", "myserver", "--dbname", "postgres", *options)
