@@ -38,7 +38,7 @@ from ._tls.roots import replaceable_by, root_file, user_root_crt
 from ._tokens.credentials import credential_error, proxy_error, service_principal
 from ._tokens.entra import EntraPassword
 from ._tokens.token import require_role
-from ._tracebacks import redact_exception
+from ._tracebacks import redact_exception, shows_token
 from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ class ConnectRequest:
         elif self._callback is not None:
             try:
                 password = self._callback()
-            except Exception as error:
-                raise _callback_error(error) from error
+            except Exception as error:  # noqa: BLE001  # the caller's code may raise anything
+                raise _callback_error(error) from (None if shows_token(error) else error)
             self._login = self._from_callback(password)
         elif self.config.auth == "token":
             self._login = self._from_token(self._secrets["password"])
@@ -142,8 +142,8 @@ class ConnectRequest:
         elif self._callback is not None:
             try:
                 password = await _call_maybe_async(self._callback)
-            except Exception as error:
-                raise _callback_error(error) from error
+            except Exception as error:  # noqa: BLE001  # the caller's code may raise anything
+                raise _callback_error(error) from (None if shows_token(error) else error)
             self._login = self._from_callback(password)
         elif self.config.auth == "token":
             self._login = self._from_token(self._secrets["password"])

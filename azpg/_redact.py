@@ -82,6 +82,11 @@ def sanitized(claim: object) -> str:
     return line if len(line) <= MAX_CLAIM_CHARACTERS else f"{line[:MAX_CLAIM_CHARACTERS]}…"
 
 
+def quotes_token(message: str) -> bool:
+    """Return whether a message quotes a JSON web token, or the beginning of one."""
+    return re.search(_TOKEN, message, re.ASCII) is not None
+
+
 def quote(value: str, pattern: str = r"[\w.+-]{0,30}") -> str:
     """Return the repr of a value for a message, or "…" if the value does not match a pattern.
 

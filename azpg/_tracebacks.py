@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from psycopg.errors import FinishedPGconn
 
 from ._libpq import libpq_info
+from ._redact import quotes_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 _DRIVERS = frozenset({"psycopg", "psycopg_binary", "psycopg_c", "psycopg_pool", "asyncpg"})
 """packages whose errors may hold a password, in their message or their `pgconn`"""
 
-_CLEARED_PACKAGES = _DRIVERS | {"azpg"}
+_IDENTITY_PACKAGES = frozenset(
+    {"azure", "msal", "msal_extensions", "requests", "urllib3", "aiohttp"}
+)
+"""packages with which azure-identity requests tokens; the responses hold them"""
+
+_CLEARED_PACKAGES = _DRIVERS | _IDENTITY_PACKAGES | {"azpg"}
 """packages whose frames may hold a password or token in their local variables"""
 
 _CALLERS_OF_DRIVERS = frozenset({"azpg.connection", "azpg.asyncpg"})
@@ -48,7 +54,7 @@ def redact_exception(
     """
     for each in _history(error, handled):
         _clear_frames(each.__traceback__)
-        if type(each).__module__.partition(".")[0] not in _DRIVERS:
+        if _package(type(each).__module__) not in _DRIVERS:
             continue
         pgconn = getattr(each, "pgconn", None)
         if isinstance(pgconn, FinishedPGconn):
@@ -58,6 +64,35 @@ def redact_exception(
             for name, value in vars(each).items():
                 if isinstance(value, str):
                     setattr(each, name, redact(value))
+
+
+def callers_error(error: BaseException) -> BaseException | None:
+    """Return what a credential raised if that is the caller's own code, otherwise None.
+
+    Its traceback then begins with the caller's frame. The frames of azure-identity are cleared.
+    """
+    if _package(type(error).__module__) in _IDENTITY_PACKAGES or shows_token(error):
+        return None
+    traceback = error.__traceback__
+    while traceback is not None:
+        package = _package(traceback.tb_frame.f_globals.get("__name__"))
+        if package != "azpg" and package not in sys.stdlib_module_names:
+            break
+        traceback = traceback.tb_next
+    if traceback is None or package in _IDENTITY_PACKAGES:
+        return None
+    error.__traceback__ = traceback
+    redact_exception(error, None)
+    return error
+
+
+def shows_token(error: BaseException) -> bool:
+    """Return whether the message of an exception, or of one that it came from, quotes a token."""
+    return any(quotes_token(str(each)) for each in _history(error, None))
+
+
+def _package(module: object) -> str:
+    return str(module).partition(".")[0]
 
 
 def _history(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
@@ -96,8 +131,8 @@ def _clear_frames(traceback: TracebackType | None) -> None:
     clear = calls_driver = False
     while traceback is not None:
         frame = traceback.tb_frame
-        module = str(frame.f_globals.get("__name__", ""))
-        package = module.partition(".")[0]
+        module = frame.f_globals.get("__name__")
+        package = _package(module)
         if package in _CLEARED_PACKAGES:
             clear = True
             calls_driver = module in _CALLERS_OF_DRIVERS

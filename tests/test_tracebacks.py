@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from fix_api import Api
+    from fix_credentials import Credentials
     from fix_leaks import Leaks
+
+    from azpg.emulator import Emulator
 
 SECRET = "hunter2hunter2"
 NOWHERE: dict[str, Any] = {
@@ -77,6 +80,55 @@ def test_a_bug_in_a_callback_shows_its_own_line_and_variables(api: Api) -> None:
     assert isinstance(cause, ValueError)
     assert frame_of(cause, "look_up").f_locals["vault"] == "production"
     assert "return str(int(vault))" in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_bug_in_a_credential_shows_its_own_line_and_variables(
+    api: Api, credentials: Credentials
+) -> None:
+    """It is the cause, for each connect that the failure is raised for."""
+
+    def acquire() -> str:
+        vault = "production"
+        return str(int(vault))
+
+    credential = credentials.with_get_token(acquire)
+    for _ in range(2):
+        with pytest.raises(azpg.CredentialError) as caught:
+            api.open(**NOWHERE, credential=credential)
+        cause = caught.value.__cause__
+        assert isinstance(cause, ValueError)
+        assert frame_of(cause, "acquire").f_locals["vault"] == "production"
+        assert "return str(int(vault))" in "".join(traceback.format_exception(caught.value))
+        assert frames(cause)[0].f_globals["__name__"] != "azpg._tokens.acquire"
+
+
+@pytest.mark.parametrize("fault", [400, "garbage"])
+def test_an_error_of_azure_identity_is_only_quoted(
+    api: Api, azure: Emulator, credentials: Credentials, fault: Any
+) -> None:
+    """Its response and its frames may hold a secret, and none of its lines is the caller's."""
+    with azure.fault(identity=fault), pytest.raises(azpg.CredentialError) as caught:
+        api.open(server="myserver", credential=credentials.managed_identity(), retry_timeout=0)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("source", ["callback", "credential"])
+def test_an_error_that_quotes_a_token_is_not_kept(
+    api: Api, credentials: Credentials, source: str
+) -> None:
+    """Its message is quoted without the token; a traceback would print it whole."""
+    token = f"eyJhbGciOiJub25lIn0.{'x' * 40}"
+
+    def fail() -> str:
+        raise ValueError(f"unexpected answer {token}")
+
+    options: dict[str, Any] = {"password": api.callback(fail)}
+    if source == "credential":
+        options = {"credential": credentials.with_get_token(fail)}
+    with pytest.raises(azpg.CredentialError, match="unexpected answer …") as caught:
+        api.open(**NOWHERE, **options)
+    assert token not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is None
 
 
 def test_a_driver_error_of_a_callback_is_not_the_connects(api: Api) -> None:

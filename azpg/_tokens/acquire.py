@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from azpg._tracebacks import callers_error
 from azpg.errors import ConfigError
 
 from . import credential_errors, credentials
@@ -120,12 +121,13 @@ class TokenSource:
         except NoEventLoopError as error:
             return credential_errors.classify(self.name, error)._replace(is_repeatable=False)
         except BaseException as error:  # noqa: BLE001  # the callers that wait must be told
-            return credential_errors.classify(
+            failure = credential_errors.classify(
                 self.name,
                 error,
                 credentials.LAST_RESPONSE.get(),
                 expects_endpoint=self._expects_endpoint(holder),
             )
+            return failure._replace(cause=callers_error(error))
 
     def _expects_endpoint(self, holder: CredentialHolder) -> bool:
         """Return whether a failure without a response means that an endpoint is away."""

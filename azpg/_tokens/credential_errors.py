@@ -90,6 +90,9 @@ class TokenFailure(NamedTuple):
     """the event loop of an async credential ended: callers on other loops ask again"""
     is_repeatable: bool = True
     """the next callers would fail in the same way, so they are told without a request"""
+    cause: BaseException | None = None
+    """the error of a credential of the caller's own; azure-identity's is only quoted, since its
+    response may hold a secret"""
 
     def error(self) -> CredentialError:
         """Return it as a new exception."""
@@ -97,6 +100,7 @@ class TokenFailure(NamedTuple):
             self.message, kind=self.kind, hint=self.hint, transient=self.transient
         )
         error._retry_at = self.retry_at  # noqa: SLF001  # for connect() alone
+        error.__cause__ = self.cause
         return error
 
 
