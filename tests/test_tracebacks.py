@@ -247,4 +247,4 @@ def test_no_parameter_of_a_live_frame_is_missing(api: Api) -> None:
     assert live
     for frame in live:
         names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
-        assert frame.f_locals.keys() >= {*names, "password", "conninfo", "kwargs"}
+        assert {*frame.f_locals} >= {*names, "password", "conninfo", "kwargs"}
