@@ -202,6 +202,8 @@ def placeholder_errors(secrets: Mapping[str, str]) -> list[str]:
 
 def following_parameter(value: str, known: Collection[str]) -> str | None:
     """Return the separator after which a value continues with another parameter, or None."""
+    if "=" not in value:  # as in nearly all values, which saves building the pattern
+        return None
     names = "|".join(map(re.escape, sorted({*known, *_ALIASES}, key=len, reverse=True)))
     found = re.search(rf"([;,&])\s*({names})\s*=", value, re.IGNORECASE)
     return found[1] if found else None
