@@ -80,6 +80,8 @@ class ConnectRequest:
 
     def __init__(self, options: ConnectOptions, *, is_async: bool) -> None:
         self._started = time.monotonic()
+        self._handled = sys.exception()
+        """what the caller is handling: the context of every error below, which stays as it is"""
         options = _without_wrapped_entra_password(options)
         resolved = _resolve_options(options, is_async=is_async)
         self.config = resolved.config
@@ -244,7 +246,7 @@ class ConnectRequest:
             return self._next_delay(error) if isinstance(error, CredentialError) else None
         # By the message as it was: a password could contain a word that a failure is told by
         found = classify(str(error), self._hint_context())
-        redact_exception(error, None, self._redact)
+        redact_exception(error, self._handled, self._redact)
         message = str(error)
         if found.kind == "config":
             raise LibpqConfigError(message) from None

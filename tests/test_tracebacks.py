@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fix_api import Api
     from fix_credentials import Credentials
     from fix_leaks import Leaks
+    from fix_servers import Postgres
 
     from azpg.emulator import Emulator
 
@@ -178,6 +179,24 @@ def test_what_the_caller_is_handling_stays(api: Api) -> None:
     with pytest.raises(LookupError) as first:
         handle()
     assert "state" in frame_of(first.value, "fail_first").f_locals
+
+
+def test_a_drivers_error_that_the_caller_is_handling_stays(postgres: Postgres) -> None:
+    """A connect that fails meanwhile changes neither its message nor psycopg's frames."""
+
+    def handle() -> None:
+        options: dict[str, Any] = postgres.conninfo()
+        with psycopg.connect(**options) as conn:
+            try:
+                conn.execute("select no_such_column")
+            except psycopg.Error:
+                with pytest.raises(azpg.UnreachableError):
+                    azpg.connect(**NOWHERE, password="no_such_column")
+                raise
+
+    with pytest.raises(psycopg.errors.UndefinedColumn, match="no_such_column") as caught:
+        handle()
+    assert frame_of(caught.value, "execute").f_locals["query"] == "select no_such_column"
 
 
 def test_an_exception_raised_in_two_tasks_ends_neither() -> None:

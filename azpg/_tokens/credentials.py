@@ -7,22 +7,16 @@ import os
 import re
 from contextvars import ContextVar
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from azpg._redact import Secret
 
 from .credential_errors import HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from azure.core.credentials import TokenProvider
-    from azure.core.credentials_async import AsyncTokenProvider
     from azure.core.pipeline import PipelineResponse
-
-    AnyCredential: TypeAlias = TokenProvider | AsyncTokenProvider
-    Credential: TypeAlias = AnyCredential | Callable[[], AnyCredential]
-    SyncCredential: TypeAlias = TokenProvider | Callable[[], TokenProvider]
 
 READ_TIMEOUT_SECONDS = 10.0
 """Time without an answer after which azure-core repeats a request, instead of its 300 s."""

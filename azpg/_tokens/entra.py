@@ -17,8 +17,8 @@ from .wait import TokenWait
 
 if TYPE_CHECKING:
     from azpg._retry import Deadline
+    from azpg.abc import Credential
 
-    from .credentials import Credential
     from .token import Token
 
 
