@@ -29,11 +29,12 @@ def test_an_async_credential_that_hangs_is_left(clock: Clock) -> None:
             return AccessToken("late", 1 << 40)
 
     credential: Any = Hanging()
-    password = azpg.EntraPassword(credential, timeout=0.2)
+    impatient = azpg.EntraPassword(credential, timeout=0.2)
+    password = azpg.EntraPassword(credential)
 
     async def main() -> str:
         with pytest.raises(azpg.CredentialError) as caught:
-            await password.call_async()
+            await impatient.call_async()
         assert caught.value.kind == "credential-timeout"
         async with asyncio.timeout(10):
             left = asyncio.all_tasks() - {asyncio.current_task()}
