@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any, cast, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 import psycopg
 import psycopg_pool
@@ -41,6 +41,51 @@ __all__ = [
     "create_pool_async",
 ]
 
+P = TypeVar("P", bound=ConnectionPool[Any])
+AP = TypeVar("AP", bound=AsyncConnectionPool[Any])
+
+# Type checkers: a pool is one of psycopg's connections, because the parameter of psycopg_pool's
+# classes is invariant, and code that takes a pool names psycopg's class.
+
+
+@overload
+def create_pool(
+    conninfo: str = "",
+    *,
+    server: str | None = None,
+    credential: SyncCredential | None = None,
+    client_id: str | None = None,
+    password: Password | None = None,
+    pgbouncer: bool | None = None,
+    cloud: Cloud | str | None = None,
+    autocommit: bool = False,
+    prepare_threshold: PrepareThreshold = UNSET,
+    context: AdaptContext | None = None,
+    row_factory: RowFactory[Row] | None = None,
+    cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+    pool_class: None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    open: bool = True,  # psycopg_pool's name
+    configure: ConnectionCB[Connection[Row]] | None = None,
+    check: ConnectionCB[Connection[Row]] | None = None,
+    reset: ConnectionCB[Connection[Row]] | None = None,
+    name: str | None = None,
+    close_returns: bool = False,
+    timeout: float = 30.0,
+    max_waiting: int = 0,
+    max_lifetime: float = 3600.0,
+    max_idle: float = 600.0,
+    reconnect_timeout: float = 300.0,
+    reconnect_failed: ConnectFailedCB | None = None,
+    num_workers: int = 3,
+    **kwargs: ConnParam,
+) -> ConnectionPool[psycopg.Connection[Row]]: ...
+
+
+@overload
+def create_pool(conninfo: str = "", *, pool_class: type[P], **options: Any) -> P: ...
+
 
 def create_pool(
     conninfo: str = "",
@@ -56,7 +101,7 @@ def create_pool(
     context: AdaptContext | None = None,
     row_factory: RowFactory[Row] | None = None,
     cursor_factory: type[psycopg.Cursor[Row]] | None = None,
-    pool_class: type[ConnectionPool[Any]] = ConnectionPool,
+    pool_class: type[ConnectionPool[Any]] | None = None,
     min_size: int | None = None,
     max_size: int | None = None,
     open: bool = True,  # noqa: A002  # psycopg_pool's name
@@ -73,7 +118,7 @@ def create_pool(
     reconnect_failed: ConnectFailedCB | None = None,
     num_workers: int = 3,
     **kwargs: ConnParam,
-) -> ConnectionPool[Connection[Row]]:
+) -> ConnectionPool[Any]:
     """Return a connection pool that acquires a valid token for each new connection.
 
     By default the pool is open and has `min_size` connections when it is returned. Transient
@@ -96,8 +141,8 @@ def create_pool(
         context: psycopg adapters of the connections.
         row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
         cursor_factory: Class of the cursors.
-        pool_class: `azpg.NullConnectionPool`, which keeps no connections, or your own
-            subclass of an azpg pool class.
+        pool_class: Class of the pool: `azpg.NullConnectionPool`, which keeps no connections, or
+            your own subclass of an azpg pool class. Default: `azpg.ConnectionPool`.
         min_size: Connections that the pool keeps. Default: 4, or 0 in a null pool.
         max_size: Maximum number of connections. Default: `min_size`, or unlimited in a null pool.
         open: Whether to open the pool and wait for `min_size` connections. With False nothing
@@ -138,13 +183,13 @@ def create_pool(
     (1,)
     """
     handled = sys.exception()
-    pool: ConnectionPool[Connection[Row]] | None = None
+    pool: ConnectionPool[Any] | None = None
     try:
         arguments = _pool_arguments(locals(), is_async=False)
         # Error reports show the variables of this frame
         conninfo, password, kwargs = "", None, {}
-        connection_class = cast("type[Connection[Row]]", Connection)
-        pool = pool_class(connection_class=connection_class, open=False, **arguments)
+        made_class: type[ConnectionPool[Any]] = pool_class or ConnectionPool
+        pool = made_class(connection_class=Connection, open=False, **arguments)
         if open:
             _open_and_wait(pool, timeout)
     except BaseException as error:
@@ -152,6 +197,45 @@ def create_pool(
         redact_exception(error, handled)
         raise
     return pool
+
+
+@overload
+def create_pool_async(
+    conninfo: str = "",
+    *,
+    server: str | None = None,
+    credential: Credential | None = None,
+    client_id: str | None = None,
+    password: AsyncPassword | None = None,
+    pgbouncer: bool | None = None,
+    cloud: Cloud | str | None = None,
+    autocommit: bool = False,
+    prepare_threshold: PrepareThreshold = UNSET,
+    context: AdaptContext | None = None,
+    row_factory: AsyncRowFactory[Row] | None = None,
+    cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+    pool_class: None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    open: bool = True,  # psycopg_pool's name
+    configure: AsyncConnectionCB[AsyncConnection[Row]] | None = None,
+    check: AsyncConnectionCB[AsyncConnection[Row]] | None = None,
+    reset: AsyncConnectionCB[AsyncConnection[Row]] | None = None,
+    name: str | None = None,
+    close_returns: bool = False,
+    timeout: float = 30.0,
+    max_waiting: int = 0,
+    max_lifetime: float = 3600.0,
+    max_idle: float = 600.0,
+    reconnect_timeout: float = 300.0,
+    reconnect_failed: AsyncConnectFailedCB | None = None,
+    num_workers: int = 3,
+    **kwargs: ConnParam,
+) -> AsyncConnectionPool[psycopg.AsyncConnection[Row]]: ...
+
+
+@overload
+def create_pool_async(conninfo: str = "", *, pool_class: type[AP], **options: Any) -> AP: ...
 
 
 def create_pool_async(
@@ -168,7 +252,7 @@ def create_pool_async(
     context: AdaptContext | None = None,
     row_factory: AsyncRowFactory[Row] | None = None,
     cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
-    pool_class: type[AsyncConnectionPool[Any]] = AsyncConnectionPool,
+    pool_class: type[AsyncConnectionPool[Any]] | None = None,
     min_size: int | None = None,
     max_size: int | None = None,
     open: bool = True,  # noqa: A002  # psycopg_pool's name
@@ -185,7 +269,7 @@ def create_pool_async(
     reconnect_failed: AsyncConnectFailedCB | None = None,
     num_workers: int = 3,
     **kwargs: ConnParam,
-) -> AsyncConnectionPool[AsyncConnection[Row]]:
+) -> AsyncConnectionPool[Any]:
     """Return an async connection pool that acquires a valid token for each new connection.
 
     `async with` and `await` open the pool and return when `min_size` connections are made.
@@ -209,8 +293,9 @@ def create_pool_async(
         context: psycopg adapters of the connections.
         row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
         cursor_factory: Class of the cursors.
-        pool_class: `azpg.AsyncNullConnectionPool`, which keeps no connections, or your own
-            subclass of an azpg pool class.
+        pool_class: Class of the pool: `azpg.AsyncNullConnectionPool`, which keeps no
+            connections, or your own subclass of an azpg pool class. Default:
+            `azpg.AsyncConnectionPool`.
         min_size: Connections that the pool keeps. Default: 4, or 0 in a null pool.
         max_size: Maximum number of connections. Default: `min_size`, or unlimited in a null pool.
         open: Whether `async with` and `await` wait for `min_size` connections. With False
@@ -256,8 +341,9 @@ def create_pool_async(
         arguments = _pool_arguments(locals(), is_async=True)
         # Error reports show the variables of this frame
         conninfo, password, kwargs = "", None, {}
-        connection_class = cast("type[AsyncConnection[Row]]", AsyncConnection)
-        pool = pool_class(connection_class=connection_class, open=False, **arguments)
+        pool = (pool_class or AsyncConnectionPool)(
+            connection_class=AsyncConnection, open=False, **arguments
+        )
         pool._awaits_connections = open  # noqa: SLF001  # azpg's own class
     except BaseException as error:
         conninfo, password, kwargs, arguments = "", None, {}, {}
@@ -272,7 +358,7 @@ _POOL_PARAMETERS = frozenset(inspect.signature(psycopg_pool.ConnectionPool).para
 def _pool_arguments(arguments: dict[str, Any], *, is_async: bool) -> dict[str, Any]:
     """Return the pool class's arguments for those of create_pool(), or raise `ConfigError`."""
     required = AsyncConnectionPool if is_async else ConnectionPool
-    _check_pool_class(arguments["pool_class"], required)
+    _check_pool_class(arguments["pool_class"] or required, required)
     keywords: dict[str, object] = arguments["kwargs"]
     if "retry_timeout" in keywords:
         raise ConfigError(

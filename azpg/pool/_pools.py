@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from psycopg_pool.base import AttemptWithBackoff
     from typing_extensions import TypeVar
 
-    CT = TypeVar("CT", bound=psycopg.Connection[Any], default=Connection[TupleRow])
-    ACT = TypeVar("ACT", bound=psycopg.AsyncConnection[Any], default=AsyncConnection[TupleRow])
+    CT = TypeVar("CT", bound=psycopg.Connection[Any], default=psycopg.Connection[TupleRow])
+    ACT = TypeVar(
+        "ACT", bound=psycopg.AsyncConnection[Any], default=psycopg.AsyncConnection[TupleRow]
+    )
 else:
     from psycopg_pool.abc import ACT, CT
 

@@ -130,7 +130,7 @@ def test_async_with_of_an_unopened_pool_does_not_wait(free_port: int) -> None:
 
     async def main() -> int:
         address = {"host": "db.example", "hostaddr": "127.0.0.1", "port": free_port}
-        pool = azpg.create_pool_async(**address, user="me", password="x", open=False)  # type: ignore[arg-type]  # one dict
+        pool = azpg.create_pool_async(**address, user="me", password="x", open=False)  # type: ignore[call-overload]  # one dict
         assert (await pool).closed
         async with pool:
             return idle(pool)

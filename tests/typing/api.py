@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+import psycopg
 from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 from azure.identity.aio import DefaultAzureCredential as AsyncDefaultAzureCredential
 from psycopg.rows import class_row, dict_row, scalar_row
@@ -58,21 +59,21 @@ async def async_connections() -> None:
 def pools() -> None:
     """A pool gives connections of the row factory's type, and keeps psycopg_pool's options."""
     pool = azpg.create_pool(server="myserver", min_size=1, max_size=10, max_lifetime=1800)
-    assert_type(pool, azpg.ConnectionPool[azpg.Connection[Tuple]])
+    assert_type(pool, azpg.ConnectionPool[psycopg.Connection[Tuple]])
     with pool.connection() as conn:
-        assert_type(conn, azpg.Connection[Tuple])
+        assert_type(conn, psycopg.Connection[Tuple])
     assert_type(
         azpg.create_pool(row_factory=dict_row),
-        azpg.ConnectionPool[azpg.Connection[Dict]],
+        azpg.ConnectionPool[psycopg.Connection[Dict]],
     )
 
 
 async def async_pools() -> None:
     """An async pool is awaited or entered."""
     pool = await azpg.create_pool_async(server="myserver", open=False)
-    assert_type(pool, azpg.AsyncConnectionPool[azpg.AsyncConnection[Tuple]])
+    assert_type(pool, azpg.AsyncConnectionPool[psycopg.AsyncConnection[Tuple]])
     async with azpg.create_pool_async(row_factory=dict_row) as other, other.connection() as conn:
-        assert_type(conn, azpg.AsyncConnection[Dict])
+        assert_type(conn, psycopg.AsyncConnection[Dict])
 
 
 async def tokens() -> None:
@@ -89,7 +90,8 @@ def mistakes() -> None:
     azpg.connect(pgbouncer="yes")  # type: ignore[arg-type]
     azpg.connect(credential=AsyncDefaultAzureCredential())  # type: ignore[arg-type]
     azpg.connect(password=an_async_callback)  # type: ignore[arg-type]
-    azpg.create_pool(min_size="2")  # type: ignore[arg-type]
+    azpg.create_pool(min_size="2")  # type: ignore[call-overload]
+    azpg.create_pool(pool_class=dict)  # type: ignore[type-var]
 
 
 def explanations() -> None:

@@ -8,12 +8,15 @@ from typing import Any, TypeVar, assert_type
 import psycopg
 import psycopg_pool
 from azure.identity import DefaultAzureCredential
-from psycopg.rows import TupleRow, dict_row, namedtuple_row
+from psycopg.rows import DictRow, TupleRow, dict_row, namedtuple_row
 
 import azpg
 
 Row = TypeVar("Row")
 Tuple = tuple[Any, ...]
+Dict = dict[str, Any]
+DictPool = psycopg_pool.ConnectionPool[psycopg.Connection[DictRow]]
+AsyncDictPool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
 
 
 class Tenant(azpg.Connection[TupleRow]):
@@ -34,6 +37,10 @@ class AsyncTenant(azpg.AsyncConnection[TupleRow]):
 
 class Pool(azpg.ConnectionPool[azpg.Connection[TupleRow]]):
     """A framework's own pool."""
+
+
+class AsyncPool(azpg.AsyncConnectionPool[azpg.AsyncConnection[TupleRow]]):
+    """A framework's own async pool."""
 
 
 def subclasses() -> None:
@@ -60,10 +67,9 @@ def pools_of_subclasses() -> None:
     assert_type(pool, azpg.ConnectionPool[Tenant])
     with pool.connection() as conn:
         assert_type(conn, Tenant)
-    assert_type(
-        azpg.create_pool(server="myserver", pool_class=Pool),
-        azpg.ConnectionPool[azpg.Connection[Tuple]],
-    )
+    assert_type(azpg.create_pool(server="myserver", pool_class=Pool), Pool)
+    null = azpg.create_pool(pool_class=azpg.NullConnectionPool[psycopg.Connection[Dict]])
+    assert_type(null, azpg.NullConnectionPool[psycopg.Connection[Dict]])
 
 
 async def async_pools_of_subclasses() -> None:
@@ -93,8 +99,74 @@ def as_psycopg() -> None:
     """What azpg makes goes wherever psycopg's does, with its rows."""
     conn = azpg.connect(server="myserver", row_factory=dict_row)
     assert_type(takes_psycopg(conn), dict[str, Any] | None)
-    pool: psycopg_pool.ConnectionPool[azpg.Connection[Tuple]] = azpg.create_pool(server="myserver")
-    pool.close()
+
+
+# Annotations of psycopg's own, as programs and libraries have them
+
+
+def saver(conn: psycopg.Connection[DictRow] | DictPool, pipe: object = None) -> None:
+    """Stand for a library that takes a connection or pool with rows of one type."""
+
+
+async def async_saver(conn: psycopg.AsyncConnection[DictRow] | AsyncDictPool) -> None:
+    """Stand for its async twin."""
+
+
+async def open_async(pool: psycopg_pool.AsyncConnectionPool | None = None) -> None:
+    """Stand for a library that takes any async pool."""
+
+
+def open_sync(pool: psycopg_pool.ConnectionPool) -> None:
+    """Stand for a library that takes any pool."""
+
+
+def configure(conn: azpg.Connection[Any]) -> None:
+    """Stand for a callback that is annotated with azpg's class."""
+
+
+def configure_psycopg(conn: psycopg.Connection[Any]) -> None:
+    """Stand for a callback that is annotated with psycopg's class."""
+
+
+async def configure_async(conn: azpg.AsyncConnection[Any]) -> None:
+    """Stand for the async callback."""
+
+
+def reconnect_failed(pool: psycopg_pool.ConnectionPool[Any]) -> None:
+    """Stand for a callback of a pool."""
+
+
+def pools_as_psycopg() -> None:
+    """A pool goes wherever psycopg_pool's does, with its rows, and into azpg's own annotation."""
+    saver(azpg.create_pool(server="myserver", row_factory=dict_row))
+    saver(azpg.connect(server="myserver", row_factory=dict_row))
+    open_sync(azpg.create_pool(server="myserver"))
+    open_sync(azpg.ConnectionPool("", kwargs={"server": "myserver"}, open=False))
+    open_sync(azpg.create_pool(pool_class=azpg.NullConnectionPool))
+    pool: psycopg_pool.ConnectionPool = azpg.create_pool(server="myserver")
+    own: azpg.ConnectionPool = azpg.create_pool(server="myserver")
+    rows: psycopg_pool.ConnectionPool[psycopg.Connection[Dict]] = azpg.create_pool(
+        row_factory=dict_row
+    )
+    for each in (pool, own, rows):
+        each.close()
+    azpg.create_pool(configure=configure, check=configure, reset=configure)
+    azpg.create_pool(configure=configure_psycopg, check=azpg.ConnectionPool.check_connection)
+    azpg.create_pool(reconnect_failed=reconnect_failed)
+
+
+async def async_pools_as_psycopg() -> None:
+    """The async twin does."""
+    await async_saver(azpg.create_pool_async(server="myserver", row_factory=dict_row))
+    await open_async(azpg.create_pool_async(server="myserver"))
+    opened = await azpg.create_pool_async(server="myserver")
+    await open_async(opened)
+    pool: psycopg_pool.AsyncConnectionPool = azpg.create_pool_async(server="myserver")
+    own: azpg.AsyncConnectionPool = azpg.create_pool_async(server="myserver")
+    for each in (pool, own):
+        await each.close()
+    azpg.create_pool_async(configure=configure_async, check=configure_async)
+    assert_type(azpg.create_pool_async(pool_class=AsyncPool), AsyncPool)
 
 
 def a_framework(
