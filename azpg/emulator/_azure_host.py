@@ -1,5 +1,6 @@
 """The host names of Azure servers and the tokens that the servers of each cloud accept."""
 
+import secrets
 from dataclasses import dataclass
 
 from ._errors import EmulatorError
@@ -12,6 +13,9 @@ _RESOURCE_BY_SUFFIX = {
     ".postgres.cosmos.azure.com": "https://token.postgres.cosmos.azure.com",
 }
 HOST_SUFFIXES = tuple(_RESOURCE_BY_SUFFIX)
+
+
+_INTERNAL_NAME_BYTES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,16 @@ class AzureHost:
         """
         server, _, domain = self.name.partition(".")
         return f"{server}-replica.{domain}"
+
+    def new_internal_name(self) -> str:
+        """Return a name of the form that Azure's certificates have next to the server's own.
+
+        Source: a certificate of a flexible server seen in May 2026 has the name of the server and
+        `<hexadecimal digits>.database.azure.com`, and no wildcard. For the other suffixes the form
+        is an assumption.
+        """
+        _, _, domain = self.suffix.removeprefix(".").partition(".")
+        return f"{secrets.token_hex(_INTERNAL_NAME_BYTES)}.{domain}"
 
 
 def parse_host(host: str) -> AzureHost:

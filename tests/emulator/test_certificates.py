@@ -1,5 +1,6 @@
 """The server's certificates: what clients accept, and what the root cannot sign."""
 
+import re
 import socket
 import ssl
 import struct
@@ -16,18 +17,26 @@ from azpg.emulator._proxy.certificates import CertificateAuthority, create_serve
 Connect = Callable[..., psycopg.Connection[Any]]
 
 
-def presented_certificate(emulator: Emulator) -> x509.Certificate:
-    """Return the certificate that the server presents, without verifying it."""
+def presented_certificate(
+    emulator: Emulator, address: tuple[str, int] | None = None
+) -> x509.Certificate:
+    """Return the certificate that a server presents, without verifying it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection((emulator.hostaddr, emulator.port)) as plain:
+    with socket.create_connection(address or (emulator.hostaddr, emulator.port)) as plain:
         plain.sendall(struct.pack("!ii", 8, 80877103))
         assert plain.recv(1) == b"S"
         with context.wrap_socket(plain, server_hostname=emulator.host) as encrypted:
             certificate = encrypted.getpeercert(binary_form=True)
     assert certificate is not None
     return x509.load_der_x509_certificate(certificate)
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """Return the names that a certificate is for."""
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return extension.value.get_values_for_type(x509.DNSName)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +75,37 @@ def test_the_intermediate_certificate_is_sent(emulator: Emulator) -> None:
         assert x509.load_pem_x509_certificate(file.read()).subject != issuer
 
 
-def test_the_certificate_is_a_wildcard(emulator: Emulator) -> None:
-    """The certificate is a wildcard certificate, as at Azure."""
-    names = presented_certificate(emulator).extensions.get_extension_for_class(
-        x509.SubjectAlternativeName
-    )
-    assert "*.postgres.database.azure.com" in names.value.get_values_for_type(x509.DNSName)
+def test_certificates_have_exact_names(emulator: Emulator) -> None:
+    """A certificate is for its own server and one internal name, as at Azure, and no wildcard."""
+    replica = (emulator.reader_hostaddr, emulator.reader_port)
+    names = {
+        emulator.host: dns_names(presented_certificate(emulator)),
+        emulator.reader_host: dns_names(presented_certificate(emulator, replica)),
+    }
+    for host, (own, internal) in names.items():
+        assert own == host
+        assert re.fullmatch(r"[0-9a-f]+\.database\.azure\.com", internal)
+    assert len({internal for _, internal in names.values()}) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["another.postgres.database.azure.com", "myserver-replica.postgres.database.azure.com"]
+)
+def test_another_servers_name_is_rejected(
+    get_connect_error: Callable[..., str], port: int, name: str
+) -> None:
+    """A wrong name under the right suffix fails verification, as it would at Azure."""
+    assert "does not match host name" in get_connect_error(host=name, port=port)
+
+
+def test_the_replica_has_a_name_of_its_own(
+    emulator: Emulator, connect: Connect, get_connect_error: Callable[..., str]
+) -> None:
+    """The replica is verified against its own name and not against the primary's."""
+    replica = {"hostaddr": emulator.reader_hostaddr, "port": emulator.reader_port}
+    assert "does not match host name" in get_connect_error(**replica)
+    with connect(host=emulator.reader_host, **replica):
+        pass
 
 
 def test_the_root_certificate_is_valid_for_at_most_a_day(emulator: Emulator) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from azpg.emulator._azure_host import HOST_SUFFIXES, AzureHost
-from azpg.emulator._faults import CertificateFault
+from azpg.emulator._faults import CertificateFault, ListenerName
 
 _ROOT_NAME = "azpg emulator, do not trust"
 _ISSUING_CA_NAME = "azpg emulator issuing CA"
@@ -23,9 +23,13 @@ _BACKDATING = dt.timedelta(minutes=5)
 
 
 class CertificateAuthority:
-    """Issue certificates under one root through one intermediate; keys stay in memory."""
+    """Issue certificates under one root through one intermediate; keys stay in memory.
 
-    def __init__(self) -> None:
+    Args:
+        internal_names: The names outside the suffixes of Azure's servers that the root may sign.
+    """
+
+    def __init__(self, *internal_names: str) -> None:
         self._root_key = _generate_key()
         self._issuing_key = _generate_key()
         self.root = _build_certificate(
@@ -34,6 +38,7 @@ class CertificateAuthority:
             _name(_ROOT_NAME),
             self._root_key,
             ca_path_length=1,
+            permitted_names=(*(each.removeprefix(".") for each in HOST_SUFFIXES), *internal_names),
         )
         self.intermediate = _build_certificate(
             _name(_ISSUING_CA_NAME),
@@ -70,38 +75,51 @@ class CertificateAuthority:
 
 
 class ServerCertificates:
-    """The TLS contexts of a server, with the right certificate and with each wrong one."""
+    """The TLS contexts of a server and its replica, with the right and with wrong certificates.
+
+    As at Azure, a certificate is for the exact name of its server and one internal name. The
+    replica is a server of its own.
+    """
 
     def __init__(self, azure_host: AzureHost) -> None:
-        self._authority = CertificateAuthority()
-        self._dns_names = (f"*{azure_host.suffix}", azure_host.name, azure_host.reader_host)
+        server_names = (azure_host.name, azure_host.new_internal_name())
+        replica_names = (azure_host.reader_host, azure_host.new_internal_name())
+        self._internal_names = (server_names[1], replica_names[1])
+        self._authority = CertificateAuthority(*self._internal_names)
+        self._dns_names: dict[ListenerName, tuple[str, ...]] = {
+            "postgres": server_names,
+            "pgbouncer": server_names,
+            "reader": replica_names,
+        }
         self._wrong_dns_names = (f"another-server{azure_host.suffix}",)
-        self._contexts: dict[CertificateFault | None, ssl.SSLContext] = {}
+        self._contexts: dict[tuple[tuple[str, ...], CertificateFault | None], ssl.SSLContext] = {}
 
     @property
     def root_pem(self) -> bytes:
         return self._authority.root_pem
 
-    def tls_context(self, fault: CertificateFault | None) -> ssl.SSLContext:
-        """Return the TLS context with the right certificate, or with the wrong one of a fault."""
-        if fault not in self._contexts:
-            self._contexts[fault] = create_server_context(self._chain(fault))
-        return self._contexts[fault]
+    def tls_context(self, listener: ListenerName, fault: CertificateFault | None) -> ssl.SSLContext:
+        """Return a listener's TLS context with the right certificate or a fault's wrong one."""
+        dns_names = self._dns_names[listener]
+        key = (dns_names, fault)
+        if key not in self._contexts:
+            self._contexts[key] = create_server_context(self._chain(dns_names, fault))
+        return self._contexts[key]
 
-    def _chain(self, fault: CertificateFault | None) -> bytes:
+    def _chain(self, dns_names: tuple[str, ...], fault: CertificateFault | None) -> bytes:
         match fault:
             case None:
-                return self._authority.issue_chain(*self._dns_names)
+                return self._authority.issue_chain(*dns_names)
             case "expired":
-                return self._authority.issue_chain(*self._dns_names, expired=True)
+                return self._authority.issue_chain(*dns_names, expired=True)
             case "other-name":
                 return self._authority.issue_chain(*self._wrong_dns_names)
             case "other-root":
-                return CertificateAuthority().issue_chain(*self._dns_names)
+                return CertificateAuthority(*self._internal_names).issue_chain(*dns_names)
             case "self-signed":
                 key = _generate_key()
-                name = _name(self._dns_names[0])
-                certificate = _build_certificate(name, key, name, key, dns_names=self._dns_names)
+                name = _name(dns_names[0])
+                certificate = _build_certificate(name, key, name, key, dns_names=dns_names)
                 return _key_pem(key) + _certificate_pem(certificate)
 
 
@@ -129,10 +147,14 @@ def _build_certificate(
     issuer_key: ec.EllipticCurvePrivateKey,
     *,
     ca_path_length: int | None = None,
+    permitted_names: tuple[str, ...] = (),
     dns_names: tuple[str, ...] = (),
     expired: bool = False,
 ) -> x509.Certificate:
-    """Return a signed certificate; it is a CA's if it has a path length."""
+    """Return a signed certificate; it is a CA's if it has a path length.
+
+    A CA with permitted names can sign no other names and no IP addresses.
+    """
     is_ca = ca_path_length is not None
     start = dt.datetime.now(dt.UTC) - _BACKDATING
     if expired:
@@ -153,9 +175,8 @@ def _build_certificate(
         )
         .add_extension(_key_usage(is_ca=is_ca), critical=True)
     )
-    is_root = is_ca and subject == issuer
-    if is_root:
-        builder = builder.add_extension(_azure_name_constraints(), critical=True)
+    if permitted_names:
+        builder = builder.add_extension(_name_constraints(permitted_names), critical=True)
     if dns_names:
         unique_names = [x509.DNSName(name) for name in dict.fromkeys(dns_names)]
         builder = builder.add_extension(
@@ -164,10 +185,10 @@ def _build_certificate(
     return builder.sign(issuer_key, hashes.SHA256())
 
 
-def _azure_name_constraints() -> x509.NameConstraints:
-    """Return constraints that limit the root to Azure's names, in case somebody trusts it."""
+def _name_constraints(names: tuple[str, ...]) -> x509.NameConstraints:
+    """Return constraints that limit a root to these names, in case somebody trusts it."""
     return x509.NameConstraints(
-        permitted_subtrees=[x509.DNSName(suffix.removeprefix(".")) for suffix in HOST_SUFFIXES],
+        permitted_subtrees=[x509.DNSName(name) for name in names],
         excluded_subtrees=[
             x509.IPAddress(ipaddress.ip_network("0.0.0.0/0")),
             x509.IPAddress(ipaddress.ip_network("::/0")),

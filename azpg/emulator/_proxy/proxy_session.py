@@ -97,6 +97,7 @@ class ProxySession:
         self._counters = context.counters
         self._reserved_users = context.reserved_users
         self._reserved_database = context.reserved_databases.get(listener)
+        self._listener: ListenerName = listener
         self._faults = faults
         self._send_close_notify = True
 
@@ -208,7 +209,8 @@ class ProxySession:
         Args:
             direct: Whether the client started TLS without an SSLRequest.
         """
-        client = TLSConnection(self._sock, self._certificates.tls_context(self._faults.certificate))
+        context = self._certificates.tls_context(self._listener, self._faults.certificate)
+        client = TLSConnection(self._sock, context)
         if self._faults.connect == "cut-in-tls":
             await client.partial_handshake()
             return None
