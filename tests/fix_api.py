@@ -38,6 +38,10 @@ class Api(ABC):
         """Call create_pool() and return its pool, opened where it opens."""
 
     @abstractmethod
+    def recording_class(self) -> tuple[Any, list[dict[str, Any]]]:
+        """Return a connection class that records the parameters of each attempt, and its list."""
+
+    @abstractmethod
     def callback(self, function: Callable[[], str]) -> Any:
         """Return a password callback of this API's own kind."""
 
@@ -94,6 +98,18 @@ class SyncApi(Api):
     def open_pool(self, *args: Any, **kwargs: Any) -> Any:
         """Make a pool."""
         return azpg.create_pool(*args, **kwargs)
+
+    def recording_class(self) -> tuple[Any, list[dict[str, Any]]]:
+        """Override psycopg's own hook."""
+        attempts: list[dict[str, Any]] = []
+
+        class Recording(azpg.Connection[Any]):
+            @classmethod
+            def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> Any:
+                attempts.append(kwargs)
+                return super()._get_connection_params(conninfo, **kwargs)
+
+        return Recording, attempts
 
     def callback(self, function: Callable[[], str]) -> Any:
         """Return the function."""
@@ -152,6 +168,18 @@ class AsyncApi(Api):
             return await azpg.create_pool_async(*args, **kwargs)
 
         return self._wait(make())
+
+    def recording_class(self) -> tuple[Any, list[dict[str, Any]]]:
+        """Override psycopg's own hook."""
+        attempts: list[dict[str, Any]] = []
+
+        class Recording(azpg.AsyncConnection[Any]):
+            @classmethod
+            async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> Any:
+                attempts.append(kwargs)
+                return await super()._get_connection_params(conninfo, **kwargs)
+
+        return Recording, attempts
 
     def callback(self, function: Callable[[], str]) -> Any:
         """Return a coroutine function that gives what the function does."""

@@ -20,7 +20,7 @@ def run() -> Run:
         try:
             return await coroutine
         finally:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(loop._selector.get_map()) > 1:  # noqa: ASYNC110  # the loop's own pipe stays
                     await asyncio.sleep(0.001)
 

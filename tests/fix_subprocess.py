@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-TIMEOUT = 60
+TIMEOUT = 120
 
 # The watchdog's thread would be missing in a forked child, so it pauses for the fork. azpg warns
 # that variables lead elsewhere: here they lead to the emulator.

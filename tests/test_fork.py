@@ -101,6 +101,7 @@ def test_a_fork_on_a_loop_does_not_wait_for_its_tasks(program: Program) -> None:
         from azure.core.credentials import AccessToken
 
         import azpg
+        from azpg._tokens import cache
 
         class Waiting:
             may: asyncio.Event
@@ -126,9 +127,10 @@ def test_a_fork_on_a_loop_does_not_wait_for_its_tasks(program: Program) -> None:
             credential.may, credential.asked = asyncio.Event(), asyncio.Event()
             asking = asyncio.create_task(password.call_async())
             await credential.asked.wait()
+            cache.FORK_TIMEOUT_SECONDS = 25.0
             begun = time.monotonic()
             pid = forked(work)
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 20
             ended_well(pid)
             credential.may.set()
             assert await asking == "token"
@@ -207,7 +209,7 @@ def test_a_hanging_credential_delays_a_fork_briefly(program: Program) -> None:
 
         begun = time.monotonic()
         pid = forked(work)
-        assert 0.9 < time.monotonic() - begun < 8
+        assert 0.9 < time.monotonic() - begun < 9
         ended_well(pid)
         hanging.may.set()
         assert password() == "token 1"
@@ -234,6 +236,7 @@ def test_a_credential_that_forks_is_not_waited_for(
         from azure.core.credentials import AccessToken
 
         import azpg
+        from azpg._tokens import cache
 
         class Forking:
             def get_token(self, *_scopes: str, **_options: object) -> AccessToken:
@@ -243,11 +246,12 @@ def test_a_credential_that_forks_is_not_waited_for(
                     subprocess.run(["true"], check=True, preexec_fn=os.getpid)
                 return AccessToken("token", 1 << 40)
 
+        cache.FORK_TIMEOUT_SECONDS = 25.0
         password = azpg.EntraPassword(Forking())
         begun = time.monotonic()
         assert password() == "token"
         ended_well(forked(lambda: None))  # nor is a fork held up by its thread afterwards
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
 
     program(main, forked, ended_well, how=how, gevent=gevent)
 

@@ -379,7 +379,7 @@ def test_a_pools_timeout_shows_nothing(
     api: Api, postgres: Postgres, free_port: int, leaks: Leaks
 ) -> None:
     """A PoolTimeout and its cause are free of the password."""
-    options = postgres.conninfo(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=0.2)
+    options = postgres.conninfo(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=2)
     with pytest.raises(psycopg_pool.PoolTimeout) as caught:
         api.open_pool(**options)
     assert caught.value.__cause__ is not None

@@ -133,29 +133,17 @@ def test_what_was_asked_for_one_try_holds_within_the_budget(
     api: Api, azure: Emulator, free_port: int, said: dict[str, Any], first: int
 ) -> None:
     """A try's timeout is shrunk to what is left; not the first's, where no budget was given."""
-    timeouts: list[int] = []
-
-    class Watched(azpg.Connection[Any]):
-        @classmethod
-        def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> Any:
-            timeouts.append(int(kwargs["connect_timeout"]))
-            return super()._get_connection_params(conninfo, **kwargs)
-
-    class WatchedAsync(azpg.AsyncConnection[Any]):
-        @classmethod
-        async def _get_connection_params(cls, conninfo: str, **kwargs: Any) -> Any:
-            timeouts.append(int(kwargs["connect_timeout"]))
-            return await super()._get_connection_params(conninfo, **kwargs)
+    recording, attempts = api.recording_class()
 
     def ask() -> str:
-        if len(timeouts) == 2:
+        if len(attempts) == 2:
             raise LookupError("enough")
         return "x"
 
-    watched: Any = Watched if api.kind == "sync" else WatchedAsync
     way = {"hostaddr": "127.0.0.1", "port": free_port, "user": "me"}
     with pytest.raises(azpg.CredentialError, match="enough"):
-        api.run(watched.connect(**way, **said, password=api.callback(ask)))
+        api.run(recording.connect(**way, **said, password=api.callback(ask)))
+    timeouts = [int(each["connect_timeout"]) for each in attempts]
     assert timeouts[0] == first
     assert timeouts[1] <= min(first, 30)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import sqlalchemy as sa
+from fix_pools import until
 from psycopg import errors as e
 
 import azpg
@@ -156,8 +157,10 @@ def test_the_cause_of_a_pools_timeout_is_explained(free_port: int) -> None:
         kwargs={"host": "localhost", "sslmode": "disable", "password": "x", "port": free_port},
         open=False,
     )
+    pool.open()
+    until(lambda: pool.get_stats().get("connections_errors"))
     with pytest.raises(psycopg.OperationalError) as caught:
-        pool.open(wait=True, timeout=0.1)
+        pool.wait(timeout=0.1)
     assert type(caught.value).__name__ == "PoolTimeout"
     assert azpg.explain(caught.value).kind == "refused"
 

@@ -32,7 +32,7 @@ def address_of(emulator: Emulator) -> str:
 def send_request(emulator: Emulator, target: str, *headers: str) -> tuple[int, dict[str, Any]]:
     """Send a request with only these headers and return the status and the content."""
     address, _, port = address_of(emulator).partition(":")
-    with socket.create_connection((address, int(port)), timeout=10) as sock:
+    with socket.create_connection((address, int(port)), timeout=30) as sock:
         sock.sendall("\r\n".join([f"GET {target} HTTP/1.1", *headers, "", ""]).encode("latin-1"))
         with sock.makefile("rb") as file:
             head, _, body = file.read().partition(b"\r\n\r\n")

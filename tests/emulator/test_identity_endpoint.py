@@ -149,7 +149,7 @@ def request_token(
     secret = emulator.env["IDENTITY_HEADER"] if header is None else header
     request = urllib.request.Request(url, headers={"X-IDENTITY-HEADER": secret})
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         with error:

@@ -69,7 +69,7 @@ def test_garbage_ends_only_its_own_connection(
 ) -> None:
     """A client that sends garbage is disconnected, and the next one is served."""
     with (
-        socket.create_connection((emulator.hostaddr, port), timeout=10) as plain,
+        socket.create_connection((emulator.hostaddr, port), timeout=30) as plain,
         contextlib.suppress(OSError),  # disconnected before everything was sent
     ):
         plain.sendall(sent)

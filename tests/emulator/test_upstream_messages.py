@@ -43,7 +43,7 @@ async def received(folder: Path, sent: bytes) -> bytes:
             assert await reader.readexactly(1) == b"S"
             await writer.start_tls(client_context, server_hostname=AZURE_HOST.name)
             writer.write(sent)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return await first
         finally:
             writer.close()

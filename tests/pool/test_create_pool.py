@@ -218,8 +218,8 @@ def test_a_transient_failure_is_a_pool_timeout_with_its_cause(
     """After `timeout` a PoolTimeout has the failure in its message and as its cause."""
     started = time.monotonic()
     with pytest.raises(psycopg_pool.PoolTimeout, match=r"[Cc]onnection refused") as caught:
-        api.open_pool(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=0.5)
-    assert 0.4 < time.monotonic() - started < 20
+        api.open_pool(hostaddr="127.0.0.1", port=free_port, min_size=1, timeout=2)
+    assert 1.9 < time.monotonic() - started < 20
     assert isinstance(caught.value.__cause__, azpg.UnreachableError)
     assert caught.value.__cause__.kind == "refused"
 
@@ -233,7 +233,7 @@ def test_a_transient_failure_is_retried(
     api.run(pool.open())
     until(lambda: pool.get_stats().get("connections_errors"))
     dig((azure.hostaddr, azure.port), ("127.0.0.1", free_port))
-    api.run(pool.wait(20))
+    api.run(pool.wait(60))
     assert idle(pool) == 1
     api.run(pool.close())
 

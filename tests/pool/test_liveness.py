@@ -113,11 +113,11 @@ def test_a_notification_of_an_idle_connection_is_not_lost(api: Api, azure: Emula
         again = api.run(pool.getconn())
         assert again is conn
         if api.kind == "sync":
-            received = [each.payload for each in conn.notifies(timeout=5, stop_after=1)]
+            received = [each.payload for each in conn.notifies(timeout=30, stop_after=1)]
         else:
 
             async def notified() -> list[str]:
-                return [each.payload async for each in conn.notifies(timeout=5, stop_after=1)]
+                return [each.payload async for each in conn.notifies(timeout=30, stop_after=1)]
 
             received = api.run(notified())
         assert received == ["of the day"]
