@@ -11,6 +11,7 @@ from azpg._connect import ConnectRequest
 from azpg._conninfo.options import PSYCOPG_OPTIONS, ConnectOptions, hide_secrets
 from azpg._conninfo.sources import parse
 from azpg._libpq import libpq_info
+from azpg._redact import Secret
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
@@ -31,23 +32,46 @@ def resolve_arguments(
     return ConnectRequest(ConnectOptions.from_mapping(given), is_async=is_async)
 
 
-class SecretValue:
-    """A callable that returns a value with a password in it, and has no password in its repr."""
+class SecretKwargs(dict[str, Any]):
+    """The `kwargs` of a pool: a dict whose repr masks secrets, also those that are put in later.
 
-    __slots__ = ("_value",)
+    As in psycopg_pool, what the caller changes in the dict that it was made from counts too.
+    """
 
-    def __init__(self, value: Any) -> None:
-        self._value = value
+    __slots__ = ("_given", "_seen")
 
-    def __call__(self) -> Any:
-        return self._value
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__(hide_secrets(given))
+        self._given = given
+        self._seen = self.copy_to_dict()
 
     def __repr__(self) -> str:
-        return "<hidden, as it holds a password>"
+        return repr(hide_secrets(self))
+
+    def __reduce__(self) -> tuple[type[SecretKwargs], tuple[dict[str, Any]]]:
+        return SecretKwargs, (self.copy_to_dict(),)
+
+    def copy(self) -> SecretKwargs:
+        """Return an independent copy, whose repr masks secrets too."""
+        return SecretKwargs(self.copy_to_dict())
+
+    def copy_to_dict(self) -> dict[str, Any]:
+        """Return the entries, with each text that may hold a secret as a `Secret`."""
+        return hide_secrets(dict(self))
+
+    def take_changes(self) -> None:
+        """Apply what has changed in the caller's dict."""
+        if self._given == self._seen:
+            return
+        given = hide_secrets(dict(self._given))
+        for name in self._seen.keys() - given.keys():
+            self.pop(name, None)
+        self.update({k: v for k, v in given.items() if self._seen.get(k) != v})
+        self._seen = given
 
 
 def hide_conninfo(conninfo: object) -> Any:
-    """Return a connection string, as a `SecretValue` if it contains a secret or is invalid."""
+    """Return a connection string, as a `Secret` if it contains a secret or is invalid."""
     if not isinstance(conninfo, str):
         return conninfo
     secret_keywords = {name.encode() for name in libpq_info().secrets}
@@ -55,16 +79,14 @@ def hide_conninfo(conninfo: object) -> Any:
         has_secret = any(o.val and o.keyword in secret_keywords for o in parse(conninfo))
     except (psycopg.Error, UnicodeError):
         has_secret = True
-    return SecretValue(conninfo) if has_secret else str(conninfo)
+    return Secret(conninfo) if has_secret else str(conninfo)
 
 
 def hide_kwargs(kwargs: object) -> Any:
-    """Return the `kwargs` of a pool, as a `SecretValue` if one of them may contain a secret."""
-    if not isinstance(kwargs, dict):
-        return kwargs
-    hidden = hide_secrets(kwargs)
-    has_secret = any(hidden[name] is not value for name, value in kwargs.items())
-    return SecretValue(kwargs) if has_secret else kwargs
+    """Return the `kwargs` of a pool, as a `SecretKwargs` if they are a dict."""
+    if isinstance(kwargs, dict) and not isinstance(kwargs, SecretKwargs):
+        return SecretKwargs(kwargs)
+    return kwargs
 
 
 def find_entra_password(
@@ -75,7 +97,6 @@ def find_entra_password(
     It is unknown if `conninfo` or `kwargs` is a function of the caller's: only a connection calls
     that function.
     """
-    conninfo, kwargs = (v() if isinstance(v, SecretValue) else v for v in (conninfo, kwargs))
     if not isinstance(conninfo, str) or not isinstance(kwargs, dict | None):
         return None
     try:

@@ -12,7 +12,7 @@ from psycopg_pool.base import BasePool as PsycopgPool
 
 from azpg import _fork
 
-from ._arguments import find_entra_password
+from ._arguments import SecretKwargs, find_entra_password, hide_conninfo, hide_kwargs
 from ._failures import FailureHistory, PoolAttempt, copy_error
 from ._liveness import is_alive
 
@@ -39,6 +39,9 @@ class BasePool(PsycopgPool):
         self._history = FailureHistory()
         self._connections: WeakKeyDictionary[BaseConnection[Any], None] = WeakKeyDictionary()
         self._full_event: Any = None
+        self._running_callbacks = 0
+        """of `reconnect_failed`"""
+        self._retried_changed_arguments = False
         if min_size is None:
             min_size = self._MIN_SIZE
         super().__init__(  # type: ignore[call-arg]  # psycopg_pool's pool class, next in the MRO
@@ -63,12 +66,36 @@ class BasePool(PsycopgPool):
     def _register(self, conn: BaseConnection[Any]) -> None:
         """Record a new connection."""
         self._history.record_success()
+        self._retried_changed_arguments = False
         self._connections[conn] = None
 
     def _list_connections(self) -> list[BaseConnection[Any]]:
         """Return the connections that still exist, closed ones too."""
         # keyrefs() returns a list at once: another worker may register a connection meanwhile
         return [conn for ref in self._connections.keyrefs() if (conn := ref()) is not None]
+
+    # The arguments of the connections: what the caller assigns or changes counts for the next one
+
+    @property
+    def conninfo(self) -> Any:
+        """The connection string; its repr hides it if it contains a secret."""
+        return vars(self)["conninfo"]
+
+    @conninfo.setter
+    def conninfo(self, conninfo: Any) -> None:
+        vars(self)["conninfo"] = hide_conninfo(conninfo)
+
+    @property
+    def kwargs(self) -> Any:
+        """The keyword arguments of the connections; their repr hides the secrets."""
+        kwargs = vars(self)["kwargs"]
+        if isinstance(kwargs, SecretKwargs):
+            kwargs.take_changes()
+        return kwargs
+
+    @kwargs.setter
+    def kwargs(self, kwargs: Any) -> None:
+        vars(self)["kwargs"] = hide_kwargs(kwargs)
 
     # Failures
 
@@ -77,10 +104,26 @@ class BasePool(PsycopgPool):
 
     def _permanent_failure(self) -> psycopg.Error | None:
         """Return the error to raise if the pool has no open connection and can make none."""
+        if self._running_callbacks:  # reconnect_failed may change the arguments
+            return None
         error = self._history.permanent()
         if error is None or any(not conn.closed for conn in self._list_connections()):
             return None
         return error
+
+    def _connect_arguments(self) -> tuple[Any, Any]:
+        """Return a copy of the arguments of the connections, as far as they are values."""
+        kwargs = self.kwargs
+        return self.conninfo, kwargs.copy() if isinstance(kwargs, SecretKwargs) else kwargs
+
+    def _retry_changed_arguments(self, before: tuple[Any, Any]) -> None:
+        """Connect again if `reconnect_failed` has changed the arguments; needs the lock."""
+        if self._retried_changed_arguments or not self._history.permanent():
+            return
+        if self._connect_arguments() != before:
+            self._retried_changed_arguments = True
+            self._history.restart()
+            self._maybe_grow_pool()
 
     @property
     def _pool_full_event(self) -> Any:
@@ -162,9 +205,7 @@ class BasePool(PsycopgPool):
 
     def _get_measures(self) -> dict[str, int]:
         measures = super()._get_measures()
-        password = find_entra_password(
-            getattr(self, "conninfo", ""), getattr(self, "kwargs", None), is_async=self._is_async
-        )
+        password = find_entra_password(self.conninfo, self.kwargs, is_async=self._is_async)
         if password is None:
             return measures
         fetched, failed, seconds_to_expiry = password.stats()

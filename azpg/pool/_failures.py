@@ -41,6 +41,7 @@ class FailureHistory:
 
     def __init__(self) -> None:
         self.successes = 0
+        self._restarts = 0
         self._failure: Exception | None = None
         self._failed_at = -math.inf
 
@@ -49,14 +50,20 @@ class FailureHistory:
         self.forget()
         self.successes += 1
 
-    def record_failure(self, failure: Exception, successes_before: int) -> None:
-        """Remember a failure, unless another attempt has succeeded since this one began.
+    @property
+    def changes(self) -> int:
+        """How often a connection was made, or the arguments of the connections have changed."""
+        return self.successes + self._restarts
+
+    def record_failure(self, failure: Exception, changes_before: int) -> None:
+        """Remember a failure, unless it is out of date.
 
         Args:
             failure: The error of the attempt.
-            successes_before: The value of `successes` when the attempt began.
+            changes_before: The value of `changes` when the attempt began. If it has grown, another
+                attempt has succeeded since, or this one had arguments that have changed.
         """
-        if self.successes > successes_before:
+        if self.changes > changes_before:
             return
         # The frames of the traceback hold the pool's options, and must not live as long as it
         self._failure = failure.with_traceback(None)
@@ -65,6 +72,11 @@ class FailureHistory:
     def forget(self) -> None:
         """Forget the latest failure, so that the pool connects again."""
         self._failure = None
+
+    def restart(self) -> None:
+        """Forget the failures of the arguments that have changed, also those that follow."""
+        self.forget()
+        self._restarts += 1
 
     @property
     def kind(self) -> str:

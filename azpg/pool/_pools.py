@@ -195,21 +195,37 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         raise error
 
     def _connect(self, timeout: float | None = None) -> CT:
-        successes_before = self._history.successes
+        changes_before = self._history.changes
         try:
             conn = super()._connect(timeout)
         except Exception as ex:
-            self._history.record_failure(ex, successes_before)
+            self._history.record_failure(ex, changes_before)
             raise
         self._register(conn)
         return conn
 
     def _add_connection(self, attempt: AttemptWithBackoff | None, growing: bool = False) -> None:
-        super()._add_connection(self._attempt(attempt), growing)
+        try:
+            super()._add_connection(self._attempt(attempt), growing)
+        finally:  # reconnect_failed may raise
+            with self._lock:
+                failed = self._fail_waiting()
+            for client, error in failed:
+                client.fail(error)
+
+    def reconnect_failed(self) -> None:
+        """Call the pool's `reconnect_failed`; what it changes in the arguments is tried at once."""
+        if not self._reconnect_failed:
+            return
+        before = self._connect_arguments()
         with self._lock:
-            failed = self._fail_waiting()
-        for client, error in failed:
-            client.fail(error)
+            self._running_callbacks += 1
+        try:
+            super().reconnect_failed()
+        finally:
+            with self._lock:
+                self._running_callbacks -= 1
+                self._retry_changed_arguments(before)
 
     def _get_ready_connection(self, timeout: float | None) -> CT | None:
         if not self._pool or self._nconns < self._min_size:
@@ -416,11 +432,11 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         raise error
 
     async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
-        successes_before = self._history.successes
+        changes_before = self._history.changes
         try:
             conn = await super()._connect(timeout)
         except Exception as ex:
-            self._history.record_failure(ex, successes_before)
+            self._history.record_failure(ex, changes_before)
             raise
         self._register(conn)
         return conn
@@ -428,11 +444,25 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     async def _add_connection(
         self, attempt: AttemptWithBackoff | None, growing: bool = False
     ) -> None:
-        await super()._add_connection(self._attempt(attempt), growing)
-        async with self._lock:
-            failed = self._fail_waiting()
-        for client, error in failed:
-            await client.fail(error)
+        try:
+            await super()._add_connection(self._attempt(attempt), growing)
+        finally:  # reconnect_failed may raise
+            async with self._lock:
+                failed = self._fail_waiting()
+            for client, error in failed:
+                await client.fail(error)
+
+    async def reconnect_failed(self) -> None:
+        """Call the pool's `reconnect_failed`; what it changes in the arguments is tried at once."""
+        if not self._reconnect_failed:
+            return
+        before = self._connect_arguments()
+        self._running_callbacks += 1
+        try:
+            await super().reconnect_failed()
+        finally:
+            self._running_callbacks -= 1
+            self._retry_changed_arguments(before)
 
     async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
         if not self._pool or self._nconns < self._min_size:

@@ -159,7 +159,7 @@ def test_no_repr_of_a_pool_contains_the_password(api: Api, postgres: Postgres, w
             rest["password"] = password
         pool = make(api, conninfo, kwargs=rest, min_size=1)
     assert api.row_of_pool(pool, "select current_user") == ("app",)
-    for shown in (repr(pool), repr(vars(pool)), str(pool.conninfo), str(pool.kwargs)):
+    for shown in (repr(pool), repr(vars(pool)), repr(pool.conninfo), str(pool.kwargs)):
         assert "p'ass" not in shown
         assert "p\\'ass" not in shown
         assert "%27ass" not in shown
