@@ -93,6 +93,8 @@ def _check_constraints(session: nox.Session) -> None:
     )
     for requirement, version in itertools.product(direct, SUPPORTED):
         python = {"python_version": version, "python_full_version": f"{version}.0"}
+        if requirement.marker is not None and not requirement.marker.evaluate(python):
+            continue
         found = [
             next(iter(pin.specifier)).version
             for pin in pins

