@@ -202,6 +202,14 @@ def fuzz(session: nox.Session) -> None:
     session.run("python", "tests/tools/fuzz.py", *session.posargs)
 
 
+@nox.session(python=PRESENT[:1])
+def frozen(session: nox.Session) -> None:
+    """Freeze a program with PyInstaller, and run it."""
+    wanted = nox.project.dependency_groups(PROJECT, "frozen")
+    _install(session, ".[emulator,sqlalchemy]", *wanted)
+    session.run("python", "tests/tools/frozen.py", session.create_tmp())
+
+
 @nox.session(default=False)
 def roots(session: nox.Session) -> None:
     """Show the pinned roots, and what the newest certifi has changed about them."""

@@ -46,6 +46,8 @@ def the_distribution() -> None:
     entries = {(entry.group, entry.name) for entry in installed.entry_points}
     assert ("sqlalchemy.dialects", "postgresql.azpg") in entries
     assert ("sqlalchemy.dialects", "postgresql.azpg_async") in entries
+    assert ("pyinstaller40", "hook-dirs") in entries
+    assert (folder / "_pyinstaller" / "hook-azpg.py").is_file()
 
 
 def the_command() -> None:
@@ -58,7 +60,7 @@ def the_command() -> None:
 
 def command(*arguments: str) -> str:
     """Return what the installed command prints."""
-    program = Path(sysconfig.get_path("scripts"), "azpg")
+    program = Path(sysconfig.get_path("scripts"), f"azpg{sysconfig.get_config_var('EXE')}")
     run = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)
     return run.stdout.strip()
 

@@ -1,0 +1,1 @@
+"""PyInstaller's hook for programs that import azpg."""
