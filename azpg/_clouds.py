@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# SHA-256 fingerprints of all root certificates of Azure. Source:
+# SHA-256 fingerprints of all root certificates of Azure. Source, except for the last one:
 # MicrosoftDocs/azure-docs, articles/security/fundamentals/azure-certificate-authority-details.md
+# (copy of 07/2026, checked 2026-11-27)
 AZURE_ROOTS = frozenset(
     {
         # DigiCert Global Root CA (G1): China, rotation extensions, some read replicas
@@ -29,6 +30,11 @@ AZURE_ROOTS = frozenset(
         "358df39d764af9e1b766e9c972df352ee15cfac227af6ad1d70e8e4a6edcba02",
         # Microsoft RSA Root Certificate Authority 2017
         "c741f70f4b2a8d88bf2e71c14122ef53ef10eba0cfa5e64cfa20f418853073e0",
+        # Microsoft TLS RSA Root G2, self-signed. Servers send the certificate of the same key that
+        # DigiCert Global Root G2 has signed, but some of Microsoft's front ends leave it out
+        # (Azure/azhpc-images#539, taskcluster/taskcluster#8569).
+        # docs/explanation/roots.md says why it can be trusted.
+        "6a170583db584151e1c454eeca2a64cc5d8e484a5bd1156e720b4458654ee9e5",
     }
 )
 
@@ -67,9 +73,11 @@ class Cloud:
         suffixes: What its host names end in, each with a leading dot. `server="myserver"` is
             completed with the first one.
         scope: Scope of its tokens, such as "https://ossrdbms-aad.database.windows.net/.default".
+            Empty if it is not known: then no token is requested or sent, and only passwords work.
         authority: Host name of the cloud's Microsoft Entra ID.
         roots: SHA-256 fingerprints, in lower-case hex digits, of the root certificates that its
-            servers are verified with. Default: the roots that Azure documents.
+            servers are verified with. Default: the roots that Azure documents. None if they are
+            not known: then servers are verified with all roots of certifi.
 
     Raises:
         ValueError: A suffix or a fingerprint has another form, or there is none.
@@ -82,12 +90,13 @@ class Cloud:
     suffixes: tuple[str, ...]
     scope: str
     authority: str
-    roots: frozenset[str] = field(default=AZURE_ROOTS, repr=False)
+    roots: frozenset[str] | None = field(default=AZURE_ROOTS, repr=False)
 
     def __post_init__(self) -> None:
         # JSON and YAML have lists only
         object.__setattr__(self, "suffixes", tuple(self.suffixes))
-        object.__setattr__(self, "roots", frozenset(self.roots))
+        if self.roots is not None:
+            object.__setattr__(self, "roots", frozenset(self.roots))
         for suffix in self.suffixes:
             if not _is_suffix(suffix):
                 raise ValueError(
@@ -96,9 +105,9 @@ class Cloud:
                 )
         if not self.suffixes:
             raise ValueError("a Cloud needs at least one suffix")
-        if not self.roots:
-            raise ValueError("a Cloud needs at least one root")
-        for root in self.roots:
+        if self.roots is not None and not self.roots:
+            raise ValueError("a Cloud needs at least one root; None means all roots of certifi")
+        for root in self.roots or ():
             if not _SHA256.fullmatch(root):
                 raise ValueError(f"a root is pinned by 64 lower-case hex digits, not {root!r}")
 
@@ -128,7 +137,8 @@ class Cloud:
         )
 
 
-# Hosts, scopes and authorities: MicrosoftDocs/azure-databases-docs, articles/postgresql
+# Source of the three clouds: MicrosoftDocs/azure-databases-docs, articles/postgresql (copy of
+# 07/2026, checked 2026-11-27)
 AZURE_PUBLIC = Cloud(
     "public",
     (".postgres.database.azure.com",),
@@ -147,6 +157,7 @@ AZURE_CHINA = Cloud(
     "https://ossrdbms-aad.database.chinacloudapi.cn/.default",
     "login.chinacloudapi.cn",
 )
+# Source: MicrosoftDocs/azure-databases-docs, articles/cosmos-db/postgresql (checked 2026-11-27).
 # Clusters created before 2023-06-06 are c.<cluster>.postgres.database.azure.com. That suffix means
 # the public cloud, so for these clusters users pass cloud="cosmos".
 COSMOS_POSTGRES = Cloud(
@@ -156,7 +167,66 @@ COSMOS_POSTGRES = Cloud(
     "login.microsoftonline.com",
 )
 
-CLOUDS = (AZURE_PUBLIC, AZURE_US_GOV, AZURE_CHINA, COSMOS_POSTGRES)
+CLOUDS = (
+    AZURE_PUBLIC,
+    AZURE_US_GOV,
+    AZURE_CHINA,
+    COSMOS_POSTGRES,
+    # Source of hosts and roots: MicrosoftDocs/azure-databases-docs, articles/cosmos-db/postgresql
+    # (checked 2026-11-27). The resource of its tokens is not published. The authority is an
+    # assumption: that of Azure China.
+    Cloud(
+        "cosmos-china",
+        (".postgres.cosmos.chinacloudapi.cn",),
+        "",
+        "login.chinacloudapi.cn",
+    ),
+    # A preview. Source of hosts and roots: azure-mgmt-horizondb 1.0.0b3 and
+    # MicrosoftDocs/azure-databases-docs, articles/horizondb (checked 2026-11-27). The scope is an
+    # assumption: that of the public cloud, for which Microsoft's JDBC plug-in requests its tokens.
+    Cloud(
+        "horizondb",
+        (".horizondb.azure.com",),
+        "https://ossrdbms-aad.database.windows.net/.default",
+        "login.microsoftonline.com",
+    ),
+    # Source of hosts, scope and authority: azure-cli-core 2.91.0 (checked 2026-11-27). Its roots
+    # are not published, and a wrong pin would refuse every connection.
+    Cloud(
+        "bleu",
+        (".postgres.database.sovcloud-api.fr",),
+        "https://ossrdbms-aad.database.sovcloud-api.fr/.default",
+        "login.sovcloud-identity.fr",
+        roots=None,
+    ),
+)
+"""Every cloud that azpg knows: the one list that decides which hosts are Azure's."""
+
+_ASSUMED_SCOPES = frozenset({"horizondb"})
+
+
+def has_assumed_scope(cloud: Cloud) -> bool:
+    """Return whether the scope of a built-in cloud is an assumption."""
+    return cloud.name in _ASSUMED_SCOPES and cloud in CLOUDS
+
+
+FULL_NAMES = {".horizondb.azure.com": "<cluster>.<cluster id>.<region>.horizondb.azure.com"}
+"""The form of the host names under a suffix below which `server=` cannot complete a short name."""
+
+
+def token_resources(clouds: Iterable[Cloud] = CLOUDS) -> set[str]:
+    """Return the resources that the clouds' tokens are for: their scopes without "/.default"."""
+    return {cloud.scope.removesuffix("/.default") for cloud in clouds if cloud.scope}
+
+
+def no_scope_error(cloud: Cloud) -> str:
+    """Return why no token can be requested for a cloud without a scope, and what to type."""
+    return (
+        f"the resource of the tokens for the cloud {cloud.name!r} is not published, so azpg "
+        f"requests none. If you know it, pass cloud=azpg.Cloud({cloud.name!r}, "
+        f"suffixes={cloud.suffixes!r}, scope='https://…/.default', "
+        f"authority={cloud.authority!r}). To authenticate without Microsoft Entra, pass password="
+    )
 
 
 def cloud_for_host(host: str, clouds: Iterable[Cloud] = CLOUDS) -> Cloud | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
 import psycopg
 
 from . import _jwt, _passfile, _retry
-from ._clouds import CLOUDS, Cloud
+from ._clouds import CLOUDS, Cloud, has_assumed_scope, token_resources
 from ._conninfo import service_connector, sources
 from ._conninfo.options import password_kind, type_errors
 from ._conninfo.resolve import (
@@ -222,8 +222,8 @@ class ConnectRequest:
         params = self.config.params.copy()
         if addresses:
             params = with_addresses(params, addresses)
-        if self.config.pinned_roots is not None:
-            params["sslrootcert"] = root_file(self.config.pinned_roots)
+        if self.config.roots is not None:
+            params["sslrootcert"] = root_file(self.config.roots)
         return params
 
     # Failures
@@ -293,6 +293,7 @@ class ConnectRequest:
             user=params.get("user") or sanitized(self._login.user or ""),
             entra=self.config.auth in ("entra", "token"),
             scope=self.config.cloud.scope,
+            assumed_scope_of=self.config.cloud.name if has_assumed_scope(self.config.cloud) else "",
             secret_length=len(self._login.password or ""),
             root_file=params.get("sslrootcert", ""),
         )
@@ -638,7 +639,7 @@ def _password_error(what: str) -> CredentialError:
 def _entra_claims(text: str, cloud: Cloud | str | None) -> _jwt.Claims | None:
     """Return the claims of a Microsoft Entra token for any cloud, or None for another text."""
     clouds = (*CLOUDS, cloud) if isinstance(cloud, Cloud) else CLOUDS
-    return _jwt.entra_claims(text, {each.scope.removesuffix("/.default") for each in clouds})
+    return _jwt.entra_claims(text, token_resources(clouds))
 
 
 def _given_token(options: ConnectOptions, secrets: Mapping[str, str]) -> _jwt.Claims | None:

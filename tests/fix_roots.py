@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-import azpg
+from azpg._clouds import AZURE_ROOTS
 
 
 class Fingerprints(Protocol):
@@ -46,6 +46,6 @@ def holds_the_roots(fingerprints: Fingerprints) -> HoldsTheRoots:
     """Return whether a file contains exactly the pinned roots, each once."""
 
     def holds_the_roots(path: str) -> bool:
-        return sorted(fingerprints(Path(path))) == sorted(azpg.AZURE_PUBLIC.roots)
+        return sorted(fingerprints(Path(path))) == sorted(AZURE_ROOTS)
 
     return holds_the_roots

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 import azpg
 from azpg import _clouds
 
-CLOUDS = [azpg.AZURE_PUBLIC, azpg.AZURE_US_GOV, azpg.AZURE_CHINA, azpg.COSMOS_POSTGRES]
 ROOT = "ab" * 32
 
 LABELS = st.text("aZ09_-", max_size=3)
@@ -25,49 +24,64 @@ TEXTS = st.text() | st.lists(LABELS, max_size=4).map(".".join)
 
 
 @pytest.mark.parametrize(
-    ("cloud", "suffix", "scope", "authority"),
+    ("name", "suffix", "scope", "authority"),
     [
         (
-            azpg.AZURE_PUBLIC,
+            "public",
             ".postgres.database.azure.com",
             "https://ossrdbms-aad.database.windows.net/.default",
             "login.microsoftonline.com",
         ),
         (
-            azpg.AZURE_US_GOV,
+            "usgov",
             ".postgres.database.usgovcloudapi.net",
             "https://ossrdbms-aad.database.usgovcloudapi.net/.default",
             "login.microsoftonline.us",
         ),
         (
-            azpg.AZURE_CHINA,
+            "china",
             ".postgres.database.chinacloudapi.cn",
             "https://ossrdbms-aad.database.chinacloudapi.cn/.default",
             "login.chinacloudapi.cn",
         ),
         (
-            azpg.COSMOS_POSTGRES,
+            "cosmos",
             ".postgres.cosmos.azure.com",
             "https://token.postgres.cosmos.azure.com/.default",
             "login.microsoftonline.com",
         ),
+        ("cosmos-china", ".postgres.cosmos.chinacloudapi.cn", "", "login.chinacloudapi.cn"),
+        (
+            "horizondb",
+            ".horizondb.azure.com",
+            "https://ossrdbms-aad.database.windows.net/.default",
+            "login.microsoftonline.com",
+        ),
+        (
+            "bleu",
+            ".postgres.database.sovcloud-api.fr",
+            "https://ossrdbms-aad.database.sovcloud-api.fr/.default",
+            "login.sovcloud-identity.fr",
+        ),
     ],
 )
 def test_clouds_match_azures_documentation(
-    cloud: azpg.Cloud, suffix: str, scope: str, authority: str
+    name: str, suffix: str, scope: str, authority: str
 ) -> None:
     """Each cloud has the suffix, scope and authority that Azure documents."""
+    cloud = _clouds.cloud_by_name(name)
+    assert cloud is not None
     assert (cloud.suffixes[0], cloud.scope, cloud.authority) == (suffix, scope, authority)
 
 
-@pytest.mark.parametrize("cloud", CLOUDS)
-def test_every_cloud_trusts_all_roots_of_azure(cloud: azpg.Cloud) -> None:
-    """Each cloud trusts the same seven root certificates."""
-    assert len(cloud.roots) == 7
-    assert cloud.roots == _clouds.AZURE_ROOTS
+def test_every_cloud_trusts_all_roots_of_azure() -> None:
+    """Each cloud trusts the same root certificates, but for those whose roots are not known."""
+    roots = {cloud.name: cloud.roots for cloud in _clouds.CLOUDS}
+    assert roots.pop("bleu") is None
+    assert set(roots.values()) == {_clouds.AZURE_ROOTS}
 
 
-@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("cloud", _clouds.CLOUDS, ids=lambda cloud: cloud.name)
 def test_the_cloud_of_a_host(cloud: azpg.Cloud) -> None:
     """A cloud is found by the suffix of a host, and by its name."""
     assert _clouds.cloud_for_host("a.b" + cloud.suffixes[0]) is cloud
@@ -186,10 +200,23 @@ def test_the_repr_of_a_cloud_omits_the_roots() -> None:
     assert "roots" not in repr(azpg.AZURE_PUBLIC)
 
 
+def test_the_roots_of_a_cloud_may_be_unknown() -> None:
+    """roots=None is kept, and an empty set is none: it would trust nothing or everything."""
+    assert azpg.AZURE_PUBLIC.replace(roots=None).roots is None
+    assert azpg.AZURE_PUBLIC.replace(roots=None) != azpg.AZURE_PUBLIC
+
+
+def test_a_cloud_without_a_scope_has_no_resource() -> None:
+    """An empty scope does not make every token without an audience one of its own."""
+    assert "" not in _clouds.token_resources()
+    assert "https://ossrdbms-aad.database.sovcloud-api.fr" in _clouds.token_resources()
+
+
 def test_a_cloud_takes_lists() -> None:
     """Lists of suffixes and roots are accepted, as JSON has them."""
     public = azpg.AZURE_PUBLIC
-    fields = json.loads(json.dumps({"suffixes": public.suffixes, "roots": sorted(public.roots)}))
+    roots = sorted(_clouds.AZURE_ROOTS)
+    fields = json.loads(json.dumps({"suffixes": public.suffixes, "roots": roots}))
     own = azpg.Cloud(public.name, scope=public.scope, authority=public.authority, **fields)
     assert own == public
     assert hash(own) == hash(public)

@@ -1,20 +1,23 @@
-"""Sovereign clouds: scope and authority follow the host, at servers that take no other token."""
+"""Sovereign clouds: scope, authority and verification follow the host."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_entry_points import ASYNC, BOTH, SYNC
 
 import azpg
 from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fix_api import Api
     from fix_authority import Authority
     from fix_credentials import Credentials
+    from fix_entry_points import Integrations
+    from fix_hostile import Certificates, Hostile, Peer, Script
 
 TENANT = "11111111-2222-4333-8444-555555555555"
 AUTHORITIES = {
@@ -83,6 +86,40 @@ def test_an_old_cosmos_cluster_takes_its_own_token(
     with pytest.raises(azpg.ConnectError):  # the stand-in's certificate covers one label
         api.open(host=host, cloud="cosmos", credential=credential, user="x", retry_timeout=0)
     assert credential.scopes == {azpg.COSMOS_POSTGRES.scope}
+
+
+# sslmode
+
+
+@pytest.mark.parametrize(
+    ("api", "entry"),
+    [
+        *((kind, name) for kind in ("sync", "async") for name in BOTH),
+        *(("sync", name) for name in SYNC),
+        *(("async", name) for name in ASYNC),
+    ],
+    indirect=["api"],
+)
+def test_no_host_of_azure_is_left_at_require(
+    using: Integrations,
+    hostile: Callable[[Script], Hostile],
+    certificates: Certificates,
+    entry: str,
+) -> None:
+    """At each entry point sslmode=require is raised, also for a cloud without pinned roots."""
+
+    def read_password(peer: Peer) -> None:
+        peer.start_tls(certificates.wrong["other-root"])
+        peer.packet()
+
+    server = hostile(read_password)
+    options = server.address("a.postgres.database.sovcloud-api.fr")
+    del options["retry_timeout"]
+    options |= {"sslmode": "require", "user": "app", "dbname": "db", "password": "secret"}
+    with pytest.raises(Exception, match="certificate verify failed"):
+        (BOTH | SYNC | ASYNC)[entry](using, options)
+    assert server.connections
+    assert not server.decrypted
 
 
 # A cloud of one's own

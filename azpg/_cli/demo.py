@@ -13,6 +13,7 @@ from azure.identity import ManagedIdentityCredential
 
 import azpg
 from azpg import _jwt
+from azpg._clouds import AZURE_ROOTS
 from azpg._redact import sanitized
 from azpg._tls.roots import root_file
 from azpg._tokens.token import MIN_REMAINING_SECONDS
@@ -65,8 +66,8 @@ def _run_steps(emulator: Emulator) -> None:
 
 def _roots_step() -> None:
     with _step("Root certificates, by fingerprint"):
-        path = root_file(azpg.AZURE_PUBLIC.roots)
-        _print(f"  {len(azpg.AZURE_PUBLIC.roots)} of Azure's in {path}")
+        path = root_file(AZURE_ROOTS)
+        _print(f"  {len(AZURE_ROOTS)} of Azure's in {path}")
         _print(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
 
 

@@ -273,7 +273,7 @@ _CONNECT_OPTIONS = {
     "dbname": ("NAME", "postgres where nothing else is said"),
     "user": ("ROLE", "the token's own name where nothing else is said"),
     "client-id": ("ID", "which user-assigned or workload identity signs in"),
-    "cloud": ("NAME", "public, usgov, china or cosmos: by default the host's"),
+    "cloud": ("NAME", "public, usgov, china, cosmos, horizondb or bleu: by default the host's"),
 }
 
 

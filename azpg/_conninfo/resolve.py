@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from azpg import _libpq
 from azpg._clouds import (
     AZURE_PUBLIC,
     AZURE_ROOTS,
     CLOUDS,
+    FULL_NAMES,
     Cloud,
     cloud_by_name,
     cloud_for_host,
     is_dns_label,
     is_socket,
+    no_scope_error,
     normalize_hostname,
     token_host_error,
 )
@@ -29,7 +31,6 @@ from .suggestions import host_error, placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from typing import Literal
 
     from .sources import Parameters, Source
 
@@ -101,8 +102,9 @@ class ResolvedConfig(NamedTuple):
     cloud: Cloud
     token_problems: tuple[str, ...]
     """what is wrong if the password, once it is known, is a Microsoft Entra token"""
-    pinned_roots: frozenset[str] | None
-    """the fingerprints to pin; None if the caller's or libpq's own root file counts"""
+    roots: frozenset[str] | Literal["certifi"] | None
+    """the fingerprints to pin, or all roots of certifi; None if the caller's or libpq's own root
+    file counts"""
     lookup_hosts: tuple[str, ...]
     """the hosts to connect to under the name of `server`, resolved for every attempt"""
     pgbouncer: bool
@@ -166,9 +168,9 @@ class _Resolver:
         if uses_token:
             self.problems += self.token_problems
         if azure_clouds or uses_token:
-            pinned_roots = self.tls_for_azure(auth, cloud)
+            roots = self.tls_for_azure(auth, [cloud, *azure_clouds])
         else:
-            pinned_roots = self.tls_for_other(names)
+            roots = self.tls_for_other(names)
         pgbouncer = self.resolve_ports(len(names))
         self.apply_defaults(auth)
         return ResolvedConfig(
@@ -178,7 +180,7 @@ class _Resolver:
             auth=auth,
             cloud=cloud,
             token_problems=tuple(self.token_problems),
-            pinned_roots=pinned_roots,
+            roots=roots,
             lookup_hosts=lookup_hosts,
             pgbouncer=pgbouncer,
             warnings=tuple(self.warnings),
@@ -306,7 +308,14 @@ class _Resolver:
         if server is None:
             return None
         if is_dns_label(server) and "_" not in server:
-            return server.lower() + clouds[0].suffixes[0]
+            suffix = clouds[0].suffixes[0]
+            if suffix in FULL_NAMES:
+                self.problems.append(
+                    f"server={server!r} is a short name, and hosts of the cloud {clouds[0].name!r} "
+                    f'have none: write the full name, server="{FULL_NAMES[suffix]}"'
+                )
+                return None
+            return server.lower() + suffix
         if cloud_for_host(server, clouds):
             return normalize_hostname(server)
         if problem := host_error("server", server):
@@ -359,13 +368,17 @@ class _Resolver:
 
     def check_token_hosts(self, names: Sequence[str], cloud: Cloud, *, is_requested: bool) -> None:
         """Record the hosts to which a token of the cloud must not be sent."""
+        if not cloud.scope:
+            self.token_problems.append(no_scope_error(cloud))
         for name in dict.fromkeys(names):
             if not _belongs_to(name, cloud, is_requested=is_requested):
                 self.token_problems.append(token_host_error(name, cloud))
 
     # TLS
 
-    def tls_for_azure(self, auth: Auth, cloud: Cloud) -> frozenset[str] | None:
+    def tls_for_azure(
+        self, auth: Auth, clouds: Sequence[Cloud]
+    ) -> frozenset[str] | Literal["certifi"] | None:
         self.check_encryption()
         self.disable_gss_encryption()
         if self.keeps_verify_ca(auth):
@@ -378,7 +391,7 @@ class _Resolver:
             if "sslcertmode" not in self.platform.keywords:
                 self.params["sslcert"] = _libpq.NONEXISTENT_FILE
         if not self.has("sslrootcert"):
-            return cloud.roots
+            return _roots_of(clouds)
         self.check_root_file()
         return None
 
@@ -525,6 +538,11 @@ def _belongs_to(host: str, cloud: Cloud, *, is_requested: bool) -> bool:
     the other one.
     """
     return cloud.covers(host) if is_requested else cloud_for_host(host) is cloud
+
+
+def _roots_of(clouds: Sequence[Cloud]) -> frozenset[str] | Literal["certifi"]:
+    """Return the first pins of some clouds: a cloud without pins must not loosen the others'."""
+    return next((cloud.roots for cloud in clouds if cloud.roots is not None), "certifi")
 
 
 def _split(value: str) -> list[str]:

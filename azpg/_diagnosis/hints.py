@@ -26,6 +26,8 @@ class HintContext(NamedTuple):
     """the password is a Microsoft Entra token"""
     scope: str = ""
     """the scope that the token was requested for"""
+    assumed_scope_of: str = ""
+    """the name of the cloud, if its scope is an assumption"""
     secret_length: int = 0
     """of the token or password, in bytes"""
     root_file: str = ""
@@ -56,7 +58,7 @@ def write_hint(template: str, context: HintContext, names: Mapping[str, str]) ->
         "secret_length": context.secret_length,
         "object_type": names.get("object_type", "…"),
         "object_name": _identifier(names.get("object_name") or "…"),
-        "requested_resource": _hint_requested_resource(context),
+        "audience": _hint_audience(context),
         "token": _hint_token(context),
         "login": _hint_login(context),
         "password_length": _hint_password_length(context),
@@ -76,10 +78,21 @@ def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _hint_requested_resource(context: HintContext) -> str:
-    if not context.scope:
-        return ""
-    return f"the token was asked for {context.scope.removesuffix('/.default')}; "
+def _hint_audience(context: HintContext) -> str:
+    requested = ""
+    if context.scope:
+        requested = f"the token was asked for {context.scope.removesuffix('/.default')}"
+    if context.assumed_scope_of:
+        return (
+            f"{requested}, which is an assumption: Azure does not publish the resource for the "
+            f"cloud {context.assumed_scope_of!r}. Take it from the server's message or from the "
+            f"portal (Connect), and pass cloud=azpg.Cloud(…, scope='<resource>/.default', …)"
+        )
+    return (
+        f"{requested}{'; ' if requested else ''}name the cloud of the server: "
+        'cloud="usgov", "china", "bleu", or "cosmos" for Azure Cosmos DB for PostgreSQL. A token '
+        "of your own must be for the resource that the server names"
+    )
 
 
 def _hint_token(context: HintContext) -> str:

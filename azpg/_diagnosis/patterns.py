@@ -73,9 +73,7 @@ PATTERNS = (
         "token-audience",
         LoginError,
         r"valid audience claim",
-        '{requested_resource}name the cloud of the server: cloud="usgov", "china", or "cosmos" for '
-        "Azure Cosmos DB for PostgreSQL. A token of your own must be for the resource that the "
-        "server names",
+        "{audience}",
     ),
     Pattern(
         "token-invalid",

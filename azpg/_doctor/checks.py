@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import azpg
 from azpg import _jwt
-from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_by_name
+from azpg._clouds import AZURE_PUBLIC, AZURE_ROOTS, cloud_by_name, has_assumed_scope
 from azpg._connect import ConnectRequest
 from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
@@ -143,6 +143,7 @@ class _Checks:
             user=config.params.get("user", ""),
             entra=config.auth == "entra",
             scope=config.cloud.scope,
+            assumed_scope_of=config.cloud.name if has_assumed_scope(config.cloud) else "",
             root_file=config.params.get("sslrootcert", ""),
         )
         hint = classify(message, context).hint
@@ -182,8 +183,8 @@ class _Checks:
         self._config = config = request.config
         self._entra = request.entra
         params = dict(config.params)
-        if config.pinned_roots is not None:
-            params["sslrootcert"] = root_file(config.pinned_roots)
+        if config.roots is not None:
+            params["sslrootcert"] = root_file(config.roots)
         # Without sslrootcert libpq reads the user's own file
         self._root_file = params.get("sslrootcert") or user_root_crt()
         for name in sorted(params):

@@ -37,16 +37,18 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 # Root files
 
 
-def root_file(fingerprints: frozenset[str]) -> str:
+def root_file(fingerprints: frozenset[str] | Literal["certifi"]) -> str:
     """Return the path of a PEM file with exactly these root certificates.
 
     Args:
-        fingerprints: SHA-256 fingerprints, in lower-case hex digits.
+        fingerprints: SHA-256 fingerprints, in lower-case hex digits; or "certifi" for its file.
 
     Raises:
         ConfigError: There is no certificate for a fingerprint.
         TLSError: The certificates cannot be read, or the file cannot be written.
     """
+    if fingerprints == "certifi":
+        return _certifi_file()
     if fingerprints == AZURE_ROOTS and _has_pem_file():
         return str(PEM_FILE)
     return _other_root_file(fingerprints).path()
@@ -210,6 +212,25 @@ def _certifi_pem() -> bytes:
     import certifi  # noqa: PLC0415  # only another set of roots needs it
 
     return Path(certifi.where()).read_bytes()
+
+
+def _certifi_file() -> str:
+    try:
+        import certifi  # noqa: PLC0415  # only a cloud whose roots are not known needs it
+
+        path = certifi.where()
+    except (ImportError, OSError) as error:
+        path, reason = "", str(error)
+    else:
+        reason = "certifi's file does not exist"
+    if not os.path.isfile(path):
+        # libpq would look for another file
+        raise TLSError(
+            f"the root certificates cannot be read: {reason}",
+            kind="root-file",
+            hint="install certifi again, or pass your own file of roots as sslrootcert=",
+        )
+    return path
 
 
 def _read_error_hint() -> str:

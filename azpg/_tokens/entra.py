@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from azpg._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_by_name
+from azpg._clouds import AZURE_PUBLIC, CLOUDS, Cloud, cloud_by_name, no_scope_error
 from azpg._redact import quote
 from azpg.errors import ConfigError
 
@@ -39,8 +39,8 @@ class EntraPassword:
         timeout: Seconds that a call waits for one token. Default: 30.
 
     Raises:
-        ConfigError: The cloud is unknown, the credential is a proxy, or `client_id` is given with
-            a credential.
+        ConfigError: The cloud is unknown or has no scope, the credential is a proxy, or `client_id`
+            is given with a credential.
 
     Every call raises `CredentialError` if no token can be acquired.
 
@@ -62,6 +62,8 @@ class EntraPassword:
         timeout: float = 30.0,
     ) -> None:
         self.cloud = cloud if isinstance(cloud, Cloud) else _require_cloud(cloud)
+        if not self.cloud.scope:
+            raise ConfigError(no_scope_error(self.cloud))
         self.timeout = timeout
         if credential is not None and client_id is not None:
             raise ConfigError("client_id is for the default credential: give it to the credential")

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from psycopg import sql
 
 import azpg
+from azpg._clouds import AZURE_ROOTS
 from azpg._tls import roots
 from azpg.emulator import Emulator
 
@@ -47,7 +48,7 @@ class Servers:
 
     entra: Emulator
     cloud: azpg.Cloud
-    """Azure's seven roots, and the one that this server's certificate is from"""
+    """Azure's roots, and the one that this server's certificate is from"""
     folder: Path
     credentials: dict[str, ManagedIdentityCredential]
     """by role; azure-identity keeps the token that is each one's password here"""
@@ -85,7 +86,7 @@ def servers() -> Iterator[Servers]:
         certifi.where = lambda: str(whole)
         cloud = _cloud(authority)
         own = folder / "own.pem"
-        own.write_bytes(roots.pem(cloud.roots))
+        own.write_bytes(roots.pem(cloud.roots or AZURE_ROOTS))
         big = entra.add_role("mybigapp", kind="user-assigned", token_size=BIG)
         for variable in IDENTITY:
             os.environ[variable] = entra.env[variable]
@@ -102,7 +103,7 @@ def servers() -> Iterator[Servers]:
 def _cloud(authority: trustme.CA) -> azpg.Cloud:
     der = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).public_bytes(Encoding.DER)
     public = azpg.AZURE_PUBLIC
-    roots = public.roots | {hashlib.sha256(der).hexdigest()}
+    roots = AZURE_ROOTS | {hashlib.sha256(der).hexdigest()}
     return azpg.Cloud("bench", public.suffixes, public.scope, public.authority, roots)
 
 

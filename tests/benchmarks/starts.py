@@ -71,7 +71,7 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
             "suffixes": cloud.suffixes,
             "scope": cloud.scope,
             "authority": cloud.authority,
-            "roots": sorted(cloud.roots),
+            "roots": sorted(cloud.roots or ()),
         }
     }
     del told["credential"]

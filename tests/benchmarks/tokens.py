@@ -256,7 +256,7 @@ def _stall(servers: Servers, turns: int) -> Row:
     final = psycopg.conninfo.make_conninfo(**servers.final(ANY))
     own, bare = [], []
     for _ in range(turns):
-        arguments = (ADDRESS, " ".join(servers.cloud.roots), ANY)
+        arguments = (ADDRESS, " ".join(servers.cloud.roots or ()), ANY)
         own.append(float(run(_STALL + _STALL_OWN, servers.whole_bundle, *arguments)) * 1e3)
         bare.append(float(run(_STALL + _STALL_BARE, servers.whole_bundle, final)) * 1e3)
     return Row(

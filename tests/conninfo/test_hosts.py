@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import azpg
+from azpg._clouds import AZURE_ROOTS, CLOUDS
 from azpg._conninfo.resolve import OptionSummary, Platform, resolve, with_addresses
 from azpg._conninfo.sources import Parameter
 
@@ -24,6 +25,7 @@ class Untouched:
 
 
 HOST = "myserver.postgres.database.azure.com"
+KNOWN = {cloud.name: cloud for cloud in CLOUDS}
 OWN = azpg.Cloud("own", (".pg.example.net",), "https://own/.default", "login.example.net")
 
 
@@ -39,6 +41,9 @@ OWN = azpg.Cloud("own", (".pg.example.net",), "https://own/.default", "login.exa
         ("a.postgres.database.usgovcloudapi.net", azpg.AZURE_US_GOV),
         ("a.postgres.database.chinacloudapi.cn", azpg.AZURE_CHINA),
         ("c-a.x.postgres.cosmos.azure.com", azpg.COSMOS_POSTGRES),
+        ("a.postgres.database.sovcloud-api.fr", KNOWN["bleu"]),
+        ("c.1a2b.westus3.horizondb.azure.com", KNOWN["horizondb"]),
+        ("pool.c.1a2b.westus3.horizondb.azure.com", KNOWN["horizondb"]),
         (f"{HOST},b.postgres.database.azure.com", azpg.AZURE_PUBLIC),
     ],
 )
@@ -159,10 +164,10 @@ def test_no_host_at_all_is_a_problem_for_a_password_too(problems: Problems) -> N
 
 def test_a_cloud_of_the_users_own_opens_its_suffix(planned: Planned) -> None:
     """A Cloud's suffix is where its token may go, verified by its own roots."""
-    root = frozenset(sorted(azpg.AZURE_PUBLIC.roots)[:1])
+    root = frozenset(sorted(AZURE_ROOTS)[:1])
     own = azpg.Cloud("own", OWN.suffixes, OWN.scope, OWN.authority, root)
     plan = planned(host="a.pg.example.net", cloud=own)
-    assert (plan.auth, plan.cloud, plan.pinned_roots) == ("entra", own, root)
+    assert (plan.auth, plan.cloud, plan.roots) == ("entra", own, root)
     assert plan.params["sslmode"] == "verify-full"
 
 
@@ -172,7 +177,7 @@ def test_a_named_cloud_covers_its_own_suffixes_alone(problems: Problems, host: s
     assert problems(host=host, cloud=OWN)
 
 
-@pytest.mark.parametrize("name", ["public", "usgov", "china", "cosmos"])
+@pytest.mark.parametrize("name", ["public", "usgov", "china", "cosmos", "bleu"])
 def test_a_cloud_is_known_by_its_name(planned: Planned, name: str) -> None:
     """cloud= takes a name, and completes a short server name with its first suffix."""
     plan = planned(server="My-Server", cloud=name)
@@ -184,8 +189,69 @@ def test_an_unknown_clouds_error_lists_the_known(problems: Problems) -> None:
     """A misspelt cloud is refused with the good names."""
     (problem,) = problems(server="x", cloud="azure")
     assert problem == (
-        "cloud='azure' is none of 'public', 'usgov', 'china', 'cosmos', nor an azpg.Cloud"
+        "cloud='azure' is none of 'public', 'usgov', 'china', 'cosmos', 'cosmos-china', "
+        "'horizondb', 'bleu', nor an azpg.Cloud"
     )
+
+
+@pytest.mark.parametrize("host", ["evil.horizondb.azure.com.example.net", "horizondb.azure.com"])
+def test_a_token_goes_to_no_other_host_of_a_new_cloud(problems: Problems, host: str) -> None:
+    """A name that only contains or equals the domain of HorizonDB gets no token."""
+    (problem,) = problems(host=host)
+    assert "a token never goes to" in problem
+
+
+@pytest.mark.parametrize("options", [{}, {"password": "x"}], ids=["entra", "password"])
+@pytest.mark.parametrize("cloud", ["horizondb", KNOWN["horizondb"].replace(name="mine")])
+def test_a_horizondb_server_has_no_short_name(
+    problems: Problems, options: dict[str, Any], cloud: Any
+) -> None:
+    """Three labels stand before the suffix, so that a short name cannot be completed."""
+    (problem,) = problems(server="myserver", cloud=cloud, **options)
+    assert "server='myserver' is a short name" in problem
+    assert "<cluster>.<cluster id>.<region>.horizondb.azure.com" in problem
+
+
+def test_a_horizondb_server_has_a_full_name(planned: Planned) -> None:
+    """With it the cloud need not be named."""
+    host = "c.1a2b.westus3.horizondb.azure.com"
+    plan = planned(server=host)
+    assert (plan.params["host"], plan.cloud.name, plan.auth) == (host, "horizondb", "entra")
+
+
+NO_SCOPE_HOST = "c.postgres.cosmos.chinacloudapi.cn"
+UNKNOWN_SCOPE = azpg.Cloud("mine", (".pg.example.net",), "", "login.example.net")
+
+
+@pytest.mark.parametrize(
+    ("host", "cloud"),
+    [
+        (NO_SCOPE_HOST, None),
+        (NO_SCOPE_HOST, "cosmos-china"),
+        ("a.pg.example.net", UNKNOWN_SCOPE),
+    ],
+)
+def test_a_cloud_without_a_scope_gets_no_token(problems: Problems, host: str, cloud: Any) -> None:
+    """The error says how to give the scope."""
+    (problem,) = problems(host=host, cloud=cloud)
+    name = "cosmos-china" if cloud is None or isinstance(cloud, str) else cloud.name
+    assert f"cloud=azpg.Cloud({name!r}" in problem
+    assert "scope='https://" in problem
+    with pytest.raises(azpg.ConfigError, match="scope='https://"):
+        azpg.EntraPassword(cloud=cloud or "cosmos-china")
+
+
+def test_a_cloud_without_a_scope_takes_a_password(planned: Planned) -> None:
+    """Its hosts are Azure's all the same: verified in full, by the pinned roots."""
+    plan = planned(host=NO_SCOPE_HOST, password="x", sslmode="require")
+    assert (plan.params["sslmode"], plan.roots) == ("verify-full", AZURE_ROOTS)
+
+
+def test_a_scope_of_ones_own_opens_the_cloud_without_one(planned: Planned) -> None:
+    """A Cloud with the same suffix and a scope gets its token there."""
+    own = KNOWN["cosmos-china"].replace(scope="https://token.example.cn/.default")
+    plan = planned(host=NO_SCOPE_HOST, cloud=own)
+    assert (plan.auth, plan.cloud, plan.roots) == ("entra", own, AZURE_ROOTS)
 
 
 def test_an_old_cosmos_cluster_is_told_by_cloud(planned: Planned) -> None:

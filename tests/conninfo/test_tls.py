@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 
 import azpg
+from azpg._clouds import AZURE_ROOTS, CLOUDS
 from azpg._conninfo.resolve import OptionSummary, Platform, ResolvedConfig, resolve
 from azpg._conninfo.sources import Parameter
 from azpg._libpq import NONEXISTENT_FILE, libpq_info
@@ -65,6 +67,44 @@ def test_azure_is_verified_in_full(handed: Handed, sign_in: dict[str, Any]) -> N
     assert params["sslcertmode"] == "disable"
     assert params["sslrootcert"].endswith(".pem")
     assert "require_auth" not in params
+
+
+@pytest.mark.parametrize("cloud", CLOUDS, ids=lambda cloud: cloud.name)
+@pytest.mark.parametrize("mode", WEAKER)
+def test_every_cloud_of_azure_is_verified_in_full(
+    planned: Planned, cloud: azpg.Cloud, mode: str
+) -> None:
+    """A host under any known suffix is raised to verify-full, on the cloud's roots."""
+    for suffix in cloud.suffixes:
+        plan = planned(f"host=a.b{suffix} sslmode={mode} password=x")
+        assert plan.params["sslmode"] == "verify-full"
+        assert plan.roots == (cloud.roots or "certifi")
+
+
+def test_a_cloud_whose_roots_are_not_known(handed: Handed) -> None:
+    """Its servers are verified in full, with all roots of certifi."""
+    params = handed(host="a.postgres.database.sovcloud-api.fr", password="x", sslmode="require")
+    assert (params["sslmode"], params["sslrootcert"]) == ("verify-full", certifi.where())
+    own = azpg.Cloud("own", (".pg.example.net",), "https://own/.default", "login", roots=None)
+    params = handed(host="a.pg.example.net", cloud=own)
+    assert (params["sslmode"], params["sslrootcert"]) == ("verify-full", certifi.where())
+
+
+@pytest.mark.parametrize("cloud", [None, "bleu"])
+def test_unknown_roots_do_not_loosen_the_other_hosts(planned: Planned, cloud: str | None) -> None:
+    """In a list with hosts of another cloud, that cloud's pinned roots hold for all of them."""
+    hosts = f"a.postgres.database.sovcloud-api.fr,{HOST}"
+    assert planned(host=hosts, cloud=cloud, password="x").roots == AZURE_ROOTS
+
+
+def test_without_certifi_nothing_is_verified_by_another_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If certifi's file is missing, the connect fails: libpq would use ~/.postgresql/root.crt."""
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "missing.pem"))
+    with pytest.raises(azpg.TLSError, match="certifi's file") as caught:
+        azpg.conninfo(host="a.postgres.database.sovcloud-api.fr", password="x")
+    assert caught.value.kind == "root-file"
 
 
 def source(
@@ -155,7 +195,7 @@ def test_verify_ca_in_code_is_obeyed_for_a_password(
     plan = planned(host=HOST, sslmode="verify-ca", **password)
     assert plan.params["sslmode"] == "verify-ca"
     assert plan.params["require_auth"] == "scram-sha-256"
-    assert plan.pinned_roots == azpg.AZURE_PUBLIC.roots
+    assert plan.roots == azpg.AZURE_PUBLIC.roots
     (warning,) = plan.warnings
     assert warning.startswith("sslmode=verify-ca")
 
@@ -219,21 +259,21 @@ def test_a_list_with_one_socket_is_verified(handed: Handed) -> None:
 
 def test_libpqs_own_root_file_counts_for_other_hosts() -> None:
     """~/.postgresql/root.crt is the user's choice for their own servers, not for Azure's."""
-    assert judged(root_crt=False, host="db").pinned_roots == azpg.AZURE_PUBLIC.roots
-    assert judged(root_crt=True, host="db").pinned_roots is None
-    assert judged(root_crt=True, host=HOST).pinned_roots == azpg.AZURE_PUBLIC.roots
+    assert judged(root_crt=False, host="db").roots == azpg.AZURE_PUBLIC.roots
+    assert judged(root_crt=True, host="db").roots is None
+    assert judged(root_crt=True, host=HOST).roots == azpg.AZURE_PUBLIC.roots
 
 
 def test_a_callers_root_file_is_the_only_one(planned: Planned) -> None:
     """Beside it nothing is pinned, for any host."""
     for host in (HOST, "db"):
-        assert planned(host=host, sslrootcert="/own/root.pem", password="x").pinned_roots is None
+        assert planned(host=host, sslrootcert="/own/root.pem", password="x").roots is None
 
 
 @pytest.mark.parametrize("mode", ["disable", *WEAKER])
 def test_no_root_file_beside_a_weaker_mode(mode: str) -> None:
     """A root file would turn libpq's "prefer" into plaintext."""
-    assert judged(root_crt=False, host="db", sslmode=mode).pinned_roots is None
+    assert judged(root_crt=False, host="db", sslmode=mode).roots is None
 
 
 # What the caller says of certificates
@@ -256,7 +296,7 @@ def test_pgsslrootcert_wins_and_warns(monkeypatch: pytest.MonkeyPatch, planned: 
     monkeypatch.setenv("PGSSLROOTCERT", "/left/root.pem")
     plan = planned(host=HOST)
     assert plan.params["sslrootcert"] == "/left/root.pem"
-    assert plan.pinned_roots is None
+    assert plan.roots is None
     (warning,) = plan.warnings
     assert warning.startswith("PGSSLROOTCERT in the environment")
 

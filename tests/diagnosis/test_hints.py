@@ -102,6 +102,13 @@ def test_the_hint_for_a_wrong_audience_has_the_requested_resource() -> None:
     assert hint("valid audience claim", scope="").startswith("name the cloud")
 
 
+def test_the_hint_for_a_wrong_audience_says_that_the_scope_is_an_assumption() -> None:
+    """Where Azure does not publish it, a Cloud of one's own changes it."""
+    found = hint("valid audience claim", assumed_scope_of="horizondb")
+    assert "https://ossrdbms-aad.database.windows.net, which is an assumption" in found
+    assert "cloud=azpg.Cloud(" in found
+
+
 # PgBouncer
 
 

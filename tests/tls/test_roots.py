@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import ssl
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import certifi
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from psycopg.conninfo import conninfo_to_dict
 
@@ -17,11 +20,9 @@ import azpg
 from azpg._tls import roots
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fix_roots import Fingerprints, HoldsTheRoots
 
-# Microsoft's list: azure-certificate-authority-details.md in its azure-docs
+# Microsoft's list: azure-certificate-authority-details.md in its azure-docs. It lacks the last one
 AZURE = {
     "DigiCert Global Root CA": "4348a0e9444c78cb265e058d5e8944b4d84f9662bd26db257f8934a443c70161",
     "DigiCert Global Root G2": "cb3ccbb76031e5e0138f8dd39a23f9de47ffc35e43c1144cea27d46a5ab1cb5f",
@@ -38,8 +39,12 @@ AZURE = {
     "Microsoft RSA Root Certificate Authority 2017": (
         "c741f70f4b2a8d88bf2e71c14122ef53ef10eba0cfa5e64cfa20f418853073e0"
     ),
+    "Microsoft TLS RSA Root G2": "6a170583db584151e1c454eeca2a64cc5d8e484a5bd1156e720b4458654ee9e5",
 }
 ROOTS = frozenset(AZURE.values())
+ISSUING = Path(__file__).parent.parent / "data" / "microsoft-tls-g2-rsa-ca-ocsp-02.pem"
+ISSUING_SHA1 = "f8a408b8fbeea077b75738658641be77154720eb"
+"""its thumbprint on Microsoft's list of Azure's subordinate authorities"""
 UNKNOWN = "ab" * 32
 
 
@@ -47,7 +52,7 @@ UNKNOWN = "ab" * 32
 
 
 def test_the_vendored_file_is_azures_list() -> None:
-    """It contains the seven, each with its name, and no other certificate."""
+    """It contains each with its name, and no other certificate."""
     own = x509.load_pem_x509_certificates(roots.PEM_FILE.read_bytes())
     names = {
         str(each.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value): (
@@ -56,8 +61,21 @@ def test_the_vendored_file_is_azures_list() -> None:
         for each in own
     }
     assert names == AZURE
-    assert len(own) == 7
+    assert len(own) == len(AZURE)
     assert roots.PEM_FILE.read_bytes() == roots.pem(ROOTS)  # the format of a written file
+
+
+def test_an_issuing_certificate_of_azure_is_verified() -> None:
+    """Microsoft TLS RSA Root G2 has signed one of the authorities on Microsoft's list."""
+    issuing = x509.load_pem_x509_certificate(ISSUING.read_bytes())
+    assert issuing.fingerprint(hashes.SHA1()).hex() == ISSUING_SHA1  # as listed
+    signers = []
+    for root in x509.load_pem_x509_certificates(roots.PEM_FILE.read_bytes()):
+        with suppress(ValueError, TypeError, InvalidSignature):
+            issuing.verify_directly_issued_by(root)
+            root.verify_directly_issued_by(root)
+            signers.append(root.fingerprint(hashes.SHA256()).hex())
+    assert signers == [AZURE["Microsoft TLS RSA Root G2"]]
 
 
 def test_the_clouds_have_the_same_list() -> None:
@@ -71,7 +89,7 @@ def test_the_root_file_contains_exactly_the_pinned_roots(fingerprints: Fingerpri
     assert sorted(fingerprints(pem)) == sorted(ROOTS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=pem.decode())
-    assert len(context.get_ca_certs()) == 7
+    assert len(context.get_ca_certs()) == len(ROOTS)
 
 
 def test_libpqs_root_file_contains_the_pinned_roots(holds_the_roots: HoldsTheRoots) -> None:

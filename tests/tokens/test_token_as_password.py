@@ -120,6 +120,7 @@ def test_any_text_is_a_token_or_not(text: str) -> None:
         {"host": "/tmp"},
         {"host": f"{HOST},db.evil.example"},
         {"host": f"{HOST},a.postgres.database.chinacloudapi.cn"},
+        {"host": "c.postgres.cosmos.chinacloudapi.cn"},
     ],
     ids=str,
 )

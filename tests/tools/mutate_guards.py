@@ -241,6 +241,18 @@ GUARDS = (
         ),
     ),
     Guard(
+        "unknown roots loosen no other host",
+        "azpg._conninfo.resolve._roots_of",
+        'return clouds[0].roots or "certifi"',
+        ("conninfo/test_tls::test_unknown_roots_do_not_loosen_the_other_hosts",),
+    ),
+    Guard(
+        "a cloud without pins is verified with certifi's roots",
+        "azpg._tls.roots._certifi_file",
+        'return "system"',
+        ("conninfo/test_tls::test_a_cloud_whose_roots_are_not_known",),
+    ),
+    Guard(
         "other roots are sealed",
         "azpg._memfd._seal",
         "pass",
