@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from . import _passfile
+from . import _deadline, _passfile
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions
 from ._libpq import libpq_info, os_user_name, with_native_paths
@@ -141,12 +141,13 @@ def child_environment(
         _check_dbname(request.config.params.get("dbname", ""))
         while True:
             try:
-                return _create(request)
+                with request.attempt():
+                    return _create(request)
             except psycopg.Error as error:
                 delay = request.handle_failure(error)
                 if delay is None:
                     raise
-            time.sleep(delay)
+            _deadline.sleep(delay)
     except BaseException as error:
         conninfo, password, kwargs, request = "", None, {}, None
         redact_exception(error, handled)

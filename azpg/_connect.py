@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
 
 import psycopg
 
-from . import _jwt, _passfile, _retry
+from . import _deadline, _jwt, _passfile, _retry
+from ._attempt import Attempt, silent_addresses_last
 from ._clouds import CLOUDS, Cloud, has_assumed_scope, token_resources
 from ._conninfo import service_connector, sources
 from ._conninfo.options import password_kind, type_errors
@@ -30,6 +31,7 @@ from ._conninfo.resolve import (
     with_addresses,
 )
 from ._conninfo.suggestions import placeholder_errors
+from ._deadline import Deadline
 from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
 from ._diagnosis.hints import HintContext
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
@@ -80,6 +82,7 @@ class ConnectRequest:
 
     def __init__(self, options: ConnectOptions, *, is_async: bool) -> None:
         self._started = time.monotonic()
+        self._pool_deadline = _deadline.CURRENT.get()
         self._handled = sys.exception()
         """what the caller is handling: the context of every error below, which stays as it is"""
         options = _without_wrapped_entra_password(options)
@@ -110,9 +113,17 @@ class ConnectRequest:
         )
         self._retry_timeout = given if given is not None and given > 0 else None
         """the caller's own"""
-        self._cap_connect_timeout = self._retry_timeout is not None
-        """whether an attempt may last no longer than what is left; a first attempt may, unless the
-        caller gave retry_timeout"""
+        self._is_limited = given > 0 if given is not None else not resolved.has_connect_timeout
+        """whether the attempt must end when the retry timeout is over; a first attempt need not, if
+        the caller gave only connect_timeout, which is for each address"""
+        self._attempt = Attempt()
+
+    def attempt(self) -> Attempt:
+        """Return the next attempt, as the context manager to make it in."""
+        deadline = self._pool_deadline
+        self._attempt = Attempt(deadline.check_stopped if deadline is not None else None)
+        self._attempt_started = time.monotonic()
+        return self._attempt
 
     # The password
 
@@ -123,7 +134,6 @@ class ConnectRequest:
             CredentialError: if there is none.
             ConfigError: if it is a token that must not be sent to these servers.
         """
-        self._attempt_started = time.monotonic()
         if self.entra is not None:
             self._login = self._from_credential(self.entra.token(self._deadline()))
         elif self._callback is not None:
@@ -138,7 +148,6 @@ class ConnectRequest:
 
     async def login_async(self) -> Login:
         """Do the same without blocking the event loop: a sync callback runs in a thread."""
-        self._attempt_started = time.monotonic()
         if self.entra is not None:
             self._login = self._from_credential(await self.entra.token_async(self._deadline()))
         elif self._callback is not None:
@@ -151,17 +160,20 @@ class ConnectRequest:
             self._login = self._from_token(self._secrets["password"])
         return self._login
 
-    def _deadline(self) -> _retry.Deadline | None:
+    def _deadline(self) -> Deadline | None:
         """Return when the caller stops waiting for a token, or None if the caller did not say."""
-        deadlines = []
+        deadlines = [] if self._pool_deadline is None else [self._pool_deadline]
         if self._connect_timeout is not None:
             seconds, source = self._connect_timeout
-            deadlines.append(_retry.Deadline(self._attempt_started + seconds, seconds, source))
+            deadlines.append(Deadline(self._attempt_started + seconds, seconds, source))
         if self._retry_timeout:
             at = self._started + self._retry_timeout
             source = f"retry_timeout={self._retry_timeout:g}"
-            deadlines.append(_retry.Deadline(at, self._retry_timeout, source))
-        return min(deadlines, default=None)
+            deadlines.append(Deadline(at, self._retry_timeout, source))
+        if not deadlines:
+            return None
+        stopped = None if self._pool_deadline is None else self._pool_deadline.stopped
+        return min(deadlines, key=lambda each: each.at)._replace(stopped=stopped)
 
     def _from_callback(self, returned: object) -> Login:
         password = _check_password(returned)
@@ -192,9 +204,9 @@ class ConnectRequest:
 
     def params(self, login: Login, addresses: list[list[str]]) -> dict[str, str]:
         """Return the parameters of one attempt, with the secrets."""
-        params = self.public_params(addresses) | self._secrets
+        params = silent_addresses_last(self.public_params(addresses)) | self._secrets
         now = time.monotonic()
-        if self._cap_connect_timeout:
+        if self._is_limited:
             timeout = params["connect_timeout"]
             params["connect_timeout"] = self._backoff.attempt_timeout(timeout, now)
         if self.entra is not None and self._connect_timeout is not None:
@@ -202,6 +214,7 @@ class ConnectRequest:
             remaining = math.ceil(self._attempt_started + self._connect_timeout[0] - now)
             if remaining < float(params["connect_timeout"]):
                 params["connect_timeout"] = str(max(_retry.LIBPQ_MIN_TIMEOUT_SECONDS, remaining))
+        self._set_limits(params)
         if login.password is not None:
             params["password"] = login.password
         if login.user is not None:
@@ -209,6 +222,19 @@ class ConnectRequest:
         if self._is_given_token:
             params.setdefault("dbname", "postgres")
         return params
+
+    def _set_limits(self, params: Mapping[str, str]) -> None:
+        end = self._started + self._backoff.retry_timeout if self._is_limited else math.inf
+        if self._pool_deadline is not None:
+            end = min(end, self._pool_deadline.at)
+        addresses = max(params.get(name, "").count(",") for name in ("host", "hostaddr")) + 1
+        if params.get("target_session_attrs") == "prefer-standby":
+            addresses *= 2  # psycopg tries each as a standby, then each as any server
+        self._attempt.set_limits(
+            end=end,
+            address_seconds=_retry.psycopg_timeout(params["connect_timeout"]),
+            addresses=addresses,
+        )
 
     def libpq_params(self, login: Login, addresses: list[list[str]]) -> dict[str, str]:
         """Return a value for every keyword of libpq, so that it reads none from the environment."""
@@ -277,7 +303,7 @@ class ConnectRequest:
         delay = self._backoff.next_delay(failure.kind, now, random.uniform, not_before)
         if delay is None:
             return None
-        self._cap_connect_timeout = True
+        self._is_limited = True
         logger.warning("connecting again in %.1f s: %s", delay, failure)
         return delay
 
@@ -296,6 +322,7 @@ class ConnectRequest:
             assumed_scope_of=self.config.cloud.name if has_assumed_scope(self.config.cloud) else "",
             secret_length=len(self._login.password or ""),
             root_file=params.get("sslrootcert", ""),
+            reached=self._attempt.reached,
         )
 
 
@@ -308,6 +335,8 @@ class _Resolved(NamedTuple):
     """the secret parameters, without a password that was an argument"""
     retry_timeout: float
     """seconds to retry for, if the caller gave no retry_timeout"""
+    has_connect_timeout: bool
+    """whether the caller gave a connect_timeout, be it 0 for none"""
     connect_timeout: tuple[float, str] | None
     """the seconds of one attempt, and the option that says so, if the caller gave them"""
     identity: ServiceIdentity | None
@@ -371,6 +400,7 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         config=config,
         secrets=secrets,
         retry_timeout=_retry.default_retry_timeout(timeout.value if timeout is not None else None),
+        has_connect_timeout=timeout is not None,
         connect_timeout=_given_connect_timeout(timeout),
         identity=service_connector.identity_from_environ(environ) if is_connector else None,
     )

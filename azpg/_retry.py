@@ -6,7 +6,7 @@ Nothing here reads the clock or draws random numbers: both are arguments.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,12 @@ POOL_MAX_DELAY_SECONDS = 5.0
 
 TOO_MANY_CONNECTIONS_DELAY_SECONDS = 1.0
 """The shortest delay if the server has no free connections: they become free slowly."""
+
+LAST_ATTEMPT_SHARE = 0.1
+"""The part of the retry timeout that is left for the last attempt."""
+
+MAX_LAST_ATTEMPT_SECONDS = 1.0
+"""The most that is left for the last attempt."""
 
 LIBPQ_MIN_TIMEOUT_SECONDS = 2
 """libpq reads a smaller connect_timeout as this."""
@@ -48,23 +54,19 @@ def default_retry_timeout(connect_timeout: str | None) -> float:
     return DEFAULT_RETRY_TIMEOUT_SECONDS
 
 
-class Deadline(NamedTuple):
-    """The moment at which a caller stops waiting, and the option that sets it."""
-
-    at: float
-    """of time.monotonic()"""
-    seconds: float
-    """the value of the option, for messages"""
-    source: str
-    """the option as the caller wrote it: `connect_timeout=3`, `PGCONNECT_TIMEOUT=3`,
-    `retry_timeout=0`"""
+def psycopg_timeout(connect_timeout: str) -> int:
+    """Return the seconds that psycopg lets one address take with this connect_timeout."""
+    seconds = int(float(connect_timeout))
+    if seconds <= 0:
+        return PSYCOPG_DEFAULT_TIMEOUT_SECONDS
+    return max(seconds, LIBPQ_MIN_TIMEOUT_SECONDS)
 
 
 class Backoff:
     """The delays between the attempts of one connect.
 
     Args:
-        retry_timeout: seconds after `started` at which the last attempt may begin.
+        retry_timeout: seconds after `started` at which the last attempt must end.
         started: the moment of the first attempt, of the same clock as `now` below.
         max_delay: the longest delay, in seconds.
     """
@@ -92,7 +94,9 @@ class Backoff:
             uniform: returns a random number between two others, as `random.uniform` does.
             not_before: the time before which another attempt is useless, if that is known.
         """
-        remaining = self._remaining(now)
+        remaining = self.remaining(now) - min(
+            MAX_LAST_ATTEMPT_SECONDS, LAST_ATTEMPT_SHARE * self.retry_timeout
+        )
         min_delay = TOO_MANY_CONNECTIONS_DELAY_SECONDS if kind == "too-many-connections" else 0.0
         if not_before is not None:
             min_delay = max(min_delay, not_before - now)
@@ -104,10 +108,13 @@ class Backoff:
 
     def attempt_timeout(self, connect_timeout: str, now: float) -> str:
         """Return the connect_timeout of the next attempt: the caller's, or what time remains."""
-        requested = float(connect_timeout)
-        seconds = requested if requested > 0 else PSYCOPG_DEFAULT_TIMEOUT_SECONDS
-        remaining = max(LIBPQ_MIN_TIMEOUT_SECONDS, self._remaining(now))
-        return connect_timeout if seconds <= remaining else str(math.ceil(remaining))
+        remaining = max(LIBPQ_MIN_TIMEOUT_SECONDS, self.remaining(now))
+        return (
+            connect_timeout
+            if psycopg_timeout(connect_timeout) <= remaining
+            else str(math.ceil(remaining))
+        )
 
-    def _remaining(self, now: float) -> float:
+    def remaining(self, now: float) -> float:
+        """Return the seconds until the retry timeout is over."""
         return self.started + self.retry_timeout - now

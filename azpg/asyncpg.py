@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
@@ -18,6 +17,7 @@ from asyncpg.exceptions import (
     InternalClientError,
 )
 
+from . import _deadline
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions, hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
@@ -143,12 +143,8 @@ async def connect(
             kwargs["statement_cache_size"] = size
         while True:
             try:
-                conn = await _connect(
-                    request,
-                    own_context,
-                    server_settings or {},
-                    kwargs,
-                )
+                with request.attempt():
+                    conn = await _connect(request, own_context, server_settings or {}, kwargs)
             except psycopg.Error as error:
                 delay = request.handle_failure(error)
                 if delay is None:
@@ -156,7 +152,7 @@ async def connect(
             else:
                 _set_keepalives(conn, config.params)
                 return conn
-            await asyncio.sleep(delay)
+            await _deadline.sleep_async(delay)
     except BaseException as error:
         dsn, libpq, password, kwargs, request = None, {}, None, {}, None
         redact_exception(error, handled)

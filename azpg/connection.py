@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
-from . import _cancel, _connect_steps, _fork
+from . import _attempt, _cancel, _deadline, _fork
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions
 from ._tls.roots import shared_path
@@ -131,21 +129,22 @@ class Connection(psycopg.Connection[Row]):
                 prepare_threshold = request.prepare_threshold
             while True:
                 try:
-                    conn = super().connect(
-                        autocommit=autocommit,
-                        prepare_threshold=prepare_threshold,
-                        context=context,
-                        row_factory=row_factory,
-                        cursor_factory=cursor_factory,
-                        **request.libpq_params(request.login(), request.resolve_hosts()),
-                    )
+                    with request.attempt():
+                        conn = super().connect(
+                            autocommit=autocommit,
+                            prepare_threshold=prepare_threshold,
+                            context=context,
+                            row_factory=row_factory,
+                            cursor_factory=cursor_factory,
+                            **request.libpq_params(request.login(), request.resolve_hosts()),
+                        )
                 except psycopg.Error as error:
                     delay = request.handle_failure(error)
                     if delay is None:
                         raise
                 else:
                     return _fork.track_connection(conn)
-                time.sleep(delay)
+                _deadline.sleep(delay)
         except BaseException as error:
             conninfo, password, kwargs, request = "", None, {}, None
             redact_exception(error, handled)
@@ -171,9 +170,7 @@ class Connection(psycopg.Connection[Row]):
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
-        if others:  # another psycopg, whose own steps know what they mean
-            return (yield from super()._connect_gen(conninfo, **others))
-        return cls((yield from _connect_steps.connect(conninfo)))
+        return _attempt.connect(super()._connect_gen(conninfo, **others), conninfo)
 
 
 class AsyncConnection(psycopg.AsyncConnection[Row]):
@@ -260,23 +257,24 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                 prepare_threshold = request.prepare_threshold
             while True:
                 try:
-                    conn = await super().connect(
-                        autocommit=autocommit,
-                        prepare_threshold=prepare_threshold,
-                        context=context,
-                        row_factory=row_factory,
-                        cursor_factory=cursor_factory,
-                        **request.libpq_params(
-                            await request.login_async(), await request.resolve_hosts_async()
-                        ),
-                    )
+                    with request.attempt():
+                        conn = await super().connect(
+                            autocommit=autocommit,
+                            prepare_threshold=prepare_threshold,
+                            context=context,
+                            row_factory=row_factory,
+                            cursor_factory=cursor_factory,
+                            **request.libpq_params(
+                                await request.login_async(), await request.resolve_hosts_async()
+                            ),
+                        )
                 except psycopg.Error as error:
                     delay = request.handle_failure(error)
                     if delay is None:
                         raise
                 else:
                     return _fork.track_connection(conn)
-                await asyncio.sleep(delay)
+                await _deadline.sleep_async(delay)
         except BaseException as error:
             conninfo, password, kwargs, request = "", None, {}, None
             redact_exception(error, handled)
@@ -303,9 +301,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
-        if others:  # another psycopg, whose own steps know what they mean
-            return (yield from super()._connect_gen(conninfo, **others))
-        return cls((yield from _connect_steps.connect(conninfo)))
+        return _attempt.connect(super()._connect_gen(conninfo, **others), conninfo)
 
 
 def conninfo(

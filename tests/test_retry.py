@@ -41,11 +41,12 @@ def test_delays_have_full_jitter() -> None:
 
 
 def test_no_delay_exceeds_the_retry_timeout() -> None:
-    """The last one is cut, and after the timeout there is none."""
+    """The last one leaves some time for the last attempt, and without that time there is none."""
     backoff = Backoff(10.0, 100.0)
-    assert backoff.next_delay("refused", 109.9, highest) == pytest.approx(0.1)
-    assert backoff.next_delay("refused", 110.0, highest) is None
+    assert backoff.next_delay("refused", 108.8, highest) == pytest.approx(0.2)
+    assert backoff.next_delay("refused", 109.0, highest) is None
     assert backoff.next_delay("refused", 120.0, highest) is None
+    assert Backoff(1000.0, 0.0).next_delay("refused", 998.9, highest) == pytest.approx(0.1)
 
 
 def test_a_retry_timeout_of_zero_disables_retries() -> None:

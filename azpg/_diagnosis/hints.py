@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
+from psycopg.pq import ConnStatus
+
 from azpg._redact import redact
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class HintContext(NamedTuple):
     """the caller's own sslrootcert"""
     server_address: str = ""
     """the IP address that was tried, if the message contains it"""
+    reached: int | None = None
+    """the `ConnStatus` of a connection that did not answer in time, if it is known"""
     client_address: str = ""
     """this machine's IP address as the server saw it, if the message contains it"""
 
@@ -172,6 +176,18 @@ def _hint_port_closed(context: HintContext) -> str:
 
 
 def _hint_no_answer(context: HintContext) -> str:
+    pooled = context.port in _PGBOUNCER_PORTS
+    if context.reached in _TCP_STATUSES:
+        return (
+            "the TCP connection was made, so no firewall blocks it, but TLS was not answered: the "
+            "server is overloaded or restarting, or something else listens there"
+        )
+    if context.reached == ConnStatus.AWAITING_RESPONSE:
+        hint = "TLS was set up, so the way there is right, but the login was not answered: "
+        return hint + (_PGBOUNCER_WAITS if pooled else "the server is overloaded or restarting")
+    if context.reached in _LOGIN_STATUSES:
+        hint = "the server accepted the login, but started no session: "
+        return hint + (_PGBOUNCER_WAITS if pooled else "it is overloaded or restarting")
     if is_address(context.server_address) and _is_private(context.server_address):
         hint = (
             f"{context.server_address} is a private address, reached only from its virtual "
@@ -184,12 +200,24 @@ def _hint_no_answer(context: HintContext) -> str:
             "access is reached only from its virtual network, under a name that its private DNS "
             "zone resolves"
         )
-    if context.port in _PGBOUNCER_PORTS:
-        hint += (
-            ". Or PgBouncer waits for the server behind it, as for a dbname= that does not exist: "
-            "pgbouncer=False tells"
-        )
+    if pooled and context.reached is None:
+        hint += f". Or {_PGBOUNCER_WAITS}"
     return hint
+
+
+_TCP_STATUSES = (ConnStatus.MADE, ConnStatus.SSL_STARTUP)
+_LOGIN_STATUSES = (
+    ConnStatus.AUTH_OK,
+    ConnStatus.SETENV,
+    ConnStatus.CHECK_WRITABLE,
+    ConnStatus.CONSUME,
+    ConnStatus.CHECK_TARGET,
+    ConnStatus.CHECK_STANDBY,
+)
+_PGBOUNCER_WAITS = (
+    "PgBouncer waits for the server behind it, as for a dbname= that does not exist: "
+    "pgbouncer=False tells"
+)
 
 
 def _hint_own_machine(context: HintContext) -> str:

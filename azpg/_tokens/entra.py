@@ -16,7 +16,7 @@ from .credentials import describe_chain
 from .wait import TokenWait
 
 if TYPE_CHECKING:
-    from azpg._retry import Deadline
+    from azpg._deadline import Deadline
     from azpg.abc import Credential
 
     from .token import Token

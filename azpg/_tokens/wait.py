@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from azpg._deadline import STOP_CHECK_SECONDS
+
 from . import credential_errors
 from .token import Token
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future
 
-    from azpg._retry import Deadline
+    from azpg._deadline import Deadline
     from azpg.errors import CredentialError
 
     from .acquire import TokenSource
@@ -56,7 +58,10 @@ class TokenWait:
 
         Raises:
             CredentialError: The credential failed, or the time is up.
+            Stopped: The caller no longer waits.
         """
+        if self._deadline is not None:
+            self._deadline.check_stopped()
         if self._is_waiting:
             if self.answer.done():
                 self._is_waiting = False
@@ -79,6 +84,8 @@ class TokenWait:
         now, until = time.monotonic(), self._end()
         if self._next_request_at is not None:
             until = min(until, self._next_request_at)
+        if self._deadline is not None and self._deadline.stopped is not None:
+            until = min(until, now + STOP_CHECK_SECONDS)
         return max(0.0, until - now)
 
     def _join_or_start(self) -> None:

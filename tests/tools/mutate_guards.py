@@ -77,11 +77,11 @@ GUARDS = (
     ),
     Guard(
         "a server holds no connection attempt",
-        "azpg._connect_steps._make_nonblocking",
+        "azpg._attempt._make_nonblocking",
         'return ""',
         (
-            "test_connect_steps::test_a_server_cannot_block_a_connect",
-            "test_connect_steps::test_a_server_cannot_block_the_event_loop",
+            "test_attempts::test_a_server_cannot_block_a_connect",
+            "test_attempts::test_a_server_cannot_block_the_event_loop",
         ),
     ),
     Guard(

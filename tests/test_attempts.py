@@ -13,7 +13,7 @@ from psycopg import generators, waiting
 from psycopg.conninfo import make_conninfo
 
 import azpg
-from azpg import _connect_steps
+from azpg import _attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,35 +153,43 @@ def conninfo_of(postgres: Postgres, **changed: str) -> str:
     return make_conninfo(**params | changed)
 
 
-def steps_of_psycopg(conninfo: str) -> Any:
-    """Run psycopg's own generator."""
-    return outcome(generators.connect(conninfo))
-
-
-def outcome(steps: Any) -> Any:
-    """Return the connection that a generator makes, or its error."""
-    try:
-        return waiting.wait_conn(steps, interval=0.1)
-    except psycopg.Error as error:
-        return error
-
-
-def test_the_connection_is_in_the_same_state_as_psycopgs(postgres: Postgres) -> None:
-    """The generator makes a connection in the same state as psycopg's own."""
-    conninfo = conninfo_of(postgres)
-    for pgconn in (outcome(_connect_steps.connect(conninfo)), steps_of_psycopg(conninfo)):
-        assert (pgconn.status, pgconn.nonblocking) == (psycopg.pq.ConnStatus.OK, 1)
-        pgconn.finish()
-
-
 @pytest.mark.parametrize("changed", [{"dbname": "nowhere"}, {"port": "1"}, {"port": "x"}, ROOTLESS])
 def test_the_errors_are_the_same_as_psycopgs(postgres: Postgres, changed: dict[str, str]) -> None:
-    """The generator raises an error of the same class with the same text as psycopg's own."""
+    """A failed connection has an error of the same class with the same text as psycopg's own."""
+
+    def outcome(connection_class: type[psycopg.Connection[Any]]) -> psycopg.OperationalError:
+        with _attempt.Attempt(), pytest.raises(psycopg.OperationalError) as caught:
+            waiting.wait_conn(connection_class._connect_gen(conninfo), interval=0.1)
+        return caught.value
+
     conninfo = conninfo_of(postgres, **changed)
-    found, expected = outcome(_connect_steps.connect(conninfo)), steps_of_psycopg(conninfo)
-    assert isinstance(found, psycopg.OperationalError)
+    found, expected = outcome(azpg.Connection), outcome(psycopg.Connection)
     assert (type(found), str(found)) == (type(expected), str(expected))
     assert isinstance(found.pgconn, psycopg.errors.FinishedPGconn)
+
+
+@pytest.mark.parametrize("generator", [generators.connect, generators._connect])
+def test_the_connection_of_a_generator_is_found(postgres: Postgres, generator: Any) -> None:
+    """Both kinds of psycopg keep the connection where `find_pgconn` looks, in C and in Python."""
+
+    def steps() -> Any:
+        return (yield from generator(conninfo_of(postgres)))
+
+    running = steps()
+    next(running)
+    pgconn = _attempt.find_pgconn(running)
+    assert pgconn is not None
+    assert pgconn.status > psycopg.pq.ConnStatus.BAD
+    running.close()
+
+
+def test_connects_without_the_connection_of_the_generator(
+    api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a later psycopg keeps the connection elsewhere, it connects all the same."""
+    monkeypatch.setattr(_attempt, "find_pgconn", lambda _steps: None)
+    with api.connect(**postgres.conninfo()) as conn:
+        assert api.row(conn, "select 1") == (1,)
 
 
 def test_psycopg_calls_the_hook(
@@ -189,13 +197,13 @@ def test_psycopg_calls_the_hook(
 ) -> None:
     """Psycopg connects with `_connect_gen`, which azpg overrides."""
     conninfos: list[str] = []
-    connect = _connect_steps.connect
+    connect = _attempt.connect
 
-    def record(conninfo: str) -> Any:
+    def record(steps: Any, conninfo: str) -> Any:
         conninfos.append(conninfo)
-        return connect(conninfo)
+        return connect(steps, conninfo)
 
-    monkeypatch.setattr(_connect_steps, "connect", record)
+    monkeypatch.setattr(_attempt, "connect", record)
     with api.connect(**postgres.conninfo()):
         assert len(conninfos) == 1
 
@@ -212,7 +220,7 @@ def test_connects_without_the_hook(
 def test_connects_with_a_hook_of_another_signature(
     api: SyncApi | AsyncApi, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a later psycopg passes more arguments to the hook, its own generator connects."""
+    """If a later psycopg passes more arguments to the hook, its own generator gets them."""
     hook = api.connection_class._connect_gen
     parent = api.connection_class.__mro__[1]
     given: list[float] = []
