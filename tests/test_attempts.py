@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fix_hostile import Certificates, Hostile, Peer, Script
     from fix_servers import Postgres
 
+pytestmark = pytest.mark.compat
+
 CLEARTEXT = b"R\0\0\0\x08\0\0\0\x03"
 CONNECT_TIMEOUT = 2
 ENDLESS = 20

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 AZURE = str(Path(core.__file__).parent.parent)
 OUTSIDE = re.compile(
     r"(lock|RLock|Condition)\.|(open|stat|lstat|fstat|getaddrinfo|socket|sleep)$|start_\w+_thread|fork"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 CANCEL_REQUEST = (80877102).to_bytes(4)
 SLEEP = "select pg_sleep(60)"
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 HOST = "myserver.postgres.database.azure.com"
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator, Principal
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture
 def way(azure: Emulator) -> dict[str, Any]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 @pytest.mark.parametrize(
     ("variables", "options", "source"),

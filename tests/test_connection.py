@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def test_signs_in_over_verified_tls_with_a_token(api: Api, azure: Emulator) -> None:
     """A server's short name is enough: TLS is verified, the user and the token are Entra's."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 PAIRS = [
     (azpg.Connection, psycopg.Connection),
     (azpg.AsyncConnection, psycopg.AsyncConnection),

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.compat
+
 FULL = """
 import asyncio, os, resource, sys
 import azpg

@@ -12,6 +12,8 @@ import pytest
 import azpg
 from azpg import errors
 
+pytestmark = pytest.mark.compat
+
 CONNECT = [
     azpg.ConnectError,
     azpg.CredentialError,

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TIMEOUT = 60
 SAID = "its connections are the parent's. Make a pool in each process"

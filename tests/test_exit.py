@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 # What the programs below are made of. Each stands alone, with the imports it needs.
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 class BlockedCredential:
     """A credential that waits for an event before it returns its token."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def test_a_preforking_server(program: Program, azure: Emulator) -> None:
     """As with gunicorn: the parent connects, each worker too, and every signal arrives."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fix_credentials import Credentials
     from fix_hostile import Certificates, Hostile, Peer, Script
 
+pytestmark = pytest.mark.compat
+
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fix_hostile import Certificates, Hostile, Peer, Script
     from fix_leaks import Leaks
 
+pytestmark = pytest.mark.compat
+
 
 class Interruption:
     """Stop whoever has reached a point, from a thread of its own."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 @pytest.mark.parametrize("pgbouncer", [False, True], ids=["postgres", "pgbouncer"])
 def test_nothing_is_logged_of_a_token(

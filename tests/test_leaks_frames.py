@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fix_leaks import Leaks
     from fix_servers import Postgres
 
+pytestmark = pytest.mark.compat
+
 SECRET = "hunter2hunter2"
 
 FAILURES: dict[str, Options] = {

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from fix_servers import Postgres
     from fix_subprocess import Program
 
+pytestmark = pytest.mark.compat
 
-@pytest.mark.once
+
 def test_sentry_is_sent_no_password(program: Program, postgres: Postgres) -> None:
     """With its defaults it sends the variables of every frame, and these show no password."""
     address = {

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 HOST = "myserver.postgres.database.azure.com"
 ALWAYS_GIVEN = {
     *("application_name", "connect_timeout", "fallback_application_name", "host", "port", "user"),

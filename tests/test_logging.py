@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 SOURCE = Path(azpg.__file__).parent
 
 

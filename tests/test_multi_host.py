@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from fix_api import Api
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Emulator]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 PATH = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 SHOWN = (
     "(host=myserver.postgres.database.azure.com user=myapp database=postgres sslmode=verify-full)"

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 LATE = 40
 """Seconds; left to itself, Linux gives up unacknowledged data after 15 minutes, silence never."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from fix_command import Command
     from fix_leaks import Leaks
 
-pytestmark = pytest.mark.once
-
 HOST = "myserver.postgres.database.azure.com"
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 
 def python(code: str) -> list[str]:
     """Return a command that runs some Python."""

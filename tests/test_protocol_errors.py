@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fix_credentials import Credentials
     from fix_hostile import Certificates, Hostile, Peer, Script
 
+pytestmark = pytest.mark.compat
+
 STAGES = ("startup", "password", "signed-in")
 NONSENSE = {
     "another-protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n" * 100,

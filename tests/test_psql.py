@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture(scope="session")
 def psql_target(tools: Path) -> Callable[[list[str]], str]:

@@ -19,6 +19,8 @@ from sentry_sdk.serializer import serialize
 from azpg._conninfo.options import hide_secrets
 from azpg._redact import MIN_SECRET_LENGTH, Secret, redact
 
+pytestmark = pytest.mark.compat
+
 LONG = "correct horse battery staple " * 5
 
 # Letters, digits and punctuation that mean something to regular expressions, and blanks

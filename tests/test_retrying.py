@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 
 class Opening(logging.Handler):
     """Open a server at the n-th warning of azpg's."""

@@ -10,8 +10,6 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 WORKED_OUT = runpy.run_path(str(DOCS / "scaling.py"))
 
-pytestmark = pytest.mark.once
-
 
 @pytest.mark.parametrize("table", ["capacity", "bursts"])
 def test_the_page_shows_what_is_worked_out(table: str) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
     from azpg.emulator._entra.principals import Principal, PrincipalKind
 
+pytestmark = pytest.mark.compat
+
 WHO = "select current_user"
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 SECRET = "hunter2hunter2"
 NOWHERE: dict[str, Any] = {
     "server": "myserver",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 WRAPPED: tuple[type[Any], ...] = (psycopg.Connection, psycopg.AsyncConnection)
 WAYS = pytest.mark.parametrize("pgbouncer", [False, True], ids=["direct", "pgbouncer"])
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.compat
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference"
 HOST = "myserver.postgres.database.azure.com"

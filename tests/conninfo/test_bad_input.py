@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def refused(api: Api, **options: Any) -> azpg.ConnectError:
     """Return the error that a call to connect ends with, once it is a psycopg error too."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from fix_servers import Postgres
 
+pytestmark = pytest.mark.compat
+
 REFUSED = psycopg.OperationalError("connection failed: Connection refused")
 KNOWN = azpg.LoginError("no", kind="login", hint="do this")
 

@@ -19,6 +19,8 @@ from azpg._diagnosis.patterns import PATTERNS
 if TYPE_CHECKING:
     from fix_faults import Servers
 
+pytestmark = pytest.mark.compat
+
 
 Provoke: TypeAlias = "Callable[[Servers], object]"
 

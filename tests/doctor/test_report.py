@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 HOST = "myserver.postgres.database.azure.com"
 COLOR = re.compile(r"\x1b\[\d+m")
 

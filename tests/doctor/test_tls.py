@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 HOST = "myserver.postgres.database.azure.com"
 
 

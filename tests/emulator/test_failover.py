@@ -4,6 +4,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -220,12 +221,12 @@ def test_the_standby_reconnects_after_restarts(
             session.execute(f"INSERT INTO {table} VALUES (%s)", [n])
 
 
-def test_failover_without_standby_and_pgbouncer() -> None:
+def test_failover_without_standby_and_pgbouncer(tools: Path) -> None:
     """Without `standby=True` the standby is created when needed, also by an older PostgreSQL.
 
     Without PgBouncer, restarting it raises an error.
     """
-    with Emulator(pgbouncer=False, postgres="/usr/lib/postgresql/15") as emulator:
+    with Emulator(pgbouncer=False, postgres=tools.parent) as emulator:
         options: dict[str, Any] = {
             "user": "myapp",
             "dbname": "postgres",

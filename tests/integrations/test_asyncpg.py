@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 WHO = "select current_user"
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 async def see(conn: Any) -> None:
     """See that there is a connection."""

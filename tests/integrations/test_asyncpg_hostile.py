@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fix_hostile import Certificates, Hostile, Peer, Script
     from fix_leaks import Leaks
 
+pytestmark = pytest.mark.compat
+
 SCRAM = b"SCRAM-SHA-256\0\0"
 
 

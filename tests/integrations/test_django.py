@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.once
-
 
 @pytest.mark.parametrize("port", ["5432", "6432"])
 def test_its_own_tests_pass(azure: Emulator, manage: Manage, port: str) -> None:

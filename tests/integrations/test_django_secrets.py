@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 @pytest.mark.parametrize("pool", [False, {"min_size": 1}])
 def test_settings_and_parameters_contain_no_token(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 WHO = "select current_user"
 PID = "select pg_backend_pid()"
 START = "select pg_postmaster_start_time()"

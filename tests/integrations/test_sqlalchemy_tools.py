@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 URL = "postgresql+azpg:///postgres?server=myserver"
 
 REVISION = '''

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import azpg
 from azpg.sqlalchemy import Dialect
 
+pytestmark = pytest.mark.compat
+
 
 def read(query: str) -> dict[str, Any]:
     """Return what a URL with this query hands to azpg.connect."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def make(api: Api, *args: Any, **options: Any) -> Any:
     """Construct the API's pool class and open it."""

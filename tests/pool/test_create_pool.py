@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 WHO = "select current_user"
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 POOLS: dict[tuple[str, str], Any] = {
     ("sync", "pool"): azpg.ConnectionPool,
     ("async", "pool"): azpg.AsyncConnectionPool,

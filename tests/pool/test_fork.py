@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 @pytest.mark.parametrize("action", ["query", "close", "forget", "exit"])
 def test_a_forked_child_cannot_use_a_connection(

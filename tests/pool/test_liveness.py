@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 PID = "select pg_backend_pid()"
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what azpg has warned of."""

@@ -6,6 +6,8 @@ import pytest
 
 from azpg._tokens.credential_errors import classify, timeout
 
+pytestmark = pytest.mark.compat
+
 
 def test_a_credentials_words_are_kept() -> None:
     """What it said, its name, and what to do."""

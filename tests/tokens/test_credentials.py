@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator, Principal
 
+pytestmark = pytest.mark.compat
+
 WHO = "select current_user"
 TENANT = "11111111-2222-4333-8444-555555555555"
 SECRET = "cl1ent~s3cret.of-the-app"

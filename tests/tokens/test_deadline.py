@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def ask(api: Api, password: azpg.EntraPassword, seconds: float | None = None) -> str:
     """Return a token by the API's own call, with a deadline or without."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 
 def ask(api: Api, password: azpg.EntraPassword) -> str:
     """Return a token by the API's own call."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fix_clock import Clock
     from fix_credentials import Credentials
 
+pytestmark = pytest.mark.compat
+
 
 def test_an_async_credential_that_hangs_is_left(clock: Clock) -> None:
     """A hanging async credential ends in time too, and leaves no task behind on the loop."""

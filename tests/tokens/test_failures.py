@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 TENANT = "11111111-2222-4333-8444-555555555555"
 
 

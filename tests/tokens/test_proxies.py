@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 UNBOUND: contextvars.ContextVar[Any] = contextvars.ContextVar("unbound")
 HOST = "myserver.postgres.database.azure.com"
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 DUE = 3370
 """seconds after which an hour's token is refreshed, whatever the jitter"""
 

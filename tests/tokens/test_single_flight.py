@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 THREADS, LOOPS, TASKS = 250, 5, 50
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 HOST = "myserver.postgres.database.azure.com"
 RESOURCES = {cloud.scope.removesuffix("/.default") for cloud in (azpg.AZURE_PUBLIC,)}
 DATABASE = "https://ossrdbms-aad.database.windows.net"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
+pytestmark = pytest.mark.compat
+
 BAD = {
     "expired": "token-expired",
     "wrong-audience": "token-audience",
