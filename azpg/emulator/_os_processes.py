@@ -108,8 +108,8 @@ async def start_server(
     return server
 
 
-async def run_program(argv: Sequence[str | Path], *, os_user: OSUser, folder: Path) -> None:
-    """Run a program until it ends.
+async def run_program(argv: Sequence[str | Path], *, os_user: OSUser, folder: Path) -> str:
+    """Run a program until it ends and return its error output.
 
     Raises:
         EmulatorError: If it fails; the message has its error output.
@@ -132,9 +132,10 @@ async def run_program(argv: Sequence[str | Path], *, os_user: OSUser, folder: Pa
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
+    output = stderr.decode(errors="replace")
     if process.returncode:
-        name = Path(argv[0]).name
-        raise EmulatorError(f"{name} failed:\n{stderr.decode(errors='replace').strip()}")
+        raise EmulatorError(f"{Path(argv[0]).name} failed:\n{output.strip()}")
+    return output
 
 
 def server_environment() -> dict[str, str]:

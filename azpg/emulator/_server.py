@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ._azure_extensions import parse_allow_list
 from ._azure_host import parse_host
 from ._counters import Counters
 from ._entra.identity_endpoint import IdentityEndpoint
@@ -65,12 +66,14 @@ class EmulatorServer:
         host: str,
         postgres: str | None,
         pgbouncer: bool,
+        extensions: list[str],
         imds: bool,
         token_lifetime: float,
         clock_skew: float,
     ) -> dict[str, Any]:
         """Start every part and return what the parent process needs to know about it."""
         azure_host = parse_host(host)
+        allow_list = parse_allow_list(extensions)
         root = Path(postgres) if postgres else find_postgres()
         installation = Installation(root).runnable_by(self._os_user, self._folder)
         installation.check_version()
@@ -78,10 +81,12 @@ class EmulatorServer:
         private.mkdir(mode=0o700)
         self._os_user.chown(private)
         pgbouncer_program = find_pgbouncer() if pgbouncer else None
-        servers = DatabaseServers(installation, pgbouncer_program, self._os_user, private)
+        servers = DatabaseServers(
+            installation, pgbouncer_program, self._os_user, private, allow_list
+        )
         self._servers_or_none = servers
         # The keys are generated while initdb runs, because both take a processor for a while.
-        init = asyncio.create_task(servers.primary.init())
+        init = asyncio.create_task(servers.init(self._folder / "tree"))
         try:
             certificates = await asyncio.to_thread(ServerCertificates, azure_host)
             tenant = await asyncio.to_thread(
@@ -132,6 +137,7 @@ class EmulatorServer:
             "identity_header": identity_endpoint.header,
             "postgres_version": installation.version,
             "pgbouncer_version": pgbouncer_version,
+            "extension_problem": servers.extension_problem,
             "principal": dataclasses.asdict(principal),
         }
 

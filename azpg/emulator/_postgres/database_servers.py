@@ -1,16 +1,19 @@
 """The real servers together: the primary, its standby if there is one, and PgBouncer."""
 
+import asyncio
 import secrets
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from azpg.emulator._errors import EmulatorError, ServerError
 from azpg.emulator._os_user import OSUser
 
 from .admin_session import Login
 from .cluster import SUPERUSER, Cluster
 from .connection_slots import ConnectionSlots
+from .extension_tree import make_server_program
 from .installation import Installation
 from .pgbouncer import PgBouncer
 
@@ -26,21 +29,33 @@ _STOP_SIGNALS: dict[PrimaryRestartMode, signal.Signals] = {
 class DatabaseServers:
     """Run the real servers and fail over from one to another.
 
+    After `start`, `extension_problem` is empty if `CREATE EXTENSION` follows Azure's rules.
+
     Args:
         installation: The PostgreSQL to run.
         pgbouncer: The path of PgBouncer; None runs without it.
         os_user: The operating system user to run the servers as.
         folder: The private folder for their files and sockets.
+        allowed_extensions: The value of `azure.extensions`.
     """
 
     def __init__(
-        self, installation: Installation, pgbouncer: Path | None, os_user: OSUser, folder: Path
+        self,
+        installation: Installation,
+        pgbouncer: Path | None,
+        os_user: OSUser,
+        folder: Path,
+        allowed_extensions: Sequence[str],
     ) -> None:
         self._installation = installation
         self._os_user = os_user
         self._folder = folder
+        self._allowed_extensions = allowed_extensions
         # Only this process, its servers and files in their private folder have this password.
         self._superuser = Login(SUPERUSER, secrets.token_urlsafe(32))
+        self._program = installation.postgres
+        self._share_folder: Path | None = None
+        self.extension_problem = ""
         self._cluster_count = 0
         self.primary = self._new_cluster()
         self.standby: Cluster | None = None
@@ -51,11 +66,29 @@ class DatabaseServers:
         )
         self._connection_slots = ConnectionSlots()
 
+    async def init(self, tree_folder: Path) -> None:
+        """Create the primary's data directory, and the program of all servers in a new folder."""
+        init = asyncio.create_task(self.primary.init())
+        try:
+            self._program, self._share_folder = await make_server_program(
+                self._installation, self._os_user, tree_folder, self._allowed_extensions
+            )
+        except (EmulatorError, OSError) as error:
+            self.extension_problem = str(error)
+        finally:
+            await init
+        self.primary.program = self._program
+
     async def start(self, roles: Sequence[str]) -> None:
         """Start the primary and PgBouncer and create the Entra roles."""
         self.primary.trust_roles(roles)
         await self.primary.start()
         await self.primary.create_azure_objects()
+        if self._share_folder is not None:
+            try:
+                await self.primary.check_share_folder(self._share_folder)
+            except ServerError as error:
+                self.extension_problem = str(error)
         for role in roles:
             await self.primary.create_role(role, None)
         if self.pgbouncer:
@@ -131,4 +164,8 @@ class DatabaseServers:
     def _new_cluster(self) -> Cluster:
         self._cluster_count += 1
         folder = self._folder / f"server-{self._cluster_count}"
-        return Cluster(self._installation, self._os_user, folder, self._superuser)
+        cluster = Cluster(
+            self._installation, self._os_user, folder, self._superuser, self._allowed_extensions
+        )
+        cluster.program = self._program
+        return cluster
