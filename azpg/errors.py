@@ -11,6 +11,8 @@ psycopg.Error
 └─ ProgrammingError
    └─ ConfigError             the arguments are invalid or conflict (also a ValueError)
       └─ LibpqConfigError     libpq rejects them (also an OperationalError, as in psycopg)
+
+Each ConnectError has a class in azpg.pool that is a psycopg_pool.PoolTimeout too.
 """
 
 from __future__ import annotations

@@ -17,6 +17,14 @@ from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 
 from ._arguments import resolve_arguments
+from ._errors import (
+    PoolConnectError,
+    PoolConnectTimeoutError,
+    PoolCredentialError,
+    PoolLoginError,
+    PoolTLSError,
+    PoolUnreachableError,
+)
 from ._pools import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
 
 if TYPE_CHECKING:
@@ -37,6 +45,12 @@ __all__ = [
     "AsyncNullConnectionPool",
     "ConnectionPool",
     "NullConnectionPool",
+    "PoolConnectError",
+    "PoolConnectTimeoutError",
+    "PoolCredentialError",
+    "PoolLoginError",
+    "PoolTLSError",
+    "PoolUnreachableError",
     "create_pool",
     "create_pool_async",
 ]
@@ -173,9 +187,10 @@ def create_pool(
 
     Raises:
         ConfigError: The arguments are invalid or contradict each other; it lists every problem.
-        ConnectError: A permanent failure, as one of its subclasses, such as `LoginError`.
-        psycopg_pool.PoolTimeout: There are fewer than `min_size` connections after `timeout`
-            seconds. Its `__cause__` is the last failure.
+        ConnectError: A permanent failure, as one of its subclasses, such as `LoginError`; or there
+            are fewer than `min_size` connections after `timeout` seconds, and the last failure is
+            its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+        psycopg_pool.PoolTimeout: The same, if no connection has failed.
 
     >>> with azpg.create_pool(server="myserver", dbname="mydb", max_size=10) as pool:
     ...     with pool.connection() as conn:
@@ -327,9 +342,9 @@ def create_pool_async(
     Raises:
         ConfigError: The arguments are invalid or contradict each other; it lists every problem.
         ConnectError: (`async with`, `await`) A permanent failure, as one of its subclasses, such
-            as `LoginError`.
-        psycopg_pool.PoolTimeout: (`async with`, `await`) There are fewer than `min_size`
-            connections after `timeout` seconds. Its `__cause__` is the last failure.
+            as `LoginError`; or there are fewer than `min_size` connections after `timeout` seconds,
+            and the last failure is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+        psycopg_pool.PoolTimeout: (`async with`, `await`) The same, if no connection has failed.
 
     >>> async with azpg.create_pool_async(server="myserver", dbname="mydb") as pool:
     ...     async with pool.connection() as conn:

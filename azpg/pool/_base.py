@@ -13,12 +13,14 @@ from psycopg_pool.base import BasePool as PsycopgPool
 from azpg import _fork
 
 from ._arguments import SecretKwargs, find_entra_password, hide_conninfo, hide_kwargs
+from ._errors import pool_error
 from ._failures import FailureHistory, PoolAttempt, copy_error
 from ._liveness import is_alive
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg._connection_base import BaseConnection
+    from psycopg_pool import PoolTimeout
     from psycopg_pool.base import AttemptWithBackoff
 
 
@@ -111,6 +113,16 @@ class BasePool(PsycopgPool):
             return None
         return error
 
+    def _error_of_wait(self, timeout: PoolTimeout | None) -> psycopg.Error | None:
+        """Return the error to raise after a wait.
+
+        Args:
+            timeout: psycopg_pool's error if the time is over, otherwise None.
+        """
+        if failure := self._permanent_failure():
+            return pool_error(failure)
+        return timeout and self._history.with_cause(timeout)
+
     def _connect_arguments(self) -> tuple[Any, Any]:
         """Return a copy of the arguments of the connections, as far as they are values."""
         kwargs = self.kwargs
@@ -160,10 +172,19 @@ class BasePool(PsycopgPool):
         if not self._history.cooling_down():
             super()._maybe_grow_pool()  # type: ignore[misc]  # as above
 
-    def _grow_to_min_size(self) -> None:
+    def _remaining_cooldown(self) -> float:
+        """Return the seconds that a client waits before it asks for a connection.
+
+        Without that a program that catches `PoolTimeout` and tries again would never pause.
+        """
+        if self._closed or self._pool or not (remaining := self._history.remaining_cooldown()):
+            return 0.0
+        return remaining if self._permanent_failure() else 0.0
+
+    def _grow_to_min_size(self, timeout: float | None) -> None:
         """Connect again at a checkout, or raise the failure during its cooldown; needs the lock."""
-        cooling_down = not self._pool and self._history.cooling_down()
-        if cooling_down and (error := self._permanent_failure()):
+        in_vain = self._history.cooling_down() or (timeout is not None and timeout <= 0)
+        if in_vain and not self._pool and (error := self._permanent_failure()):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise error
         if self._nconns < self._min_size:

@@ -13,6 +13,8 @@ from psycopg_pool.base import AttemptWithBackoff
 from azpg import _retry
 from azpg.errors import ConfigError, ConnectError
 
+from ._errors import timeout_error
+
 if TYPE_CHECKING:
     import psycopg
     from psycopg_pool import PoolTimeout
@@ -94,16 +96,18 @@ class FailureHistory:
 
     def cooling_down(self) -> bool:
         """Return whether it is too early to connect again after a permanent failure."""
-        elapsed = time.monotonic() - self._failed_at
-        return elapsed < PERMANENT_FAILURE_COOLDOWN_SECONDS and self.permanent() is not None
+        return self.remaining_cooldown() > 0
 
-    def with_cause(self, timeout: PoolTimeout) -> PoolTimeout:
-        """Return a pool's timeout with the latest failure, if any, as its cause."""
+    def remaining_cooldown(self) -> float:
+        """Return the seconds until the pool connects again after a permanent failure, or 0."""
         if self._failure is None:
-            return timeout.with_traceback(None)
-        error = type(timeout)(f"{timeout}; the last connection failed: {self._failure}")
-        error.__cause__ = self._failure
-        return error
+            return 0.0
+        remaining = self._failed_at + PERMANENT_FAILURE_COOLDOWN_SECONDS - time.monotonic()
+        return remaining if remaining > 0 and self.permanent() is not None else 0.0
+
+    def with_cause(self, timeout: PoolTimeout) -> psycopg.Error:
+        """Return the error to raise for a pool's timeout; the latest failure is its cause."""
+        return timeout_error(timeout, self._failure)
 
 
 class PoolAttempt(AttemptWithBackoff):

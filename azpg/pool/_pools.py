@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -15,7 +16,7 @@ from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 from azpg._connect import event_loop_error
 from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg.connection import AsyncConnection, Connection
-from azpg.errors import ConfigError
+from azpg.errors import ConfigError, ConnectError
 
 from ._arguments import (
     check_connection_class,
@@ -26,6 +27,7 @@ from ._arguments import (
     wrap_configure_async,
 )
 from ._base import BasePool
+from ._errors import pool_error
 from ._liveness import is_alive
 
 if TYPE_CHECKING:
@@ -160,17 +162,21 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
-                `LoginError` or `TLSError`.
-            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure.
+                `LoginError`; or the time is over after a failed connection, its `__cause__`. It
+                is a `psycopg_pool.PoolTimeout` too.
+            psycopg_pool.PoolTimeout: The time is over.
         """
         error: psycopg.Error | None
+        if self._history.successes and (delay := self._remaining_cooldown()):
+            time.sleep(max(0.0, min(delay, timeout)))
+            timeout = max(0.0, timeout - delay)
         with self._lock:
             self._retry_now()
         try:
             super().wait(timeout)
-            error = self._permanent_failure()
+            error = self._error_of_wait(None)
         except PoolTimeout as ex:
-            error = self._history.with_cause(ex)
+            error = self._error_of_wait(ex)
         if error is not None:
             if not self._history.successes:
                 self.close()
@@ -184,14 +190,22 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
 
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
-            ConnectError: A permanent failure, raised at once if the pool has no open connection.
-            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure to
-                connect, if there is one.
+            ConnectError: A permanent failure, if the pool has no open connection: raised at once,
+                or within `timeout` if the pool failed less than a second ago. Or the time is over
+                after a failed connection, its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+            psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
+        error: psycopg.Error | None
+        if delay := self._remaining_cooldown():
+            timeout = self.timeout if timeout is None else timeout
+            time.sleep(max(0.0, min(delay, timeout)))
+            timeout = max(0.0, timeout - delay)
         try:
             return super().getconn(timeout)
         except PoolTimeout as ex:
-            error = self._history.with_cause(ex)
+            error = self._error_of_wait(ex) or ex
+        except ConnectError as ex:
+            error = pool_error(ex)
         raise error
 
     def _connect(self, timeout: float | None = None) -> CT:
@@ -229,7 +243,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
 
     def _get_ready_connection(self, timeout: float | None) -> CT | None:
         if not self._pool or self._nconns < self._min_size:
-            self._grow_to_min_size()
+            self._grow_to_min_size(timeout)
         while (conn := super()._get_ready_connection(timeout)) is not None and not is_alive(conn):
             lost = [other for other in self._pool if not is_alive(other)]
             for other in lost:
@@ -397,17 +411,21 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
-                `LoginError` or `TLSError`.
-            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure.
+                `LoginError`; or the time is over after a failed connection, its `__cause__`. It
+                is a `psycopg_pool.PoolTimeout` too.
+            psycopg_pool.PoolTimeout: The time is over.
         """
         error: psycopg.Error | None
+        if self._history.successes and (delay := self._remaining_cooldown()):
+            await asyncio.sleep(max(0.0, min(delay, timeout)))
+            timeout = max(0.0, timeout - delay)
         async with self._lock:
             self._retry_now()
         try:
             await super().wait(timeout)
-            error = self._permanent_failure()
+            error = self._error_of_wait(None)
         except PoolTimeout as ex:
-            error = self._history.with_cause(ex)
+            error = self._error_of_wait(ex)
         if error is not None:
             if not self._history.successes:
                 await self.close()
@@ -421,14 +439,22 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
 
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
-            ConnectError: A permanent failure, raised at once if the pool has no open connection.
-            psycopg_pool.PoolTimeout: The time is over. Its `__cause__` is the last failure to
-                connect, if there is one.
+            ConnectError: A permanent failure, if the pool has no open connection: raised at once,
+                or within `timeout` if the pool failed less than a second ago. Or the time is over
+                after a failed connection, its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+            psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
+        error: psycopg.Error | None
+        if delay := self._remaining_cooldown():
+            timeout = self.timeout if timeout is None else timeout
+            await asyncio.sleep(max(0.0, min(delay, timeout)))
+            timeout = max(0.0, timeout - delay)
         try:
             return await super().getconn(timeout)
         except PoolTimeout as ex:
-            error = self._history.with_cause(ex)
+            error = self._error_of_wait(ex) or ex
+        except ConnectError as ex:
+            error = pool_error(ex)
         raise error
 
     async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
@@ -466,7 +492,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
 
     async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
         if not self._pool or self._nconns < self._min_size:
-            self._grow_to_min_size()
+            self._grow_to_min_size(timeout)
         while (conn := await super()._get_ready_connection(timeout)) is not None and not is_alive(
             conn
         ):

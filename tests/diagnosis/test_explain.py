@@ -163,7 +163,7 @@ def test_the_cause_of_a_pools_timeout_is_explained(free_port: int) -> None:
     until(lambda: pool.get_stats().get("connections_errors"))
     with pytest.raises(psycopg.OperationalError) as caught:
         pool.wait(timeout=0.1)
-    assert type(caught.value).__name__ == "PoolTimeout"
+    assert type(caught.value).__name__ == "PoolConnectError"
     assert azpg.explain(caught.value).kind == "refused"
 
 
