@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ._clouds import AZURE_CHINA, AZURE_PUBLIC, AZURE_US_GOV, COSMOS_POSTGRES, Cloud
 from ._diagnosis.explain import Explanation, explain
 from ._tokens.entra import EntraPassword
+from ._version import __version__ as __version__
 from .connection import AsyncConnection, Connection, connect, connect_async, conninfo
 from .errors import (
     ConfigError,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
         create_pool,
         create_pool_async,
     )
-
-__version__ = "0.1.0"
 
 _POOL_NAMES = (
     "AsyncConnectionPool",

@@ -37,7 +37,12 @@ from ._diagnosis.hints import HintContext
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
 from ._tls.roots import replaceable_by, root_file, user_root_crt
-from ._tokens.credentials import credential_error, proxy_error, service_principal
+from ._tokens.credentials import (
+    credential_error,
+    is_async_function,
+    proxy_error,
+    service_principal,
+)
 from ._tokens.entra import EntraPassword
 from ._tokens.token import require_role
 from ._tracebacks import redact_exception, shows_token
@@ -587,19 +592,12 @@ def _password_errors(password: object, *, is_async: bool) -> list[str]:
         return problems + placeholder_errors({"password": password})
     if not callable(password):
         return [f"password is {type(password).__name__}: pass text or a function that returns it"]
-    if not is_async and _is_async_function(password):
+    if not is_async and is_async_function(password):
         return ["password is an async function: use connect_async(), or a plain function"]
     return []
 
 
 _UNENCODABLE = "a NUL, or characters that are no UTF-8"
-
-
-def _is_async_function(function: object) -> bool:
-    """Return whether what a function returns must be awaited."""
-    if inspect.iscoroutinefunction(function):
-        return True
-    return inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004  # asks what kind it is
 
 
 def _entra_password(options: ConnectOptions, resolved: _Resolved) -> EntraPassword:
@@ -632,7 +630,7 @@ def event_loop_error(loop_class: type) -> str | None:
 
 
 async def _call_maybe_async(callback: Callable[[], object]) -> object:
-    if _is_async_function(callback):
+    if is_async_function(callback):
         returned = callback()
     else:
         returned = await asyncio.to_thread(callback)

@@ -41,6 +41,8 @@ class Authority:
     """of a token, in seconds; azure-identity asks again under 300"""
     forms: list[dict[str, str]] = field(default_factory=list)
     """the requests for a token, with the host that each was sent to and the port it came from"""
+    user_agents: list[str] = field(default_factory=list)
+    """of the same requests"""
 
     @staticmethod
     def refusal(error: str, description: str) -> Exception:
@@ -81,8 +83,13 @@ def _base64(value: dict[str, str]) -> str:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, authority: Authority, tls: ssl.SSLContext) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self,
+        authority: Authority,
+        tls: ssl.SSLContext,
+        handler: type[BaseHTTPRequestHandler] | None = None,
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), handler or _Handler)
         self.authority = authority
         self.tls = tls
 
@@ -133,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         form = {name: values[0] for name, values in parse_qs(body).items()}
         form |= {"host": self.host, "port": str(self.client_address[1])}
+        authority.user_agents.append(self.headers["User-Agent"])
         authority.forms.append(form)
         try:
             token = authority.give(form)
@@ -188,6 +196,7 @@ def authority(
     """Lead every request to an authority to the stand-in, which gives the emulator's tokens."""
     authority, port = _authorities
     authority.forms.clear()
+    authority.user_agents.clear()
     authority.lifetime = 3600
     authority.give = lambda _form: azure.token()
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
@@ -196,6 +205,50 @@ def authority(
     for name in ("AZURE_TOKEN_CREDENTIALS", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
         monkeypatch.delenv(name)
     return authority
+
+
+class _TokenProxyHandler(_Handler):
+    """The proxy that AKS runs in a cluster: it is connected to directly."""
+
+    host = "aks"
+
+    def do_GET(self) -> None:
+        """Answer the discoveries; clients replace the host of the endpoints by the proxy's."""
+        self.host = KNOWN[0]
+        super().do_GET()
+
+
+@pytest.fixture
+def token_proxy(
+    azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Authority]:
+    """Be a pod with an AKS identity binding: a token proxy, and what Kubernetes sets of it."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "aks.pem"))
+    (tmp_path / "federated-token").write_text("the pod's own", encoding="utf-8")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("token-proxy.aks").configure_cert(tls)
+    authority = Authority(str(tmp_path / "aks.pem"), lambda _form: azure.token())
+    for name in ("AZURE_TOKEN_CREDENTIALS", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
+        monkeypatch.delenv(name)
+    with _Server(authority, tls, _TokenProxyHandler) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="token-proxy")
+        thread.start()
+        for name, value in {
+            "AZURE_KUBERNETES_TOKEN_PROXY": f"https://127.0.0.1:{server.server_address[1]}",
+            "AZURE_KUBERNETES_CA_FILE": authority.ca,
+            "AZURE_KUBERNETES_SNI_NAME": "token-proxy.aks",
+            "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "federated-token"),
+            "AZURE_TENANT_ID": "11111111-2222-4333-8444-555555555555",
+            "AZURE_CLIENT_ID": "the-app",
+        }.items():
+            monkeypatch.setenv(name, value)
+        try:
+            yield authority
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Cli:

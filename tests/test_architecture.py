@@ -33,6 +33,7 @@ LAYERS = (
             "_attempt",
             "_deadline",
             "_memfd",
+            "_version",
         },
     ),
     ("base", {"_clouds", "_libpq", "_passfile", "_psql", "abc"}),

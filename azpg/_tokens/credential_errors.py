@@ -110,6 +110,7 @@ def classify(
     response: HttpResponse | None = None,
     *,
     expects_endpoint: bool = False,
+    environment_hint: str = "",
 ) -> TokenFailure:
     """Return the failure of a credential that raised.
 
@@ -118,6 +119,7 @@ def classify(
         error: What it raised.
         response: The last HTTP response to the request, if azpg saw one.
         expects_endpoint: Whether azpg sees every response, and an endpoint should have answered.
+        environment_hint: The hint for a default credential that fails in this environment.
     """
     message = redact(str(error)) or type(error).__name__
     kind = "credential"
@@ -140,7 +142,7 @@ def classify(
     elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"
     elif name == "DefaultAzureCredential":
-        hint = (
+        hint = environment_hint or (
             "run `az login` on your own machine; on Azure give the application a managed identity, "
             'and client_id="…" where it has several'
         )
@@ -189,6 +191,22 @@ def _causes(error: BaseException) -> list[BaseException]:
         found.append(cause)
         cause = cause.__cause__ or cause.__context__
     return found
+
+
+def from_function(name: str, problem: str, resource: str) -> TokenFailure:
+    """Return the failure of a function that returned no credential and no token.
+
+    Args:
+        name: The function.
+        problem: What it returned, and what it must return instead.
+        resource: What the tokens of this cloud are for.
+    """
+    return TokenFailure(
+        f"no token from {name}: {problem}",
+        "credential",
+        f"a function that is passed as credential= returns a credential of azure.identity, or the "
+        f"text of a token for {resource}",
+    )
 
 
 def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.0) -> TokenFailure:

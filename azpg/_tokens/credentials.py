@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from azpg._redact import Secret
+from azpg._version import __version__
 
 from .credential_errors import HttpResponse
 
@@ -26,6 +28,13 @@ LAST_RESPONSE: ContextVar[HttpResponse | None] = ContextVar("azpg last response"
 
 _INTERACTIVE = {"DeviceCodeCredential", "InteractiveBrowserCredential"}
 
+USER_AGENT = f"azpg/{__version__}"
+"""Put before azure-identity's own in the requests of the credentials that azpg makes, so that
+Microsoft's support can tell them."""
+
+TOKEN_PROXY = "AZURE_KUBERNETES_TOKEN_PROXY"
+"""AKS sets it in pods whose identity is bound to the cluster (identity bindings)."""
+
 _IMDS_PATH = "/metadata/identity/oauth2/token"
 
 _ON_AZURE = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE")
@@ -38,9 +47,8 @@ _NO_PROXIES = {"NonCallableMock", "_FunctionWrapperBase"}
 class DefaultCredential:
     """Make the default credential of a cloud. azure-identity is imported only when it is called."""
 
-    name = "DefaultAzureCredential"
-
     def __init__(self, authority: str, client_id: str | None) -> None:
+        self._client_id = client_id
         self.options = _authority_options(authority)
         if client_id is not None:
             self.options |= {
@@ -48,13 +56,46 @@ class DefaultCredential:
                 "workload_identity_client_id": client_id,
             }
 
+    @property
+    def name(self) -> str:
+        """The name of the credential for messages."""
+        return "WorkloadIdentityCredential" if _has_identity_binding() else "DefaultAzureCredential"
+
     def __call__(self) -> object:
         """Make it."""
+        if _has_identity_binding():
+            return self._identity_binding()
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415
 
         return DefaultAzureCredential(
             **self.options, **_discovery_options(self.options), **_http_options()
         )
+
+    def _identity_binding(self) -> object:
+        """Make the credential of a pod with an AKS identity binding.
+
+        DefaultAzureCredential does not support them (azure-identity 1.27).
+        """
+        from azure import identity  # noqa: PLC0415
+
+        if tuple(map(int, re.findall(r"\d+", identity.__version__)[:2])) < (1, 27):
+            raise ImportError(
+                f"{TOKEN_PROXY} is set, and azure-identity {identity.__version__} has no support "
+                f"for AKS identity bindings: pip install 'azure-identity>=1.27'"
+            )
+        authority = {name: each for name, each in self.options.items() if name == "authority"}
+        return identity.WorkloadIdentityCredential(
+            enable_azure_proxy=True,
+            client_id=self._client_id,
+            **authority,
+            **_discovery_options(authority),
+            **_http_options(),
+        )
+
+
+def _has_identity_binding() -> bool:
+    """Return whether AKS says that its proxy requests the tokens, and no one chose a credential."""
+    return bool(os.environ.get(TOKEN_PROXY)) and not os.environ.get("AZURE_TOKEN_CREDENTIALS")
 
 
 class ServicePrincipal:
@@ -108,7 +149,11 @@ def _discovery_options(options: Mapping[str, object]) -> dict[str, Any]:
 
 def _http_options() -> dict[str, Any]:
     """Return the options for the HTTP requests of a credential that azpg makes."""
-    return {"read_timeout": READ_TIMEOUT_SECONDS, "raw_response_hook": _record_response}
+    return {
+        "read_timeout": READ_TIMEOUT_SECONDS,
+        "raw_response_hook": _record_response,
+        "user_agent": USER_AGENT,
+    }
 
 
 def _record_response(response: PipelineResponse[Any, Any]) -> None:
@@ -130,6 +175,34 @@ def retry_after(header: str | None) -> float | None:
     return float(header)
 
 
+def environment_hint() -> str:
+    """Return what to pass as the credential if this environment needs another than the default.
+
+    Sources (checked 2026-11-27), in learn.microsoft.com:
+    azure/machine-learning/how-to-identity-based-service-authentication,
+    azure/databricks/connect/unity-catalog/cloud-services/use-service-credentials and
+    fabric/data-engineering/notebook-utilities.
+    """
+    if os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"):
+        return (
+            "on Azure Machine Learning name the compute's identity, "
+            'client_id=os.environ["DEFAULT_IDENTITY_CLIENT_ID"], or pass '
+            "credential=AzureMLOnBehalfOfCredential() (of azure-ai-ml) for the user's"
+        )
+    if os.environ.get("DATABRICKS_RUNTIME_VERSION"):
+        return (
+            "on Databricks pass a service credential: "
+            "credential=dbutils.credentials.getServiceCredentialsProvider('<name>')"
+        )
+    if not sys.modules.keys().isdisjoint(("notebookutils", "mssparkutils")):
+        return (
+            "in a notebook of Fabric or Synapse pass a function: "
+            "credential=lambda: notebookutils.credentials.getToken('<resource>'), with the "
+            "resource https://ossrdbms-aad.database.windows.net"
+        )
+    return ""
+
+
 def is_credential(value: object) -> bool:
     """Return whether it is a credential, not a function or class that makes one."""
     return not isinstance(value, type) and (
@@ -145,13 +218,23 @@ def is_async(credential: object) -> bool:
     return inspect.iscoroutinefunction(get) and type(flags) is int
 
 
+def is_async_function(function: object) -> bool:
+    """Return whether what a function returns must be awaited."""
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004  # asks what kind it is
+
+
 def credential_error(credential: object, *, async_api: bool) -> str | None:
     """Return why an API cannot use a credential, and what to type; None if it can."""
     if not callable(credential) and not is_credential(credential):
         return (
             f"credential is {type(credential).__name__}, which has neither get_token nor "
-            f"get_token_info: pass a credential of azure.identity, or a function that makes one"
+            f"get_token_info: pass a credential of azure.identity, or a function that makes one or "
+            f"that returns a token's text"
         )
+    if not async_api and not is_credential(credential) and is_async_function(credential):
+        return "credential is an async function: use connect_async(), or a plain function"
     if not async_api and is_async(credential):
         return (
             f"{describe(credential)} is an async credential: use connect_async(), or the "

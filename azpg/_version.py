@@ -1,0 +1,3 @@
+"""The version of azpg. Pure."""
+
+__version__ = "0.1.0"
