@@ -122,7 +122,7 @@ class TokenWait:
     def _timed_out(self) -> CredentialError:
         waited = self._end() - self._begun
         source = ""
-        if self._deadline is not None and waited < self._timeout:
+        if self._deadline is not None and self._end() < self._begun + self._timeout:
             source = self._deadline.source
         name, age = self._source.name, self._entry.request_age()
         return credential_errors.timeout(name, max(0.0, waited), source, age).error()
