@@ -27,13 +27,19 @@ class Unset:
 
 UNSET: Final = Unset()
 
-SyncCredential: TypeAlias = "TokenProvider | Callable[[], TokenProvider]"
-"""A credential of azure-identity, or a function that makes one."""
+SyncCredential: TypeAlias = "TokenProvider | Callable[[], TokenProvider | str]"
+"""A credential of azure-identity, or a function that makes one or that returns the text of a token.
+
+A function that returns text is called for each new token.
+"""
 
 Credential: TypeAlias = (
-    "TokenProvider | AsyncTokenProvider | Callable[[], TokenProvider | AsyncTokenProvider]"
+    "TokenProvider | AsyncTokenProvider | "
+    "Callable[[], TokenProvider | AsyncTokenProvider | str | "
+    "Awaitable[TokenProvider | AsyncTokenProvider | str]]"
 )
-"""A credential of azure-identity or azure.identity.aio, or a function that makes one."""
+"""The same, for the async API: a credential of azure.identity.aio too, and the function may be
+async."""
 
 Password: TypeAlias = str | Callable[[], str]
 """A password, or a function that returns it and is called once per new connection."""

@@ -108,6 +108,7 @@ class CacheEntry:
         """when a token was last rejected, on the monotonic clock"""
         self.interactive = False
         """the credential may ask a person, so it is never asked in the background"""
+        self.holder = CredentialHolder()
         self.reset()
 
     def reset(self) -> None:
@@ -120,7 +121,7 @@ class CacheEntry:
         self.private_requests: set[TokenRequest] = set()
         """those in progress that serve one caller each"""
         self.kept: KeptFailure | None = None
-        self.holder = CredentialHolder()
+        self.holder = CredentialHolder(returns_text=self.holder.returns_text)
         self.threads: list[threading.Thread] = []
         """those of requests, some of which have ended"""
 

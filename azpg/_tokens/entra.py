@@ -12,7 +12,6 @@ from azpg.errors import ConfigError
 
 from .acquire import TokenSource
 from .cache import TOKEN_CACHE, TokenStats
-from .credentials import describe_chain
 from .wait import TokenWait
 
 if TYPE_CHECKING:
@@ -30,9 +29,11 @@ class EntraPassword:
     blocking the event loop. A sync credential is called in a thread, and needs no aiohttp.
 
     Args:
-        credential: Any azure-identity credential, sync or async, or a function that makes one.
-            Default: the default credential of the cloud's authority, made once per process. Pass
-            one object per user, and no proxy, because tokens are cached by the object.
+        credential: Any azure-identity credential, sync or async, or a function that makes one or
+            that returns the text of a token. Such a function is called for each new token; what a
+            function returns first decides which of the two it is. Default: the default credential
+            of the cloud's authority, made once per process. Pass one object per user, and no proxy,
+            because tokens are cached by the object.
         cloud: An `azpg.Cloud` or its name. Default: the public cloud.
         client_id: Client id of the user-assigned or workload identity that the default credential
             uses. Default: the one that azure-identity chooses.
@@ -122,7 +123,7 @@ class EntraPassword:
 
     def credential_name(self) -> str:
         """Return the name of the credential and, for a chain, of the member that succeeded."""
-        return describe_chain(self._source.credential(self._entry.holder))
+        return self._source.credential_name(self._entry.holder)
 
     def token(self, deadline: Deadline | None = None) -> Token:
         """Return a valid token with what its claims say.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -378,3 +380,25 @@ def test_what_remains_of_the_delay() -> None:
     state = failed(None, 0)
     assert state.remaining(at(0.25)) == 0.75
     assert state.remaining(ClockReading(0.25, 1_800_000_000.0 + 100)) < 0
+
+
+@pytest.mark.parametrize(
+    ("where", "hint"),
+    [
+        ("DEFAULT_IDENTITY_CLIENT_ID", 'client_id=os.environ["DEFAULT_IDENTITY_CLIENT_ID"]'),
+        ("DATABRICKS_RUNTIME_VERSION", "getServiceCredentialsProvider"),
+        ("notebookutils", "credential=lambda: notebookutils.credentials.getToken"),
+        ("mssparkutils", "credential=lambda: notebookutils.credentials.getToken"),
+    ],
+)
+def test_the_hint_is_for_the_environment(
+    api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch, where: str, hint: str
+) -> None:
+    """If the default credential fails there, the hint names the credential of that service."""
+    if where.isupper():
+        monkeypatch.setenv(where, "x")
+    else:
+        monkeypatch.setitem(sys.modules, where, types.ModuleType(where))
+    with azure.fault(identity=400), pytest.raises(azpg.CredentialError) as caught:
+        api.open(retry_timeout=0)
+    assert hint in caught.value.hint

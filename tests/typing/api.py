@@ -29,6 +29,11 @@ async def an_async_callback() -> str:
     return ""
 
 
+async def an_async_factory() -> AsyncDefaultAzureCredential:
+    """Make a credential."""
+    return AsyncDefaultAzureCredential()
+
+
 def connections() -> None:
     """Row factories decide the types of rows; options have types of their own."""
     conn = azpg.connect(server="myserver", dbname="mydb", connect_timeout=5)
@@ -39,6 +44,8 @@ def connections() -> None:
     assert_type(azpg.connect(row_factory=scalar_row), azpg.Connection[Any])
     azpg.connect(credential=DefaultAzureCredential(), client_id=None, cloud="usgov")
     azpg.connect(credential=ManagedIdentityCredential, cloud=azpg.AZURE_CHINA)
+    azpg.connect(credential=a_callback)
+    azpg.connect(credential=lambda: a_callback())  # noqa: PLW0108  # as in notebooks
     azpg.connect(password=a_callback, prepare_threshold=None, autocommit=True)
     azpg.connect(password=azpg.EntraPassword(), retry_timeout=180, pgbouncer=True)
     assert_type(azpg.conninfo(server="myserver"), str)
@@ -53,6 +60,10 @@ async def async_connections() -> None:
         azpg.AsyncConnection[Dict],
     )
     await azpg.connect_async(password=an_async_callback)
+    await azpg.connect_async(credential=an_async_callback)
+    await azpg.connect_async(credential=an_async_factory)
+    await azpg.connect_async(credential=lambda: an_async_callback())  # noqa: PLW0108
+    azpg.create_pool_async(credential=a_callback)
     await azpg.connect_async(password=a_callback)
 
 
@@ -79,6 +90,8 @@ async def async_pools() -> None:
 async def tokens() -> None:
     """EntraPassword is a password callback, sync and async."""
     password = azpg.EntraPassword(DefaultAzureCredential(), cloud=azpg.AZURE_PUBLIC, timeout=10)
+    azpg.EntraPassword(a_callback)
+    azpg.EntraPassword(an_async_callback)
     assert_type(password(), str)
     assert_type(await password.call_async(), str)
     assert_type(password.user(), str)
@@ -90,6 +103,8 @@ def mistakes() -> None:
     azpg.connect(pgbouncer="yes")  # type: ignore[arg-type]
     azpg.connect(credential=AsyncDefaultAzureCredential())  # type: ignore[arg-type]
     azpg.connect(password=an_async_callback)  # type: ignore[arg-type]
+    azpg.connect(credential=an_async_callback)  # type: ignore[arg-type]
+    azpg.connect(credential=lambda: b"bytes")  # type: ignore[arg-type, return-value]
     azpg.create_pool(min_size="2")  # type: ignore[call-overload]
     azpg.create_pool(pool_class=dict)  # type: ignore[type-var]
 
