@@ -58,7 +58,7 @@ def test_azpgs_own_options_are_all_there() -> None:
 
 def test_a_pools_options_are_all_there() -> None:
     """The page has create_pool's further options with their defaults, also of the async one."""
-    connects = {*inspect.signature(azpg.connect).parameters}
+    connects = {*inspect.signature(azpg.connect).parameters, "keywords"} - {"kwargs"}
     assert table("Pools") == defaults(azpg.create_pool, connects)
     assert table("Pools") == defaults(azpg.create_pool_async, connects)
 
@@ -67,7 +67,7 @@ def test_a_pools_options_have_the_defaults_of_psycopg_pool() -> None:
     """A pool keeps psycopg_pool's defaults, but for two."""
     theirs = inspect.signature(psycopg_pool.ConnectionPool).parameters
     ours = inspect.signature(azpg.create_pool).parameters
-    shared = theirs.keys() & ours.keys() - {"conninfo", "kwargs"}
+    shared = theirs.keys() & ours.keys() - {"conninfo", "connection_class"}
     changed = {name for name in shared if ours[name].default != theirs[name].default}
     assert len(shared) > 10
     # None is psycopg_pool's 4, or 0 in a pool that keeps none; its open=None is an old False

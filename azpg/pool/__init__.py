@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin, overload
 
 import psycopg
 import psycopg_pool
@@ -16,7 +16,7 @@ from azpg.abc import UNSET
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 
-from ._arguments import resolve_arguments
+from ._arguments import check_connection_class, merge_kwargs
 from ._errors import (
     PoolConnectError,
     PoolConnectTimeoutError,
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     from psycopg_pool.abc import (
         AsyncConnectFailedCB,
         AsyncConnectionCB,
+        AsyncConninfoParam,
+        AsyncKwargsParam,
         ConnectFailedCB,
         ConnectionCB,
+        ConninfoParam,
+        KwargsParam,
     )
 
     from azpg._clouds import Cloud
@@ -57,6 +61,8 @@ __all__ = [
 
 P = TypeVar("P", bound=ConnectionPool[Any])
 AP = TypeVar("AP", bound=AsyncConnectionPool[Any])
+C = TypeVar("C", bound=Connection[Any])
+AC = TypeVar("AC", bound=AsyncConnection[Any])
 
 # Type checkers: a pool is one of psycopg's connections, because the parameter of psycopg_pool's
 # classes is invariant, and code that takes a pool names psycopg's class.
@@ -64,7 +70,7 @@ AP = TypeVar("AP", bound=AsyncConnectionPool[Any])
 
 @overload
 def create_pool(
-    conninfo: str = "",
+    conninfo: ConninfoParam = "",
     *,
     server: str | None = None,
     credential: SyncCredential | None = None,
@@ -77,6 +83,8 @@ def create_pool(
     context: AdaptContext | None = None,
     row_factory: RowFactory[Row] | None = None,
     cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+    kwargs: KwargsParam | None = None,
+    connection_class: None = None,
     pool_class: None = None,
     min_size: int | None = None,
     max_size: int | None = None,
@@ -93,16 +101,22 @@ def create_pool(
     reconnect_timeout: float = 300.0,
     reconnect_failed: ConnectFailedCB | None = None,
     num_workers: int = 3,
-    **kwargs: ConnParam,
+    **keywords: ConnParam,
 ) -> ConnectionPool[psycopg.Connection[Row]]: ...
 
 
 @overload
-def create_pool(conninfo: str = "", *, pool_class: type[P], **options: Any) -> P: ...
+def create_pool(conninfo: ConninfoParam = "", *, pool_class: type[P], **options: Any) -> P: ...
+
+
+@overload
+def create_pool(
+    conninfo: ConninfoParam = "", *, connection_class: type[C], **options: Any
+) -> ConnectionPool[C]: ...
 
 
 def create_pool(
-    conninfo: str = "",
+    conninfo: ConninfoParam = "",
     *,
     server: str | None = None,
     credential: SyncCredential | None = None,
@@ -115,6 +129,8 @@ def create_pool(
     context: AdaptContext | None = None,
     row_factory: RowFactory[Row] | None = None,
     cursor_factory: type[psycopg.Cursor[Row]] | None = None,
+    kwargs: KwargsParam | None = None,
+    connection_class: type[Connection[Any]] | None = None,
     pool_class: type[ConnectionPool[Any]] | None = None,
     min_size: int | None = None,
     max_size: int | None = None,
@@ -131,7 +147,7 @@ def create_pool(
     reconnect_timeout: float = 300.0,
     reconnect_failed: ConnectFailedCB | None = None,
     num_workers: int = 3,
-    **kwargs: ConnParam,
+    **keywords: ConnParam,
 ) -> ConnectionPool[Any]:
     """Return a connection pool that acquires a valid token for each new connection.
 
@@ -139,7 +155,8 @@ def create_pool(
     failures are retried with exponential backoff; permanent ones are raised at once.
 
     Args:
-        conninfo: Connection string of libpq, as key/value pairs or as a URI.
+        conninfo: Connection string of libpq, as key/value pairs or as a URI, or a function that
+            returns one before each new connection.
         server: Name of the server, for example "myserver" or its full host name.
         credential: An azure-identity credential, or a function that returns one. Default: one
             `DefaultAzureCredential` per process.
@@ -155,6 +172,10 @@ def create_pool(
         context: psycopg adapters of the connections.
         row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
         cursor_factory: Class of the cursors.
+        kwargs: Further arguments of `azpg.connect`, as psycopg_pool's pools take them: a dict, or a
+            function that returns one before each new connection.
+        connection_class: Class of the connections: your own subclass of `azpg.Connection`. Default:
+            `azpg.Connection`.
         pool_class: Class of the pool: `azpg.NullConnectionPool`, which keeps no connections, or
             your own subclass of an azpg pool class. Default: `azpg.ConnectionPool`.
         min_size: Connections that the pool keeps. Default: 4, or 0 in a null pool.
@@ -179,8 +200,8 @@ def create_pool(
         reconnect_failed: Function called with the pool if it cannot connect for
             `reconnect_timeout` seconds.
         num_workers: Number of threads that make and close connections.
-        **kwargs: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is no
-            `retry_timeout`: use `timeout` and `reconnect_timeout`.
+        **keywords: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is
+            no `retry_timeout`: use `timeout` and `reconnect_timeout`.
 
     Returns:
         The pool, which is also a `psycopg_pool.ConnectionPool`.
@@ -202,13 +223,13 @@ def create_pool(
     try:
         arguments = _pool_arguments(locals(), is_async=False)
         # Error reports show the variables of this frame
-        conninfo, password, kwargs = "", None, {}
+        conninfo, password, kwargs, keywords = "", None, None, {}
         made_class: type[ConnectionPool[Any]] = pool_class or ConnectionPool
-        pool = made_class(connection_class=Connection, open=False, **arguments)
+        pool = made_class(open=False, **arguments)
         if open:
             _open_and_wait(pool, timeout)
     except BaseException as error:
-        conninfo, password, kwargs, arguments, pool = "", None, {}, {}, None
+        conninfo, password, kwargs, keywords, arguments, pool = "", None, None, {}, {}, None
         redact_exception(error, handled)
         raise
     return pool
@@ -216,7 +237,7 @@ def create_pool(
 
 @overload
 def create_pool_async(
-    conninfo: str = "",
+    conninfo: AsyncConninfoParam = "",
     *,
     server: str | None = None,
     credential: Credential | None = None,
@@ -229,6 +250,8 @@ def create_pool_async(
     context: AdaptContext | None = None,
     row_factory: AsyncRowFactory[Row] | None = None,
     cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+    kwargs: AsyncKwargsParam | None = None,
+    connection_class: None = None,
     pool_class: None = None,
     min_size: int | None = None,
     max_size: int | None = None,
@@ -245,16 +268,24 @@ def create_pool_async(
     reconnect_timeout: float = 300.0,
     reconnect_failed: AsyncConnectFailedCB | None = None,
     num_workers: int = 3,
-    **kwargs: ConnParam,
+    **keywords: ConnParam,
 ) -> AsyncConnectionPool[psycopg.AsyncConnection[Row]]: ...
 
 
 @overload
-def create_pool_async(conninfo: str = "", *, pool_class: type[AP], **options: Any) -> AP: ...
+def create_pool_async(
+    conninfo: AsyncConninfoParam = "", *, pool_class: type[AP], **options: Any
+) -> AP: ...
+
+
+@overload
+def create_pool_async(
+    conninfo: AsyncConninfoParam = "", *, connection_class: type[AC], **options: Any
+) -> AsyncConnectionPool[AC]: ...
 
 
 def create_pool_async(
-    conninfo: str = "",
+    conninfo: AsyncConninfoParam = "",
     *,
     server: str | None = None,
     credential: Credential | None = None,
@@ -267,6 +298,8 @@ def create_pool_async(
     context: AdaptContext | None = None,
     row_factory: AsyncRowFactory[Row] | None = None,
     cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+    kwargs: AsyncKwargsParam | None = None,
+    connection_class: type[AsyncConnection[Any]] | None = None,
     pool_class: type[AsyncConnectionPool[Any]] | None = None,
     min_size: int | None = None,
     max_size: int | None = None,
@@ -283,7 +316,7 @@ def create_pool_async(
     reconnect_timeout: float = 300.0,
     reconnect_failed: AsyncConnectFailedCB | None = None,
     num_workers: int = 3,
-    **kwargs: ConnParam,
+    **keywords: ConnParam,
 ) -> AsyncConnectionPool[Any]:
     """Return an async connection pool that acquires a valid token for each new connection.
 
@@ -292,7 +325,8 @@ def create_pool_async(
     Call it in a coroutine: the pool belongs to the running event loop.
 
     Args:
-        conninfo: Connection string of libpq, as key/value pairs or as a URI.
+        conninfo: Connection string of libpq, as key/value pairs or as a URI, or a function that
+            returns one before each new connection.
         server: Name of the server, for example "myserver" or its full host name.
         credential: An azure-identity credential, or a function that returns one. Default: one
             `DefaultAzureCredential` per process. It may be async.
@@ -308,6 +342,10 @@ def create_pool_async(
         context: psycopg adapters of the connections.
         row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
         cursor_factory: Class of the cursors.
+        kwargs: Further arguments of `azpg.connect_async`, as psycopg_pool's pools take them: a
+            dict, or a function, sync or async, that returns one before each new connection.
+        connection_class: Class of the connections: your own subclass of `azpg.AsyncConnection`.
+            Default: `azpg.AsyncConnection`.
         pool_class: Class of the pool: `azpg.AsyncNullConnectionPool`, which keeps no
             connections, or your own subclass of an azpg pool class. Default:
             `azpg.AsyncConnectionPool`.
@@ -333,8 +371,8 @@ def create_pool_async(
         reconnect_failed: Async function called with the pool if it cannot connect for
             `reconnect_timeout` seconds.
         num_workers: Number of tasks that make and close connections.
-        **kwargs: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is no
-            `retry_timeout`: use `timeout` and `reconnect_timeout`.
+        **keywords: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is
+            no `retry_timeout`: use `timeout` and `reconnect_timeout`.
 
     Returns:
         The pool, which is also a `psycopg_pool.AsyncConnectionPool`. It is not open yet.
@@ -355,13 +393,12 @@ def create_pool_async(
     try:
         arguments = _pool_arguments(locals(), is_async=True)
         # Error reports show the variables of this frame
-        conninfo, password, kwargs = "", None, {}
-        pool = (pool_class or AsyncConnectionPool)(
-            connection_class=AsyncConnection, open=False, **arguments
-        )
+        conninfo, password, kwargs, keywords = "", None, None, {}
+        made_class: type[AsyncConnectionPool[Any]] = pool_class or AsyncConnectionPool
+        pool = made_class(open=False, **arguments)
         pool._awaits_connections = open  # noqa: SLF001  # azpg's own class
     except BaseException as error:
-        conninfo, password, kwargs, arguments = "", None, {}, {}
+        conninfo, password, kwargs, keywords, arguments = "", None, None, {}, {}
         redact_exception(error, handled)
         raise
     return pool
@@ -374,19 +411,25 @@ def _pool_arguments(arguments: dict[str, Any], *, is_async: bool) -> dict[str, A
     """Return the pool class's arguments for those of create_pool(), or raise `ConfigError`."""
     required = AsyncConnectionPool if is_async else ConnectionPool
     _check_pool_class(arguments["pool_class"] or required, required)
-    keywords: dict[str, object] = arguments["kwargs"]
-    if "retry_timeout" in keywords:
-        raise ConfigError(
-            "retry_timeout is for connect(): a pool tries again by itself, for reconnect_timeout "
-            "seconds"
-        )
-    connect = {k: v for k, v in arguments.items() if k in {*OPTION_NAMES, *PSYCOPG_OPTIONS}}
-    connect |= keywords
-    resolve_arguments(arguments["conninfo"], connect, is_async=is_async)
+    connection_class = arguments["connection_class"]
+    if connection_class is None:
+        connection_class = AsyncConnection if is_async else Connection
+    check_connection_class(connection_class, is_async=is_async)
+    # The defaults are the same in create_pool_async()
+    defaults = cast("dict[str, Any]", create_pool.__kwdefaults__)
+    options = {k: v for k, v in arguments.items() if k in {*OPTION_NAMES, *PSYCOPG_OPTIONS}}
+    given = {k: v for k, v in options.items() if v is not defaults[k]}
+    conninfo, kwargs = merge_kwargs(
+        arguments["conninfo"],
+        given | arguments["keywords"],
+        arguments["kwargs"],
+        connection_class,
+        is_async=is_async,
+    )
     pool = {k: v for k, v in arguments.items() if k in _POOL_PARAMETERS - {"open"}}
-    kwargs = {k: v for k, v in connect.items() if v is not UNSET}
+    pool |= {"conninfo": conninfo, "kwargs": kwargs, "connection_class": connection_class}
     # If the pool class raises, the traceback shows create_pool()'s frame
-    return hide_secrets(pool | {"kwargs": kwargs}, known=_POOL_PARAMETERS - {"conninfo"})
+    return hide_secrets(pool, known=_POOL_PARAMETERS - {"conninfo"})
 
 
 def _check_pool_class(pool_class: object, required: type) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
 import psycopg
 
 from azpg._connect import ConnectRequest
-from azpg._conninfo.options import PSYCOPG_OPTIONS, ConnectOptions, hide_secrets
+from azpg._conninfo.options import (
+    PSYCOPG_OPTIONS,
+    ConnectOptions,
+    hide_secret,
+    hide_secrets,
+)
 from azpg._conninfo.sources import parse
 from azpg._libpq import libpq_info
 from azpg._redact import Secret
@@ -30,6 +36,102 @@ def resolve_arguments(
     given = {name: value for name, value in options.items() if name not in PSYCOPG_OPTIONS}
     given["conninfo"] = conninfo
     return ConnectRequest(ConnectOptions.from_mapping(given), is_async=is_async)
+
+
+def _has_own_connect(connection_class: Any) -> bool:
+    """Return whether a connection class overrides `connect`, which may then have more arguments."""
+    cls = get_origin(connection_class) or connection_class
+    return next(each for each in cls.__mro__ if "connect" in vars(each)) not in (
+        Connection,
+        AsyncConnection,
+    )
+
+
+def merge_kwargs(
+    conninfo: object,
+    keywords: Mapping[str, Any],
+    kwargs: object,
+    connection_class: type,
+    *,
+    is_async: bool,
+) -> tuple[Any, Any]:
+    """Return the `conninfo` and `kwargs` of the pool class, or raise `ConfigError`.
+
+    They are validated here if they are values; the connection class validates each answer of a
+    function, and its own arguments.
+
+    Args:
+        conninfo: create_pool()'s `conninfo`.
+        keywords: The arguments of the connections that were given as keywords.
+        kwargs: create_pool()'s `kwargs`, as psycopg_pool has it, or None.
+        connection_class: The class of the connections.
+        is_async: Whether the pool is async, so that a function in `kwargs` may be.
+    """
+    if callable(kwargs):
+        _, problems = _merge(keywords, {})
+        if problems:
+            raise ConfigError(problems)
+        return conninfo, _merging_function(SecretKwargs(dict(keywords)), kwargs, is_async=is_async)
+    merged, problems = _merge(keywords, {} if kwargs is None else kwargs)
+    if conninfo and "conninfo" in merged:
+        problems.append(_GIVEN_TWICE.format("conninfo"))
+    conninfo = merged.pop("conninfo", conninfo)
+    if not callable(conninfo) and not _has_own_connect(connection_class):
+        try:
+            resolve_arguments(cast("str", conninfo), merged, is_async=is_async)
+        except ConfigError as error:
+            problems += error.problems
+            if len(problems) == len(error.problems):
+                raise
+    if problems:
+        raise ConfigError(problems)
+    return conninfo, merged
+
+
+_GIVEN_TWICE = "{} is given twice, as a keyword and in kwargs: leave out one"
+
+
+def _merge(keywords: Mapping[str, Any], kwargs: object) -> tuple[dict[str, Any], list[str]]:
+    """Return the keywords with the entries of `kwargs`, and the problems with them."""
+    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
+        given = "str" if isinstance(kwargs, str) else type(kwargs).__name__
+        problem = f"kwargs is {given}: pass a dict of connect()'s arguments"
+        return dict(keywords), [f"{problem}, or a function that returns one"]
+    merged = {**keywords, **kwargs}
+    problems = [_GIVEN_TWICE.format(name) for name in keywords if name in kwargs]
+    if "retry_timeout" in merged:
+        problems.append(
+            "retry_timeout is for connect(): a pool tries again by itself, for reconnect_timeout "
+            "seconds"
+        )
+    return merged, problems
+
+
+def _merging_function(
+    keywords: SecretKwargs, function: Callable[[], Any], *, is_async: bool
+) -> Callable[[], Any]:
+    """Return a function that returns the keywords with what another function returns."""
+
+    def merge(returned: object) -> dict[str, Any]:
+        merged, problems = _merge(keywords, returned)
+        if "conninfo" in merged:
+            problems.append("conninfo is in what kwargs returned: pass it to create_pool() itself")
+        if problems:
+            raise ConfigError(problems)
+        return merged
+
+    # Error reports show the variables of these frames
+
+    def call() -> dict[str, Any]:
+        return merge(hide_secret("kwargs", function()))
+
+    async def call_async() -> dict[str, Any]:
+        returned = hide_secret("kwargs", function())
+        if inspect.isawaitable(returned):
+            returned = hide_secret("kwargs", await returned)
+        return merge(returned)
+
+    return call_async if is_async else call
 
 
 class SecretKwargs(dict[str, Any]):

@@ -68,6 +68,8 @@ def pools_of_subclasses() -> None:
     with pool.connection() as conn:
         assert_type(conn, Tenant)
     assert_type(azpg.create_pool(server="myserver", pool_class=Pool), Pool)
+    tenants = azpg.create_pool(server="myserver", connection_class=Tenant, min_size=1)
+    assert_type(tenants, azpg.ConnectionPool[Tenant])
     null = azpg.create_pool(pool_class=azpg.NullConnectionPool[psycopg.Connection[Dict]])
     assert_type(null, azpg.NullConnectionPool[psycopg.Connection[Dict]])
 
@@ -153,6 +155,8 @@ def pools_as_psycopg() -> None:
     azpg.create_pool(configure=configure, check=configure, reset=configure)
     azpg.create_pool(configure=configure_psycopg, check=azpg.ConnectionPool.check_connection)
     azpg.create_pool(reconnect_failed=reconnect_failed)
+    saver(azpg.create_pool(kwargs={"server": "myserver"}, row_factory=dict_row))
+    azpg.create_pool(lambda: "dbname=mydb", kwargs=lambda: {"server": "myserver"})
 
 
 async def async_pools_as_psycopg() -> None:
