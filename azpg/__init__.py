@@ -72,6 +72,12 @@ def __getattr__(name: str) -> object:
         from . import pool  # noqa: PLC0415  # loaded by the first use of one of its names
 
         return getattr(pool, name)
+    if name in ("apilevel", "paramstyle", "threadsafety"):
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}, because it is no DB-API module: for "
+            'SQLAlchemy leave out module= and write create_engine("postgresql+azpg://…"), or '
+            "creator=azpg.connect"
+        )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -33,11 +33,8 @@ SyncCredential: TypeAlias = "TokenProvider | Callable[[], TokenProvider | str]"
 A function that returns text is called for each new token.
 """
 
-Credential: TypeAlias = (
-    "TokenProvider | AsyncTokenProvider | "
-    "Callable[[], TokenProvider | AsyncTokenProvider | str | "
-    "Awaitable[TokenProvider | AsyncTokenProvider | str]]"
-)
+_Provider: TypeAlias = "TokenProvider | AsyncTokenProvider"
+Credential: TypeAlias = "_Provider | Callable[[], _Provider | str | Awaitable[_Provider | str]]"
 """The same, for the async API: a credential of azure.identity.aio too, and the function may be
 async."""
 

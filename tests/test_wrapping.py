@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import fix_pools
 import psycopg
+import psycopg_pool
 import pytest
 from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
@@ -145,6 +147,60 @@ def test_an_entra_password_is_injected(api: Api, azure: Emulator, credentials: C
         with api.connect(server="myserver", user="myapp", password=token) as conn:
             assert conn.info.user == "myapp"
     assert credential.calls == 1
+
+
+# Libraries that build a psycopg_pool of their own
+
+
+@pytest.mark.parametrize("null", [False, True], ids=["pool", "null pool"])
+def test_a_psycopg_pool_of_azpgs_connections(api: Api, azure: Emulator, null: bool) -> None:
+    """A library that takes the connection class and kwargs connects with azpg."""
+    own: Any = azpg.Connection if api.kind == "sync" else azpg.AsyncConnection
+    pool = psycopg_pool_of(api, null=null, connection_class=own, kwargs={"server": "myserver"})
+    try:
+        assert api.row_of_pool(pool, "select current_user") == ("myapp",)
+        conn = api.run(pool.getconn())
+        assert type(conn) is own
+        assert conn.info.get_parameters()["sslmode"] == "verify-full"
+        api.run(pool.putconn(conn))
+    finally:
+        api.run(pool.close())
+
+
+def test_a_psycopg_pool_of_psycopgs_connections(
+    api: Api, azure: Emulator, credentials: Credentials
+) -> None:
+    """A library that takes only a connection string and kwargs: azpg's, and a fresh token."""
+    credential = credentials.of(azure)
+    entra = azpg.EntraPassword(credential)
+
+    async def kwargs_async() -> dict[str, str]:
+        return {"password": await entra.call_async()}
+
+    kwargs: Any = kwargs_async if api.kind == "async" else lambda: {"password": entra()}
+    conninfo = azpg.conninfo(server="myserver", dbname="postgres", user="myapp")
+    pool = psycopg_pool_of(api, conninfo, kwargs=kwargs)
+    try:
+        assert api.row_of_pool(pool, "select current_user") == ("myapp",)
+        conn = api.run(pool.getconn())
+        assert type(conn) in WRAPPED
+        assert conn.info.get_parameters()["sslmode"] == "verify-full"
+        api.run(pool.putconn(conn))
+    finally:
+        api.run(pool.close())
+    assert credential.calls == 1
+    assert "password" not in conninfo
+
+
+def psycopg_pool_of(api: Api, *args: Any, null: bool = False, **options: Any) -> Any:
+    """Return an open psycopg_pool pool, as a library builds it."""
+    names = ["NullConnectionPool", "AsyncNullConnectionPool"] if null else []
+    names = names or ["ConnectionPool", "AsyncConnectionPool"]
+    made: Any = getattr(psycopg_pool, names[api.kind == "async"])
+    sizes = {"max_size": 2} if null else {"min_size": 1, "max_size": 2}
+    pool = fix_pools.make(api, *args, pool_class=made, **sizes, **options)
+    api.run(pool.open(wait=True))
+    return pool
 
 
 # OpenTelemetry

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import sqlalchemy
 from sqlalchemy import event, exc, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -396,6 +397,21 @@ def test_a_connection_made_without_azpg_is_rejected(
     with pytest.raises(exc.ProgrammingError, match=r"creator=") as caught:
         engines.scalar(engine, "select 1")
     assert isinstance(caught.value.orig, azpg.ConfigError)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql+azpg", "postgresql+psycopg", "postgresql"])
+def test_azpg_as_the_module_says_what_to_write(dialect: str) -> None:
+    """As azpg is no DB-API module, create_engine(module=azpg) names the URL and creator=."""
+    with pytest.raises(AttributeError, match=r"postgresql\+azpg://.*creator=azpg\.connect"):
+        sqlalchemy.create_engine(f"{dialect}://myserver/mydb", module=azpg)
+
+
+def test_a_creator_may_be_azpgs_connect(azure: Emulator) -> None:
+    """creator=azpg.connect works with psycopg's dialect, with the environment's server."""
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=azpg.connect)
+    with engine.connect() as conn:
+        assert conn.exec_driver_sql("select current_user").scalar_one() == "myapp"
+    engine.dispose()
 
 
 def test_a_creator_may_call_azpg(engines: Engines, azure: Emulator) -> None:

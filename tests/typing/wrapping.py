@@ -9,6 +9,7 @@ import psycopg
 import psycopg_pool
 from azure.identity import DefaultAzureCredential
 from psycopg.rows import DictRow, TupleRow, dict_row, namedtuple_row
+from psycopg.rows import Row as PsycopgRow
 
 import azpg
 
@@ -35,6 +36,10 @@ class AsyncTenant(azpg.AsyncConnection[TupleRow]):
         await self.execute("select set_config('app.tenant', %s, false)", [tenant])
 
 
+class Generic(azpg.Connection[PsycopgRow]):
+    """A framework's own connection with any rows."""
+
+
 class Pool(azpg.ConnectionPool[azpg.Connection[TupleRow]]):
     """A framework's own pool."""
 
@@ -51,6 +56,15 @@ def subclasses() -> None:
     assert_type(conn.execute("select 1").fetchone(), Tuple | None)
     with Tenant.connect(server="myserver") as entered:
         assert_type(entered, Tenant)
+
+
+def rows_of_subclasses() -> None:
+    """Name the rows of a subclass, and its cursors have them."""
+    conn = Generic[DictRow].connect(server="myserver", row_factory=dict_row)
+    assert_type(conn, Generic[DictRow])
+    assert_type(conn.execute("select 1").fetchone(), Dict | None)
+    pool = azpg.create_pool(connection_class=Generic[DictRow], row_factory=dict_row)
+    assert_type(pool, azpg.ConnectionPool[Generic[DictRow]])
 
 
 async def async_subclasses() -> None:
