@@ -7,49 +7,57 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fix_docs import blocks
+from fix_servers import POSTGRES
+
+from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fix_command import Command
 
 BLOCKS = [pytest.param(sql, id=name) for name, sql in blocks("sql")]
 
-# What only Azure's servers have. Source: MicrosoftDocs/azure-databases-docs,
-# articles/postgresql/security/security-manage-entra-users.md
-AZURES = """
-create or replace function pgaadauth_create_principal(name text, admin boolean, mfa boolean)
-returns text language plpgsql as $$ begin
-    if not exists (select from pg_roles where rolname = name) then
-        execute format('create role %I login', name);
-    end if;
-    return format('Created role for %s', quote_ident(name));
-end $$;
-create or replace function pgaadauth_create_principal_with_oid(
-    name text, object_id text, kind text, admin boolean, mfa boolean)
-returns text language plpgsql as $$ begin
-    perform object_id::uuid;
-    if kind not in ('user', 'group', 'service') then raise '% is no kind', kind; end if;
-    return pgaadauth_create_principal(name, admin, mfa);
-end $$;
-"""
+CREATE_DATABASE = re.compile(r"^create database (\w+)", re.MULTILINE)
+DATABASES = [name for _, sql in blocks("sql") for name in CREATE_DATABASE.findall(sql)]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Emulator]:
+    """Run a server of Debian's PostgreSQL, in which the tests may drop the role of `myapp`."""
+    with Emulator(postgres=POSTGRES.parent, pgbouncer=False) as emulator:
+        administrator = emulator.add_role("administrator", kind="user-assigned")
+        emulator.sign_in_as(administrator)
+        emulator.add_identity("team", kind="group")
+        emulator.add_role("app", password="of nobody")
+        yield emulator
+
+
+@pytest.fixture
+def azure_administrator(servers: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export what leads to the server, where an Entra administrator signs in."""
+    for name, value in servers.env.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("sql", BLOCKS)
-@pytest.mark.parametrize("server", ["azure15", "azure"])
-def test_documented_sql_runs(
-    command: Command, request: pytest.FixtureRequest, tmp_path: Path, server: str, sql: str
-) -> None:
-    """Each block runs as an administrator, no superuser, on Debian's and on the newest server.
-
-    PostgreSQL 16 restricted what such a role may do with other roles.
-    """
-    request.getfixturevalue(server)
+@pytest.mark.usefixtures("azure_administrator")
+def test_documented_sql_runs(command: Command, tmp_path: Path, sql: str) -> None:
+    """Each block is what the server takes, from an administrator who is no superuser."""
     script = tmp_path / "page.sql"
-    # Another test on the same server may have created it
-    names = re.findall(r"^create database (\w+)", sql, re.IGNORECASE | re.MULTILINE)
-    dropped = "".join(f"drop database if exists {name} with (force);\n" for name in names)
-    script.write_text(AZURES + dropped + sql)
+    # Another block on the same server may have created it
+    created = re.findall(r"pgaadauth_create_principal\w*\(\s*'([^']+)'", sql)
+    before = [
+        *(f"drop database if exists {name} with (force);" for name in DATABASES),
+        *(f'drop role if exists "{name}";' for name in created),
+    ]
+    if not created and '"myapp"' in sql:
+        before.append(
+            'do $$ begin create role "myapp" login; '
+            "exception when duplicate_object then null; end $$;"
+        )
+    script.write_text("\n".join([*before, sql]))
     options = ("-X", "-v", "ON_ERROR_STOP=1", "-f", str(script))
     ran = command("psql", "--server", "myserver", "--dbname", "postgres", *options)
     assert ran.status == 0, ran.err

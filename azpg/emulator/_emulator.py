@@ -346,6 +346,49 @@ class Emulator:
         )
         return Principal.from_json(response)
 
+    def add_identity(
+        self,
+        name: str,
+        *,
+        kind: PrincipalKind = "user",
+        object_id: str | None = None,
+        members: Sequence[Principal] = (),
+        resource_type: str | None = None,
+        token_size: int = DEFAULT_TOKEN_SIZE_CHARACTERS,
+    ) -> Principal:
+        """Create an identity in Microsoft Entra that has no PostgreSQL role yet.
+
+        An Entra administrator creates its role with SQL, in the database `postgres`::
+
+            app = emulator.add_identity("app", kind="user-assigned")
+            administrator.execute("select pgaadauth_create_principal('app', false, false)")
+            psycopg.connect(user="app", password=emulator.token(app))
+
+        Args:
+            name: The name of the identity, which is that of its role.
+            kind: Its kind, as for `add_role`, except "native".
+            object_id: Its object ID (default: a random one).
+            members: The members of a "group".
+            resource_type: The Azure resource type of a "system-assigned" identity (default: a web
+                app).
+            token_size: The minimum length of its tokens, in characters.
+
+        Raises:
+            EmulatorError: If the arguments are invalid.
+        """
+        if kind == "native":
+            raise EmulatorError("A native role has no identity: use add_role with a password=.")
+        response = self._request(
+            "add_identity",
+            name=name,
+            kind=kind,
+            object_id=object_id,
+            members=[dataclasses.asdict(member) for member in members],
+            resource_type=resource_type,
+            token_size=token_size,
+        )
+        return Principal.from_json(response)
+
     def sign_in_as(self, principal: Principal) -> None:
         """Make the identity endpoint return this principal's tokens if a request names none.
 

@@ -13,7 +13,8 @@ from ._counters import Counters
 from ._entra.identity_endpoint import IdentityEndpoint
 from ._entra.principals import Principal, PrincipalKind, create_principal
 from ._entra.tenant import Tenant
-from ._errors import EmulatorError
+from ._entra_role import EntraRole
+from ._errors import EmulatorError, ServerError
 from ._faults import Faults, ListenerName, merge_faults
 from ._os_user import OSUser
 from ._postgres.cluster import SUPERUSER
@@ -23,7 +24,7 @@ from ._postgres.pgbouncer import CONSOLE_DATABASE, CONSOLE_USER, find_pgbouncer
 from ._proxy import loopback
 from ._proxy.certificates import ServerCertificates
 from ._proxy.listener import Listener
-from ._proxy.proxy_session import SessionContext
+from ._proxy.proxy_session import PasswordCheck, SessionContext
 
 _LISTENER_PORTS: dict[ListenerName, int] = {"postgres": 5432, "pgbouncer": 6432, "reader": 5432}
 _DEFAULT_ROLE = "myapp"
@@ -52,6 +53,8 @@ class EmulatorServer:
         self._certificate_folder = certificate_folder
         self._os_user = os_user
         self._counters = Counters()
+        self._roles: list[EntraRole] = []
+        self._roles_lock = asyncio.Lock()
         self._requested_faults: list[Faults] = []
         self._listeners: dict[ListenerName, Listener] = {}
         # These parts are None until `start` has created them.
@@ -99,12 +102,13 @@ class EmulatorServer:
         self._tenant_or_none = tenant
 
         principal = create_principal(_DEFAULT_ROLE, "user-assigned")
-        tenant.add_principal(principal)
+        await servers.start(tenant.tenant_id)
+        await self._add_principal(principal)
         tenant.sign_in_as(principal)
-        await servers.start([principal.name])
+        await self._create_entra_role(principal)
 
         self._session_context = SessionContext(
-            tenant.password_check_for,
+            self._password_check_for,
             certificates,
             self._counters,
             reserved_users=frozenset({SUPERUSER, CONSOLE_USER}),
@@ -120,7 +124,13 @@ class EmulatorServer:
             _, pgbouncer_port = self._listeners["pgbouncer"].address
             pgbouncer_version = servers.pgbouncer.version
 
-        identity_endpoint = IdentityEndpoint(hostaddr, tenant, self._counters, imds=imds)
+        identity_endpoint = IdentityEndpoint(
+            hostaddr,
+            tenant,
+            self._counters,
+            imds=imds,
+            update_identities=self._update_roles_if_possible,
+        )
         self._identity_endpoint = identity_endpoint
         await identity_endpoint.open()
         root_certificate = self._certificate_folder / "root.crt"
@@ -161,6 +171,32 @@ class EmulatorServer:
         token_size: int,
     ) -> dict[str, Any]:
         """Create a role in PostgreSQL and, if it has no password, its identity in Entra."""
+        if password is not None:
+            principal = create_principal(name, "native")
+            await self._servers.primary.create_role(name, password=password)
+            return dataclasses.asdict(principal)
+        identity = await self.add_identity(
+            name=name,
+            kind=kind,
+            object_id=object_id,
+            resource_type=resource_type,
+            members=members,
+            token_size=token_size,
+        )
+        await self._create_entra_role(Principal.from_json(identity))
+        return identity
+
+    async def add_identity(
+        self,
+        *,
+        name: str,
+        kind: PrincipalKind,
+        object_id: str | None,
+        resource_type: str | None,
+        members: list[dict[str, Any]],
+        token_size: int,
+    ) -> dict[str, Any]:
+        """Create an identity in Entra, without a role in PostgreSQL."""
         principal = create_principal(
             name,
             kind,
@@ -169,10 +205,7 @@ class EmulatorServer:
             members=tuple(Principal.from_json(member) for member in members),
             token_size=token_size,
         )
-        await self._servers.primary.create_role(name, password)
-        if password is None:
-            self._tenant.add_principal(principal)
-            await self._servers.trust_roles(self._tenant.role_names)
+        await self._add_principal(principal)
         return dataclasses.asdict(principal)
 
     async def sign_in_as(self, *, principal: dict[str, Any]) -> None:
@@ -279,6 +312,37 @@ class EmulatorServer:
         for name in _STARTING_UP_ERRORS:
             if name in self._listeners:
                 await self._listeners[name].set_server_state(Faults())
+
+    async def _add_principal(self, principal: Principal) -> None:
+        self._tenant.add_principal(principal)
+        await self._servers.primary.add_identity(
+            principal.object_id, principal.name, principal.role_type
+        )
+
+    async def _create_entra_role(self, principal: Principal) -> None:
+        """Create the administrator role of an identity."""
+        role = EntraRole(principal.name, principal.object_id, principal.role_type, is_admin=True)
+        await self._servers.primary.create_role(role.name, entra_role=role)
+        await self._update_roles()
+
+    async def _password_check_for(self, role_name: str) -> PasswordCheck | None:
+        """Return the token check of an Entra role, which SQL may have created just now."""
+        await self._update_roles_if_possible()
+        return self._tenant.password_check_for(role_name)
+
+    async def _update_roles_if_possible(self) -> None:
+        """Update the Entra roles; if PostgreSQL does not answer, they stay as they were."""
+        with contextlib.suppress(ServerError, OSError, EOFError):
+            await self._update_roles()
+
+    async def _update_roles(self) -> None:
+        """Let exactly those roles in with tokens that are Entra roles in PostgreSQL now."""
+        async with self._roles_lock:
+            roles = await self._servers.read_entra_roles()
+            if roles != self._roles:
+                self._tenant.set_roles(roles)
+                await self._servers.trust_roles(self._tenant.role_names)
+                self._roles = roles
 
     @contextlib.asynccontextmanager
     async def _refusing_connections(self, name: ListenerName) -> AsyncIterator[None]:

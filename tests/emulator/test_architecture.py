@@ -14,7 +14,14 @@ EMULATOR = ROOT / "azpg" / "emulator"
 LAYERS = (
     {"_errors"},
     {
-        *("_azure_extensions", "_azure_host", "_azure_messages", "_counters", "_faults"),
+        *(
+            "_azure_extensions",
+            "_azure_host",
+            "_azure_messages",
+            "_counters",
+            "_entra_role",
+            "_faults",
+        ),
         *("_os_user", "_protocol"),
     },
     {"_os_processes"},

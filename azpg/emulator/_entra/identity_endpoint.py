@@ -6,6 +6,7 @@ import hmac
 import json
 import secrets
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from azpg.emulator._counters import Counters
 
+from .principals import Principal
 from .tenant import Tenant
 
 _APP_SERVICE_PATH = "/msi/token"
@@ -50,11 +52,21 @@ class IdentityEndpoint:
         tenant: The tenant that issues the tokens.
         counters: Counts requests and issued tokens.
         imds: Whether to answer requests in IMDS's form as well.
+        update_identities: Adds the identities to the tenant that SQL has created.
     """
 
-    def __init__(self, address: str, tenant: Tenant, counters: Counters, *, imds: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        tenant: Tenant,
+        counters: Counters,
+        *,
+        imds: bool,
+        update_identities: Callable[[], Awaitable[None]],
+    ) -> None:
         self.header = secrets.token_hex(16)
         self._imds = imds
+        self._update_identities = update_identities
         self._tenant = tenant
         self._counters = counters
         self._address = (address, 0)
@@ -97,7 +109,7 @@ class IdentityEndpoint:
                 if self._tenant.faults.identity == "hang":
                     await reader.read()
                     return
-                status, body = self._build_response(request)
+                status, body = await self._build_response(request)
                 head = (
                     f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
                     "Content-Type: application/json; charset=utf-8\r\n"
@@ -109,14 +121,14 @@ class IdentityEndpoint:
             finally:
                 writer.close()
 
-    def _build_response(self, request: _Request) -> tuple[int, bytes]:
+    async def _build_response(self, request: _Request) -> tuple[int, bytes]:
         """Return the status and the body of the response."""
         if self._tenant.faults.identity == "garbage":
             return 200, b"<html><body>Welcome</body></html>"
         content: dict[str, Any]
         try:
             status = 200
-            content = self._issue_token(request)
+            content = await self._issue_token(request)
         except _HTTPError as error:
             status = error.status
             if request.path == _IMDS_PATH:
@@ -125,7 +137,7 @@ class IdentityEndpoint:
                 content = {"statusCode": status, "message": error.message}
         return status, json.dumps(content).encode()
 
-    def _issue_token(self, request: _Request) -> dict[str, Any]:
+    async def _issue_token(self, request: _Request) -> dict[str, Any]:
         fault = self._tenant.faults.identity
         if isinstance(fault, int):
             raise _HTTPError(fault, "A fault of the emulator requests this status.")
@@ -133,11 +145,10 @@ class IdentityEndpoint:
         resource = request.query.get("resource")
         if not resource:
             raise _HTTPError(400, "Required parameter 'resource' is missing.")
-        bearer = self._tenant.find_principal(
-            client_id=request.query.get("client_id", ""),
-            object_id=request.query.get("object_id", ""),
-            resource_id=request.query.get("mi_res_id") or request.query.get("msi_res_id", ""),
-        )
+        bearer = self._find_bearer(request)
+        if bearer is None:
+            await self._update_identities()
+            bearer = self._find_bearer(request)
         if bearer is None:
             raise _HTTPError(400, "Identity not found")
         token = self._tenant.issue_token(bearer, resource)
@@ -154,6 +165,13 @@ class IdentityEndpoint:
         if request.path == _IMDS_PATH:
             content |= {"expires_in": str(int(lifetime)), "not_before": str(int(now))}
         return content
+
+    def _find_bearer(self, request: _Request) -> Principal | None:
+        return self._tenant.find_principal(
+            client_id=request.query.get("client_id", ""),
+            object_id=request.query.get("object_id", ""),
+            resource_id=request.query.get("mi_res_id") or request.query.get("msi_res_id", ""),
+        )
 
     def _check_request(self, request: _Request) -> None:
         self._check_host(request)

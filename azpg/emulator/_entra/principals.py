@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from azpg.emulator._entra_role import EntraRole, RoleType
 from azpg.emulator._errors import EmulatorError
 
 PrincipalKind = Literal[
@@ -22,6 +23,8 @@ PrincipalKind = Literal[
 DEFAULT_TOKEN_SIZE_CHARACTERS = 1400
 
 _MAX_ROLE_NAME_BYTES = 63
+# How a user has signed in: with a password and a second factor.
+_USER_METHODS = ["pwd", "mfa"]
 _GROUP_MEMBER_KINDS = "users, guests, managed identities and service principals"
 _RESOURCE_GROUP = "/subscriptions/11111111-2222-4333-8444-555555555555/resourcegroups/emulator"
 _USER_ASSIGNED_TYPE = "Microsoft.ManagedIdentity/userAssignedIdentities"
@@ -54,6 +57,17 @@ class Principal:
     def is_app(self) -> bool:
         """Return whether the identity is an application and not a user."""
         return self.client_id is not None
+
+    @property
+    def role_type(self) -> RoleType:
+        """Return the type by which Azure's SQL functions name it."""
+        match self.kind:
+            case "user" | "guest":
+                return "user"
+            case "group":
+                return "group"
+            case _:
+                return "service"
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Principal":
@@ -115,6 +129,24 @@ def create_principal(
     return Principal(name, kind, object_id, client_id, resource_id, token_size=token_size)
 
 
+def principal_of(role: EntraRole) -> Principal | None:
+    """Return the identity of a role that SQL has created, or None if its name is invalid.
+
+    A client can rename a role, so the name is checked as that of a new one.
+    """
+    try:
+        match role.type:
+            case "group":
+                kind: PrincipalKind = "group"
+            case "user":
+                kind = "guest" if "#EXT#" in role.name else "user"
+            case _:
+                kind = "user-assigned"
+        return create_principal(role.name, kind, object_id=role.object_id)
+    except EmulatorError:
+        return None
+
+
 def identity_claims(bearer: Principal, groups: list[str]) -> dict[str, Any]:
     """Return the claims that identify the bearer of a token.
 
@@ -126,10 +158,11 @@ def identity_claims(bearer: Principal, groups: list[str]) -> dict[str, Any]:
     if bearer.kind == "guest":
         home = bearer.name.partition("#EXT#")[0].replace("_", "@")
         claims |= {"idtyp": "user", "upn": bearer.name, "unique_name": home, "name": home}
+        claims |= {"amr": _USER_METHODS}
     elif bearer.kind == "user":
         display_name = bearer.name.partition("@")[0].replace(".", " ").title()
         claims |= {"idtyp": "user", "upn": bearer.name, "unique_name": bearer.name}
-        claims |= {"name": display_name}
+        claims |= {"name": display_name, "amr": _USER_METHODS}
     else:
         claims |= {"idtyp": "app", "appid": bearer.client_id, "appidacr": "2"}
         if bearer.resource_id:

@@ -3,7 +3,7 @@
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from azpg.emulator import _azure_messages
 from azpg.emulator._azure_host import AzureHost
+from azpg.emulator._entra_role import EntraRole
 from azpg.emulator._errors import EmulatorError
 from azpg.emulator._faults import Faults
 
-from .principals import Principal, identity_claims
+from .principals import Principal, identity_claims, principal_of
 
 _ISSUER = "https://sts.windows.net/{tenant}/"
 _OTHER_AUDIENCE = "https://management.azure.com"
@@ -40,8 +41,10 @@ class Tenant:
         self.faults = Faults()
         self._azure_host = azure_host
         self._default_principal: Principal | None = None
+        # The identities by their object IDs, and the roles by their names.
         self._principals: dict[str, Principal] = {}
-        self._tenant_id = str(uuid.uuid4())
+        self._roles: dict[str, EntraRole] = {}
+        self.tenant_id = str(uuid.uuid4())
         self._key = _generate_key()
         self._untrusted_key: rsa.RSAPrivateKey | None = None
         self._key_id = secrets.token_urlsafe(20)
@@ -55,7 +58,19 @@ class Tenant:
         return time.time() + self.clock_skew
 
     def add_principal(self, principal: Principal) -> None:
-        self._principals[principal.name] = principal
+        self._principals[principal.object_id] = principal
+
+    def set_roles(self, roles: Iterable[EntraRole]) -> None:
+        """Set the roles that accept tokens; identities that it does not know are created.
+
+        Roles whose names are invalid accept none.
+        """
+        self._roles = {}
+        for role in roles:
+            principal = principal_of(role)
+            if principal is not None:
+                self._roles[role.name] = role
+                self._principals.setdefault(role.object_id, principal)
 
     def sign_in_as(self, principal: Principal) -> None:
         """Set the principal that gets a token if a request names none."""
@@ -67,12 +82,12 @@ class Tenant:
 
         Returns None for any other role, whose password PostgreSQL checks.
         """
-        role = self._principals.get(role_name)
+        role = self._roles.get(role_name)
         return None if role is None else partial(self.authorize, role=role)
 
     @property
     def role_names(self) -> list[str]:
-        return list(self._principals)
+        return list(self._roles)
 
     def find_principal(
         self, *, client_id: str, object_id: str, resource_id: str
@@ -120,12 +135,12 @@ class Tenant:
         self._issued_count += 1
         claims: dict[str, Any] = {
             "aud": resource or self._azure_host.resource,
-            "iss": _ISSUER.format(tenant=self._tenant_id),
+            "iss": _ISSUER.format(tenant=self.tenant_id),
             "iat": now,
             "nbf": now,
             "exp": int(now + lifetime),
-            "idp": _ISSUER.format(tenant=self._tenant_id),
-            "tid": self._tenant_id,
+            "idp": _ISSUER.format(tenant=self.tenant_id),
+            "tid": self.tenant_id,
             "uti": f"{self._issued_count:022d}",
             "ver": "1.0",
             "rh": f"1.{secrets.token_urlsafe(40)}.",
@@ -144,7 +159,7 @@ class Tenant:
             token = self._sign(claims, key)
         return token.replace(".", "-") if fault == "malformed" else token
 
-    def authorize(self, token: str, role: Principal) -> None:
+    def authorize(self, token: str, role: EntraRole) -> None:
         """Check that a token allows its bearer to use a role.
 
         Raises:
@@ -179,9 +194,18 @@ class Tenant:
         object_id = claims.get("oid")
         if not object_id:
             raise _azure_messages.no_object_id()
-        allowed_principals = role.members if role.kind == "group" else (role,)
-        if object_id not in (principal.object_id for principal in allowed_principals):
+        if object_id not in self._allowed_object_ids(role):
             raise _azure_messages.wrong_role(role.name, is_app=claims["idtyp"] == "app")
+        if role.requires_mfa and "mfa" not in claims.get("amr", ()):
+            # Azure's message is not known.
+            raise _azure_messages.token_invalid()
+
+    def _allowed_object_ids(self, role: EntraRole) -> list[str]:
+        """Return the object IDs of the identities that may use a role."""
+        if role.type != "group":
+            return [role.object_id]
+        group = self._principals.get(role.object_id)
+        return [member.object_id for member in group.members] if group else []
 
     def _sign(self, claims: dict[str, Any], key: rsa.RSAPrivateKey) -> str:
         headers = {"kid": self._key_id, "x5t": self._key_id}

@@ -75,6 +75,19 @@ async def execute(socket_path: Path, login: Login, database: str, statement: str
         writer.close()
 
 
+async def fetch(session: Streams, statement: str) -> list[list[str]]:
+    """Run a query in an open session and return its rows; NULL is an empty string.
+
+    Raises:
+        ServerError: If the server returns an error.
+    """
+    reader, writer = session
+    writer.write(encode_message(b"Q", statement.encode() + b"\0"))
+    rows: list[list[str]] = []
+    await _read_until_ready(reader, writer, rows=rows)
+    return rows
+
+
 def quote_identifier(name: str) -> str:
     """Quote a name for SQL, for pg_hba.conf or for a PgBouncer file."""
     return '"' + name.replace('"', '""') + '"'
@@ -86,11 +99,15 @@ def quote_literal(text: str) -> str:
 
 
 async def _read_until_ready(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str = ""
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    password: str = "",
+    rows: list[list[str]] | None = None,
 ) -> int:
     """Read until the server is ready for a query and return the ID of the server process.
 
-    The password is sent as cleartext. Only the user of the servers can access the socket.
+    The password is sent as cleartext. Only the user of the servers can access the socket. Rows that
+    the server returns are added to `rows`.
     """
     process_id = 0
     error: ServerError | None = None
@@ -102,6 +119,8 @@ async def _read_until_ready(
             writer.write(encode_message(b"p", password.encode() + b"\0"))
         elif message_type == b"K":
             process_id = struct.unpack_from("!i", body)[0]
+        elif message_type == b"D" and rows is not None:
+            rows.append(_parse_row(body))
         elif message_type == b"E":
             fields = error_fields(body)
             error = ServerError(fields["M"], fields["C"])
@@ -110,3 +129,15 @@ async def _read_until_ready(
             raise error
         if is_ready:
             return process_id
+
+
+def _parse_row(body: bytes) -> list[str]:
+    """Return the values of a DataRow; NULL, whose length is -1, is an empty string."""
+    values: list[str] = []
+    position = 2
+    while position < len(body):
+        size = max(struct.unpack_from("!i", body, position)[0], 0)
+        position += 4
+        values.append(body[position : position + size].decode())
+        position += size
+    return values

@@ -1,6 +1,7 @@
 """A temporary PostgreSQL cluster: its server process, its standby and its roles."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -8,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from azpg.emulator import _os_processes
+from azpg.emulator._entra_role import EntraRole
 from azpg.emulator._errors import EmulatorError, ServerError
 from azpg.emulator._os_user import OSUser
 
 from .admin_session import Login, execute, open_session, quote_identifier, quote_literal
+from .entra_roles import create_functions, insert_identity, insert_label
 from .hba import hba_rules
 from .installation import Installation
 
@@ -21,7 +24,7 @@ SUPERUSER = "azuresu"
 _ADMIN_ROLE = "azure_pg_admin"
 # The superuser's statements run in this database. In a database of their own, clients could
 # change the settings by which names in the statements are resolved.
-_MAINTENANCE_DATABASE = "azure_maintenance"
+MAINTENANCE_DATABASE = "azure_maintenance"
 
 # Before PostgreSQL 16 a role with CREATEROLE can grant itself these roles, and with them run
 # programs and read and write files as the operating system user of the server. A role that does
@@ -182,10 +185,10 @@ class Cluster:
         PostgreSQL ends all other sessions as well and recovers from its log.
         """
         (surviving_reader, surviving_writer), _ = await open_session(
-            self.socket_path, self._superuser, _MAINTENANCE_DATABASE
+            self.socket_path, self._superuser, MAINTENANCE_DATABASE
         )
         (_, killed_writer), killed_process_id = await open_session(
-            self.socket_path, self._superuser, _MAINTENANCE_DATABASE
+            self.socket_path, self._superuser, MAINTENANCE_DATABASE
         )
         os.kill(killed_process_id, signal.SIGKILL)
         # The other session ends when the server has noticed.
@@ -198,21 +201,22 @@ class Cluster:
             except (ServerError, EOFError, OSError):
                 await asyncio.sleep(_RECOVERY_POLL_DELAY_SECONDS)
 
-    async def create_azure_objects(self) -> None:
-        """Create the database and the role that a new server at Azure has."""
+    async def create_azure_objects(self, tenant_id: str) -> None:
+        """Create the database, the role and the functions that a new server at Azure has."""
         await execute(
             self.socket_path,
             self._superuser,
             "postgres",
-            f"CREATE DATABASE {_MAINTENANCE_DATABASE}",
+            f"CREATE DATABASE {MAINTENANCE_DATABASE}",
         )
         await self.execute(
-            f"REVOKE ALL ON DATABASE {_MAINTENANCE_DATABASE} FROM PUBLIC;"
+            f"REVOKE ALL ON DATABASE {MAINTENANCE_DATABASE} FROM PUBLIC;"
             f"CREATE ROLE {_ADMIN_ROLE} NOLOGIN CREATEDB CREATEROLE;"
             f"GRANT pg_monitor, pg_signal_backend TO {_ADMIN_ROLE};"
             f"ALTER DATABASE postgres OWNER TO {_ADMIN_ROLE};"
         )
         await self._remove_server_roles()
+        await execute(self.socket_path, self._superuser, "postgres", create_functions(tenant_id))
 
     async def check_share_folder(self, share_folder: Path) -> None:
         """Raise `ServerError` if the server does not use the files in this folder."""
@@ -244,15 +248,34 @@ class Cluster:
 
     async def execute(self, statement: str) -> None:
         """Run statements as the superuser."""
-        await execute(self.socket_path, self._superuser, _MAINTENANCE_DATABASE, statement)
+        await execute(self.socket_path, self._superuser, MAINTENANCE_DATABASE, statement)
 
-    async def create_role(self, name: str, password: str | None) -> None:
-        """Create an administrator role with the attributes that it has at Azure."""
+    async def create_role(
+        self, name: str, *, password: str | None = None, entra_role: EntraRole | None = None
+    ) -> None:
+        """Create an administrator role with the attributes that it has at Azure.
+
+        Args:
+            name: The name of the role.
+            password: Its password, if it has one.
+            entra_role: The identity that it is for, if it has no password.
+        """
         password_clause = "" if password is None else f" PASSWORD {quote_literal(password)}"
-        await self.execute(
+        statement = (
             f"CREATE ROLE {quote_identifier(name)} LOGIN CREATEDB CREATEROLE{password_clause} "
-            f"IN ROLE {_ADMIN_ROLE}"
+            f"IN ROLE {_ADMIN_ROLE};"
         )
+        await self.execute(statement + (insert_label(entra_role) if entra_role else ""))
+
+    async def add_identity(self, object_id: str, name: str, role_type: str) -> None:
+        """Make an identity known to Azure's SQL functions."""
+        with contextlib.suppress(ServerError):  # a client has dropped the database
+            await execute(
+                self.socket_path,
+                self._superuser,
+                "postgres",
+                insert_identity(object_id, name, role_type),
+            )
 
     def trust_roles(self, roles: Iterable[str]) -> None:
         """Let the Entra roles in, whose tokens the proxy checks; others need a password."""

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from azpg.emulator._entra_role import EntraRole
 from azpg.emulator._errors import EmulatorError, ServerError
 from azpg.emulator._os_user import OSUser
 
 from .admin_session import Login
-from .cluster import SUPERUSER, Cluster
+from .cluster import MAINTENANCE_DATABASE, SUPERUSER, Cluster
 from .connection_slots import ConnectionSlots
+from .entra_roles import EntraRoleReader
 from .extension_tree import make_server_program
 from .installation import Installation
 from .pgbouncer import PgBouncer
@@ -65,6 +67,7 @@ class DatabaseServers:
             else None
         )
         self._connection_slots = ConnectionSlots()
+        self._entra_role_reader = EntraRoleReader(self._superuser, MAINTENANCE_DATABASE)
 
     async def init(self, tree_folder: Path) -> None:
         """Create the primary's data directory, and the program of all servers in a new folder."""
@@ -79,24 +82,23 @@ class DatabaseServers:
             await init
         self.primary.program = self._program
 
-    async def start(self, roles: Sequence[str]) -> None:
-        """Start the primary and PgBouncer and create the Entra roles."""
-        self.primary.trust_roles(roles)
+    async def start(self, tenant_id: str) -> None:
+        """Start the primary and PgBouncer; there are no roles of clients yet."""
+        self.primary.trust_roles([])
         await self.primary.start()
-        await self.primary.create_azure_objects()
+        await self.primary.create_azure_objects(tenant_id)
         if self._share_folder is not None:
             try:
                 await self.primary.check_share_folder(self._share_folder)
             except ServerError as error:
                 self.extension_problem = str(error)
-        for role in roles:
-            await self.primary.create_role(role, None)
         if self.pgbouncer:
-            self.pgbouncer.trust_roles(roles)
+            self.pgbouncer.trust_roles([])
             await self.pgbouncer.start()
 
     async def stop(self) -> None:
         """Stop every server."""
+        self._entra_role_reader.close()
         if self.pgbouncer:
             await self.pgbouncer.stop()
         for cluster in self._clusters:
@@ -109,7 +111,16 @@ class DatabaseServers:
             await cluster.reload()
         if self.pgbouncer:
             self.pgbouncer.trust_roles(roles)
-            await self.pgbouncer.reload()
+            if self.pgbouncer.running:
+                await self.pgbouncer.reload()
+
+    async def read_entra_roles(self) -> list[EntraRole]:
+        """Return the roles of Microsoft Entra identities, also those that clients created.
+
+        Raises:
+            ServerError, OSError or EOFError: If the primary does not answer.
+        """
+        return await self._entra_role_reader.read(self.primary.socket_path)
 
     async def ensure_standby(self) -> Cluster:
         """Return the synchronous standby, and create it if there is none."""

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ PasswordCheck = Callable[[str], None]
 class SessionContext:
     """What all sessions of all listeners share."""
 
-    password_check_for: Callable[[str], PasswordCheck | None]
+    password_check_for: Callable[[str], Awaitable[PasswordCheck | None]]
     """Returns the password check of a role, or None if the real server checks its password."""
     certificates: ServerCertificates
     counters: Counters
@@ -258,7 +258,7 @@ class ProxySession:
             # PgBouncer lets its own operating system user into the console without a password.
             # All clients connect to it from the emulator's process, which can be that user's.
             raise _azure_messages.console_not_allowed()
-        check_password = self._password_check_for(startup.user)
+        check_password = await self._password_check_for(startup.user)
         if check_password is None:
             return
         await client.write(AUTHENTICATION_CLEARTEXT_PASSWORD)
