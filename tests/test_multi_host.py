@@ -118,6 +118,25 @@ def test_no_server_of_the_kind_is_an_error(api: Api, reader: dict[str, Any]) -> 
         api.open(**reader, target_session_attrs="read-write", retry_timeout=0)
 
 
+@pytest.mark.parametrize("asked", ["read-only", "standby"])
+def test_no_replica_is_told_at_once(
+    api: Api, pair: Emulator, both: dict[str, Any], caplog: pytest.LogCaptureFixture, asked: str
+) -> None:
+    """If every host answered as a primary, nothing is retried: the program takes the primary."""
+    twice = {name: f"{value.split(',')[0]},{value.split(',')[0]}" for name, value in both.items()}
+    for hosts in ({name: value.split(",")[0] for name, value in both.items()}, twice):
+        with pytest.raises(azpg.ConnectError) as caught:
+            api.open(**hosts, target_session_attrs=asked)
+        assert (caught.value.kind, caught.value.transient) == ("no-replica", False)
+        with pytest.raises(azpg.ConnectError) as caught:
+            api.open_pool(**hosts, target_session_attrs=asked, min_size=1)
+        assert caught.value.kind == "no-replica"
+    assert "connecting again" not in caplog.text
+    with pair.fault(connect="refuse", at="reader"), pytest.raises(azpg.ConnectError) as caught:
+        api.open(**both, target_session_attrs=asked, retry_timeout=0)
+    assert (caught.value.kind, caught.value.transient) == ("session-attrs", True)
+
+
 def test_the_writer_may_take_its_time(api: Api, pair: Emulator, both: dict[str, Any]) -> None:
     """A connect for writing waits out a failover, as a job with retry_timeout=180 does."""
     failing_over = threading.Thread(target=pair.fail_over, kwargs={"refused": 0.5, "starting": 0.5})

@@ -42,7 +42,7 @@ def classify(message: str, context: HintContext, sqlstate: str = "") -> Diagnosi
     """
     if sqlstate and sqlstate not in SQLSTATES:
         return UNKNOWN
-    if found := match(message):
+    if found := match(message, context.host):
         pattern, matched = found
         rest_of_line = message[matched.end() :].partition("\n")[0]
         context = _attempt_context(message[: matched.end()] + rest_of_line, context)
@@ -56,8 +56,13 @@ def classify(message: str, context: HintContext, sqlstate: str = "") -> Diagnosi
     return UNKNOWN
 
 
-def match(message: str) -> tuple[Pattern, re.Match[str]] | None:
-    """Return the most specific pattern that a message matches, and its match."""
+def match(message: str, hosts: str = "") -> tuple[Pattern, re.Match[str]] | None:
+    """Return the most specific pattern that a message matches, and its match.
+
+    Args:
+        message: the message.
+        hosts: the hosts that the caller named, separated by commas, if they are known.
+    """
     # If several attempts failed, psycopg repeats the last one's message before the list of all
     # failures, without its host.
     several = compile_pattern(_SEVERAL_ATTEMPTS).search(message)
@@ -68,8 +73,34 @@ def match(message: str) -> tuple[Pattern, re.Match[str]] | None:
     for pattern in PATTERNS:
         regex = compile_pattern(pattern.regex)
         if matched := regex.search(masked, start) or regex.match(masked):
+            if pattern.every_host and not _every_host_matches(regex, masked[start:], hosts):
+                continue
             return pattern, matched
     return None
+
+
+def _every_host_matches(regex: re.Pattern[str], failures: str, hosts: str) -> bool:
+    """Return whether each host has an address whose failure matches.
+
+    psycopg tries each address of each host, and skips a host whose name cannot be resolved.
+    """
+    named = hosts.split(",")
+    attempts = [*compile_pattern(_ATTEMPT).finditer(failures)]
+    if not attempts:
+        return len(named) == 1
+    ends = [*(each.start() for each in attempts[1:]), len(failures)]
+    tried = [each.groups() for each in attempts]
+    answered = [
+        address
+        for each, end, address in zip(attempts, ends, tried, strict=True)
+        if regex.search(failures, each.end(), end)
+    ]
+    if set(answered) != set(tried):
+        return False
+    # A host may be named twice, with two addresses
+    return len(named) == 1 or (
+        len(answered) >= len(named) and {host for host, _ in answered}.issuperset(named)
+    )
 
 
 def _diagnosis(pattern: Pattern, context: HintContext, names: dict[str, str]) -> Diagnosis:

@@ -33,6 +33,8 @@ class Pattern(NamedTuple):
     hint: str
     """a template: `hints.write_hint` fills in the `{...}`"""
     transient: bool = False
+    every_host: bool = False
+    """it has this meaning only if every host answered with it"""
 
 
 @cache
@@ -291,6 +293,15 @@ PATTERNS = (
         transient=True,
     ),
     # Read-only
+    Pattern(
+        "no-replica",
+        ConnectError,
+        r"session is not read-only|server is not in hot standby",
+        "no host is a read replica, and a primary does not become one: name the replica in host=, "
+        'or pass target_session_attrs="prefer-standby", which takes the primary if there is no '
+        "replica",
+        every_host=True,
+    ),
     Pattern(
         "session-attrs",
         ConnectError,

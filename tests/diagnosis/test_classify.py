@@ -109,6 +109,41 @@ def test_the_most_specific_of_several_attempts_decides(messages: list[str], kind
         assert classify(joined, CONTEXT).kind == kind
 
 
+PRIMARY = "session is not read-only"
+REFUSED = "Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "attempts", "kind"),
+    [
+        ("a,b", [("a", PRIMARY), ("b", PRIMARY)], "no-replica"),
+        ("a,b", [("a", PRIMARY), ("b", REFUSED)], "session-attrs"),
+        ("a,b", [("a", REFUSED), ("b", PRIMARY)], "session-attrs"),
+        ("a,b", [("a", PRIMARY), ("b", "server is in hot standby mode")], "session-attrs"),
+        ("a", [("a", "Network is unreachable"), ("a", PRIMARY)], "no-replica"),
+        ("a,b", [("a", PRIMARY), ("a", PRIMARY)], "session-attrs"),  # b cannot be resolved
+        ("a,a", [("a", PRIMARY), ("a", PRIMARY)], "no-replica"),
+        ("a,a", [("a", PRIMARY), ("a", REFUSED)], "session-attrs"),
+        ("a,b", [("a", PRIMARY)], "session-attrs"),
+        ("a", [("a", PRIMARY)], "no-replica"),
+    ],
+)
+def test_there_is_no_replica_if_every_host_answered(
+    hosts: str, attempts: list[tuple[str, str]], kind: str
+) -> None:
+    """A host that did not answer may be the replica, so the error is transient."""
+    message = LIBPQ_PREFIX + attempts[-1][1]
+    if len(attempts) > 1:
+        message += "\nMultiple connection attempts failed. All failures were:\n" + "\n".join(
+            f"- host: '{host}', port: '5432', hostaddr: '192.0.2.1': {LIBPQ_PREFIX}{failure}"
+            for host, failure in attempts
+        )
+    found = classify(message, CONTEXT._replace(host=hosts))
+    assert (found.kind, found.transient) == (kind, kind == "session-attrs")
+    last = classify(message, CONTEXT._replace(host=attempts[-1][0]))  # as explain() knows it
+    assert (last.kind == kind) or len(hosts.split(",")) > 1
+
+
 def test_a_servers_message_is_no_config_error() -> None:
     """Only libpq's own message, at the beginning, means an invalid option."""
     assert classify(FATAL + 'invalid foo value: "x"', CONTEXT).kind == "unknown"

@@ -119,12 +119,19 @@ def few_connections(servers: Servers) -> None:
     servers.connect(user="few", password="x")
 
 
-@fails_with("session-attrs", "name the right server", "session is not read-only")
+@fails_with("session-attrs", "name the right server", "session is read-only")
 def session_attrs(servers: Servers) -> None:
+    servers.connect(
+        target_session_attrs="read-write", options="-c default_transaction_read_only=on"
+    )
+
+
+@fails_with("no-replica", "prefer-standby", "session is not read-only")
+def no_reader(servers: Servers) -> None:
     servers.connect(target_session_attrs="read-only")
 
 
-@fails_with("session-attrs", "A failover", "server is not in hot standby mode")
+@fails_with("no-replica", "name the replica", "server is not in hot standby mode")
 def no_standby(servers: Servers) -> None:
     servers.connect(target_session_attrs="standby")
 
