@@ -17,6 +17,7 @@ from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError
 
 from ._arguments import check_connection_class, merge_kwargs
+from ._base import CLOSE_TIMEOUT_SECONDS
 from ._errors import (
     PoolConnectError,
     PoolConnectTimeoutError,
@@ -25,7 +26,8 @@ from ._errors import (
     PoolTLSError,
     PoolUnreachableError,
 )
-from ._pools import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
+from ._null import AsyncNullConnectionPool, NullConnectionPool
+from ._pools import AsyncConnectionPool, ConnectionPool
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnParam
@@ -450,5 +452,5 @@ def _open_and_wait(pool: ConnectionPool[Any], timeout: float) -> None:
     except psycopg.Error:
         raise  # the pool has closed itself
     except BaseException:
-        pool.close()
+        pool.close(CLOSE_TIMEOUT_SECONDS)
         raise

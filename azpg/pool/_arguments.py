@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from azpg._connect import ConnectRequest
 from azpg._conninfo.options import (
@@ -16,17 +18,20 @@ from azpg._conninfo.options import (
     hide_secrets,
 )
 from azpg._conninfo.sources import parse
+from azpg._diagnosis.explain import explain
 from azpg._libpq import libpq_info
-from azpg._redact import Secret
+from azpg._redact import Secret, redact
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from psycopg._connection_base import BaseConnection
 
     from azpg._tokens.entra import EntraPassword
 
-C = TypeVar("C")
+C = TypeVar("C", bound="BaseConnection[Any]")
 
 
 def resolve_arguments(
@@ -234,25 +239,15 @@ def check_connection_class(connection_class: object, *, is_async: bool) -> None:
     )
 
 
-def disable_retry(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a single connection attempt: the pool itself does the retries."""
-    return {"retry_timeout": 0.0, **kwargs}
-
-
 def wrap_configure(function: Callable[[C], None] | None) -> Callable[[C], None] | None:
-    """Return a `configure` that raises no azpg error.
-
-    The pool would take such an error for one of connecting, and for permanent.
-    """
+    """Return a `configure` whose failures are a `ConnectError` and close the connection."""
     if function is None:
         return None
 
     @functools.wraps(function)
     def configure(conn: C) -> None:
-        try:
+        with _configuring(conn, function):
             function(conn)
-        except (ConnectError, ConfigError) as error:
-            raise psycopg.OperationalError(f"configure failed: {error}") from error
 
     return configure
 
@@ -266,9 +261,35 @@ def wrap_configure_async(
 
     @functools.wraps(function)
     async def configure(conn: C) -> None:
-        try:
+        with _configuring(conn, function):
             await function(conn)
-        except (ConnectError, ConfigError) as error:
-            raise psycopg.OperationalError(f"configure failed: {error}") from error
 
     return configure
+
+
+@contextmanager
+def _configuring(conn: BaseConnection[Any], function: object) -> Iterator[None]:
+    """Close a connection that the caller's `configure` fails for, and raise a `ConnectError`."""
+    try:
+        yield
+        _check_idle(conn, function)
+    except BaseException as error:
+        was_closed = conn.closed
+        conn.pgconn.finish()  # not close(): that may return the connection to the pool
+        if not isinstance(error, Exception):
+            raise
+        raise ConnectError(
+            f"configure raised {type(error).__name__}: {redact(str(error))}",
+            kind="configure",
+            hint="correct the function that the pool got as configure=",
+            transient=was_closed or explain(error).transient,
+        ) from error
+
+
+def _check_idle(conn: BaseConnection[Any], function: object) -> None:
+    """Raise psycopg_pool's error if `configure` has left a transaction open."""
+    if (status := conn.pgconn.transaction_status) != TransactionStatus.IDLE:
+        raise psycopg.ProgrammingError(
+            f"connection left in status {TransactionStatus(status).name} by configure function "
+            f"{function}: discarded"
+        )

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
-from psycopg_pool import PoolClosed
+from psycopg.pq import ConnStatus
+from psycopg_pool import PoolClosed, PoolTimeout
 from psycopg_pool.base import BasePool as PsycopgPool
 
-from azpg import _fork
+from azpg import _deadline, _fork
+from azpg._diagnosis.explain import explain
+from azpg._redact import redact
+from azpg.errors import ConnectError
 
 from ._arguments import SecretKwargs, find_entra_password, hide_conninfo, hide_kwargs
 from ._errors import pool_error
-from ._failures import FailureHistory, PoolAttempt, copy_error
-from ._liveness import is_alive
+from ._failures import FailureHistory, PoolAttempt, copy_error, is_permanent
+from ._liveness import is_alive, reported_read_only, turned_read_only
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg._connection_base import BaseConnection
-    from psycopg_pool import PoolTimeout
     from psycopg_pool.base import AttemptWithBackoff
+
+logger = logging.getLogger("psycopg.pool")
+
+CLOSE_TIMEOUT_SECONDS = 1.0
+"""How long a pool that azpg closes waits for its threads or tasks."""
 
 
 class BasePool(PsycopgPool):
@@ -36,10 +47,27 @@ class BasePool(PsycopgPool):
     _waiting: Any
 
     def __init__(
-        self, *args: Any, min_size: int | None, reconnect_failed: Any, **options: Any
+        self,
+        *args: Any,
+        min_size: int | None,
+        close_returns: bool,
+        reconnect_failed: Any,
+        **options: Any,
     ) -> None:
+        self._prepare()
         self._history = FailureHistory()
-        self._connections: WeakKeyDictionary[BaseConnection[Any], None] = WeakKeyDictionary()
+        self._connections: WeakKeyDictionary[BaseConnection[Any], tuple[bool, ...] | None] = (
+            WeakKeyDictionary()
+        )
+        """each connection, and what the server reported about being read-only"""
+        self._watches_read_only = False
+        self._read_only_at = -math.inf
+        self._uses_pgbouncer: bool | None = None
+        self._suspect = False
+        """a connection broke while a client used it: the next new ones are checked"""
+        self._opens_and_waits = False
+        self._joining: list[Any] = []
+        """threads or tasks that close() waits for"""
         self._full_event: Any = None
         self._running_callbacks = 0
         """of `reconnect_failed`"""
@@ -47,9 +75,18 @@ class BasePool(PsycopgPool):
         if min_size is None:
             min_size = self._MIN_SIZE
         super().__init__(  # type: ignore[call-arg]  # psycopg_pool's pool class, next in the MRO
-            *args, min_size=min_size, reconnect_failed=reconnect_failed, **options
+            *args,
+            min_size=min_size,
+            close_returns=close_returns,
+            reconnect_failed=reconnect_failed,
+            **options,
         )
-        self._reconnect_failed = reconnect_failed  # psycopg_pool's null pools drop it
+        # psycopg_pool's null pools drop these
+        self._reconnect_failed = reconnect_failed
+        self.close_returns = close_returns
+
+    def _prepare(self) -> None:
+        """Set the attributes that psycopg_pool's constructor needs."""
 
     def __del__(self) -> None:
         # At interpreter exit the workers no longer run, and to join each of them takes 5 s
@@ -70,6 +107,48 @@ class BasePool(PsycopgPool):
         self._history.record_success()
         self._retried_changed_arguments = False
         self._connections[conn] = None
+
+    def _watch_read_only(self, conn: BaseConnection[Any]) -> None:
+        """Note what the server reports, if the caller asked for one that accepts writes."""
+        if not self._uses_pgbouncer and (reported := reported_read_only(conn)) is not None:
+            self._connections[conn] = reported
+            self._watches_read_only = True
+
+    def _limit_retries(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a single connection attempt: the pool itself does the retries."""
+        self._uses_pgbouncer = kwargs.get("pgbouncer")
+        return {"retry_timeout": 0.0, **kwargs}
+
+    def _stop_deadline(self) -> _deadline.Deadline:
+        """Return the deadline of a connection: it ends when the pool closes."""
+        current = _deadline.CURRENT.get()
+        return current or _deadline.Deadline(math.inf, math.inf, "", lambda: self._closed)
+
+    def _record_failure(
+        self, failure: Exception, changes_before: int, deadline: _deadline.Deadline
+    ) -> None:
+        if isinstance(failure, _deadline.Stopped):
+            return
+        if time.monotonic() >= deadline.at and (permanent := self._history.permanent()):
+            failure = permanent  # the client had too little time to know better
+        self._history.record_failure(failure, changes_before)
+
+    def _log_failure(self, failure: Exception) -> None:
+        """Log a failed connection: not if a client raises it, and not once for each worker."""
+        is_raised = is_permanent(failure) and (
+            self._waiting or self._full_event is not None or self._opens_and_waits
+        )
+        is_repeated = not self._history.is_news(failure)
+        level = logging.DEBUG if is_raised or is_repeated else logging.WARNING
+        logger.log(level, "error connecting in %r: %s", self.name, failure)
+
+    def _log_end_of_attempts(self) -> None:
+        if not self._history.permanent():
+            logger.warning(
+                "reconnection attempt in pool %r failed after %s sec",
+                self.name,
+                self.reconnect_timeout,
+            )
 
     def _list_connections(self) -> list[BaseConnection[Any]]:
         """Return the connections that still exist, closed ones too."""
@@ -137,6 +216,9 @@ class BasePool(PsycopgPool):
             self._history.restart()
             self._maybe_grow_pool()
 
+    def _timed_out(self, timeout: float) -> PoolTimeout:
+        return PoolTimeout(f"pool initialization incomplete after {timeout} sec")
+
     @property
     def _pool_full_event(self) -> Any:
         return self._full_event
@@ -165,6 +247,33 @@ class BasePool(PsycopgPool):
             self._pool_full_event.set()
         # Copied under the lock: a connection that succeeds later clears the history
         return [(client, copy_error(error)) for client in clients]
+
+    # Sizes
+
+    def _drop_surplus(self) -> bool:
+        """Give up one connection if there are more than `max_size`; needs the lock."""
+        if self._nconns <= self._max_size:
+            return False
+        self._nconns -= 1
+        return True
+
+    def _set_sizes(self, min_size: int, max_size: int) -> tuple[int, list[Any]]:
+        """Set the sizes; needs the lock.
+
+        Returns:
+            The number of connections to make, and the connections to close.
+        """
+        self._min_size, self._max_size = min_size, max_size
+        missing = max(0, min_size - self._nconns)
+        surplus = max(0, min(self._nconns - max_size, len(self._pool)))
+        self._nconns += missing - surplus
+        closing = [self._pool.popleft() for _ in range(surplus)]
+        if not self._opened:
+            self._nconns = min_size
+            return 0, closing
+        if self._waiting:
+            self._maybe_grow_pool()
+        return 0 if self._closed else missing, closing
 
     # Growing again: psycopg_pool does not replace the connections whose attempts failed
 
@@ -196,10 +305,43 @@ class BasePool(PsycopgPool):
             self._history.forget()
             self._maybe_grow_pool()
 
+    def _is_usable(self, conn: BaseConnection[Any]) -> bool:
+        """Return whether a client can have an idle connection."""
+        return is_alive(conn) and not self._is_outdated(conn)
+
+    def _is_outdated(self, conn: BaseConnection[Any]) -> bool:
+        """Return whether a connection has to be replaced, because its server became read-only.
+
+        A server tells a session only after its next statement, so all idle ones are replaced.
+        """
+        if not self._watches_read_only:
+            return False
+        if turned_read_only(conn, self._connections.get(conn)):
+            self._read_only_at = time.monotonic()
+        return bool(conn._created_at <= self._read_only_at)  # noqa: SLF001  # set by psycopg_pool
+
+    def _is_expired(self, conn: BaseConnection[Any]) -> bool:
+        """Return whether a returned connection is replaced because of drain() or its age."""
+        created_at, expire_at = conn._created_at, conn._expire_at  # noqa: SLF001  # set by psycopg_pool
+        return bool(created_at <= self._drained_at or expire_at <= time.monotonic())
+
+    def _failed_check(self, error: Exception) -> ConnectError:
+        """Return the error of a new connection that does not answer."""
+        explanation = explain(error)
+        return ConnectError(
+            f"the new connection does not work: {redact(str(error))}",
+            kind=explanation.kind,
+            hint=explanation.hint,
+            transient=True,
+        )
+
     def _check_pool_putconn(self, conn: BaseConnection[Any]) -> None:
         if getattr(conn, "_pool", None) is not self:
             super()._check_pool_putconn(conn)
-        elif self._waiting and not is_alive(conn):
+            return
+        if conn.pgconn.status != ConnStatus.OK:
+            self._suspect = True
+        if self._is_outdated(conn) or (self._waiting and not is_alive(conn)):
             conn.pgconn.finish()  # psycopg_pool replaces a closed connection
 
     # Fork

@@ -94,17 +94,26 @@ def pool_error(error: psycopg.Error) -> psycopg.Error:
     return converted.with_traceback(error.__traceback__)
 
 
-def timeout_error(timeout: PoolTimeout, failure: Exception | None) -> psycopg.Error:
+def timeout_error(
+    timeout: PoolTimeout, failure: Exception | None, what: str = "the last connection failed: "
+) -> psycopg.Error:
     """Return the error to raise for a pool's timeout, after the latest failure to connect.
 
     Without a failure that is the timeout itself: all connections are in use.
+
+    Args:
+        timeout: The timeout.
+        failure: The latest failure, or None.
+        what: What failed.
     """
     if failure is None or isinstance(timeout, ConnectError):
         return timeout.with_traceback(None)
     hint: str = getattr(failure, "hint", "")
     message = str(failure).removesuffix(f"\nHINT: {hint}")
+    if getattr(failure, "kind", "") == "configure":  # the message says so
+        what = ""
     error = PoolConnectError(
-        f"{timeout}; the last connection failed: {message}",
+        f"{timeout}; {what}{message}",
         kind="pool-timeout",
         hint=hint or explain(failure).hint or TIMEOUT_HINT,
         transient=True,

@@ -6,7 +6,7 @@ import copy
 import math
 import random
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from psycopg_pool.base import AttemptWithBackoff
 
@@ -24,6 +24,9 @@ E = TypeVar("E", bound=BaseException)
 PERMANENT_FAILURE_COOLDOWN_SECONDS = 1.0
 """How long a pool does not connect after a permanent failure, however many clients ask."""
 
+SAME_FAILURE_SECONDS = 0.2
+"""How long after a failure the same one counts as another worker's."""
+
 
 def copy_error(error: E) -> E:
     """Return a copy of an error, so that each waiting client raises its own instance."""
@@ -32,6 +35,13 @@ def copy_error(error: E) -> E:
     copied.__context__ = error.__context__
     copied.__suppress_context__ = error.__suppress_context__
     return copied
+
+
+def is_permanent(failure: Exception | None) -> bool:
+    """Return whether the same attempt cannot succeed later without a change."""
+    return isinstance(failure, ConfigError) or (
+        isinstance(failure, ConnectError) and not failure.transient
+    )
 
 
 class FailureHistory:
@@ -46,6 +56,8 @@ class FailureHistory:
         self._restarts = 0
         self._failure: Exception | None = None
         self._failed_at = -math.inf
+        self._logged = ("", -math.inf)
+        """the text and the time of the last failure that was logged"""
 
     def record_success(self) -> None:
         """Count a connection, and forget the failures before it."""
@@ -71,6 +83,13 @@ class FailureHistory:
         self._failure = failure.with_traceback(None)
         self._failed_at = time.monotonic()
 
+    def is_news(self, failure: Exception) -> bool:
+        """Return whether to log a failure: several workers fail alike at the same time."""
+        text, now = str(failure), time.monotonic()
+        last_text, last_at = self._logged
+        self._logged = text, now
+        return text != last_text or now - last_at >= SAME_FAILURE_SECONDS
+
     def forget(self) -> None:
         """Forget the latest failure, so that the pool connects again."""
         self._failure = None
@@ -88,11 +107,9 @@ class FailureHistory:
     def permanent(self) -> psycopg.Error | None:
         """Return a copy of the latest failure if it is permanent, otherwise None."""
         failure = self._failure
-        if isinstance(failure, ConfigError) or (
-            isinstance(failure, ConnectError) and not failure.transient
-        ):
-            return copy_error(failure)
-        return None
+        if failure is None or not is_permanent(failure):
+            return None
+        return copy_error(cast("psycopg.Error", failure))
 
     def cooling_down(self) -> bool:
         """Return whether it is too early to connect again after a permanent failure."""

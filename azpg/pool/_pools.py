@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import psycopg_pool
-from psycopg_pool import PoolTimeout
-from psycopg_pool.pool import AddConnection
+from psycopg.pq import TransactionStatus
+from psycopg_pool import PoolClosed, PoolTimeout
+from psycopg_pool._acompat import agather
+from psycopg_pool.pool import AddConnection, ReturnConnection
 from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
+from psycopg_pool.pool_async import ReturnConnection as AsyncReturnConnection
+from psycopg_pool.pool_async import StopWorker
 
+from azpg import _deadline
 from azpg._connect import event_loop_error
 from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg.connection import AsyncConnection, Connection
@@ -20,21 +27,21 @@ from azpg.errors import ConfigError, ConnectError
 
 from ._arguments import (
     check_connection_class,
-    disable_retry,
     hide_conninfo,
     hide_kwargs,
     wrap_configure,
     wrap_configure_async,
 )
-from ._base import BasePool
+from ._base import CLOSE_TIMEOUT_SECONDS, BasePool
 from ._errors import pool_error
-from ._liveness import is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine, Generator
+    from types import TracebackType
     from typing import Self
 
     from psycopg.rows import TupleRow
+    from psycopg_pool._acompat import AQueue, AWorker, Worker
     from psycopg_pool.abc import (
         AsyncConnectFailedCB,
         AsyncConnectionCB,
@@ -46,6 +53,8 @@ if TYPE_CHECKING:
         KwargsParam,
     )
     from psycopg_pool.base import AttemptWithBackoff
+    from psycopg_pool.pool import MaintenanceTask
+    from psycopg_pool.pool_async import MaintenanceTask as AsyncMaintenanceTask
     from typing_extensions import TypeVar
 
     CT = TypeVar("CT", bound=psycopg.Connection[Any], default=psycopg.Connection[TupleRow])
@@ -54,6 +63,48 @@ if TYPE_CHECKING:
     )
 else:
     from psycopg_pool.abc import ACT, CT
+
+logger = logging.getLogger("psycopg.pool")
+
+
+class Return(ReturnConnection):
+    """Return a connection to its pool; close it if the pool is closed meanwhile."""
+
+    def run(self) -> None:
+        """Run the task in a worker."""
+        super().run()
+        if (pool := self.pool()) is None or pool.closed:
+            self.conn.pgconn.finish()
+
+
+class AsyncReturn(AsyncReturnConnection):
+    """The same for an async pool."""
+
+    async def run(self) -> None:
+        """Run the task in a worker."""
+        await super().run()
+        if (pool := self.pool()) is None or pool.closed:
+            self.conn.pgconn.finish()
+
+
+def join(threads: list[Worker], timeout: float) -> None:
+    """Wait for threads, for `timeout` seconds in all."""
+    end = time.monotonic() + timeout
+    for thread in threads:
+        if thread is threading.current_thread():  # reconnect_failed may close the pool
+            continue
+        thread.join(max(0.0, end - time.monotonic()))
+        if thread.is_alive():
+            logger.warning("couldn't stop thread %r within %s seconds", thread.name, timeout)
+
+
+async def wait_for_event(event: asyncio.Event, timeout: float) -> bool:  # noqa: ASYNC109
+    """Wait for an event; return False if the time is over."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout)
+    except TimeoutError:
+        return False
+    return True
 
 
 class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
@@ -170,17 +221,80 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         if self._history.successes and (delay := self._remaining_cooldown()):
             time.sleep(max(0.0, min(delay, timeout)))
             timeout = max(0.0, timeout - delay)
+        self._check_open_getconn()
         with self._lock:
             self._retry_now()
+            if len(self._pool) >= self._min_size:
+                return
+            event = self._pool_full_event
+            if event is None:
+                event = self._pool_full_event = threading.Event()
+        logger.info("waiting for pool %r initialization", self.name)
+        is_full = event.wait(timeout)
+        self._pool_full_event = None
+        if self._closed:
+            raise PoolClosed(f"the pool {self.name!r} is closed")
+        error = self._error_of_wait(None if is_full else self._timed_out(timeout))
+        if error is None:
+            logger.info("pool %r is ready to use", self.name)
+            return
+        if not is_full or not self._history.successes:
+            self.close(CLOSE_TIMEOUT_SECONDS)
+        raise error
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Open the pool.
+
+        Args:
+            wait: Whether to wait for `min_size` connections, as `wait()` does.
+            timeout: Seconds to wait.
+        """
+        self._opens_and_waits = wait
         try:
-            super().wait(timeout)
-            error = self._error_of_wait(None)
-        except PoolTimeout as ex:
-            error = self._error_of_wait(ex)
-        if error is not None:
-            if not self._history.successes:
-                self.close()
-            raise error
+            super().open(wait, timeout)
+        finally:
+            self._opens_and_waits = False
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: clients that wait raise `PoolClosed`.
+
+        Connections that are being made end at once. Connections in use work until they are
+        returned.
+
+        Args:
+            timeout: Seconds to wait in all for the threads of the pool, which may be in a callback
+                of yours.
+        """
+        if self._closed:
+            return
+        super().close(0)
+        if (event := self._pool_full_event) is not None:
+            event.set()
+        join(self._joining, timeout)
+        self._joining = []
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close(CLOSE_TIMEOUT_SECONDS)
+
+    def _signal_stop_worker(self) -> list[Worker]:
+        # psycopg_pool waits for each of them in turn before it tells the waiting clients
+        self._joining = super()._signal_stop_worker()
+        return []
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        """Run a maintenance task in a worker.
+
+        Args:
+            task: The task.
+        """
+        if type(task) is ReturnConnection:
+            task = Return(self, task.conn, task.from_getconn)
+        super().run_task(task)
 
     def getconn(self, timeout: float | None = None) -> CT:
         """Return a connection that the server has not closed, as far as its socket shows.
@@ -210,22 +324,100 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
 
     def _connect(self, timeout: float | None = None) -> CT:
         changes_before = self._history.changes
+        deadline = self._stop_deadline()
+        token = _deadline.CURRENT.set(deadline)
         try:
             conn = super()._connect(timeout)
+            if self._suspect:
+                self._check_new(conn)
         except Exception as ex:
-            self._history.record_failure(ex, changes_before)
+            self._record_failure(ex, changes_before, deadline)
             raise
+        finally:
+            _deadline.CURRENT.reset(token)
         self._register(conn)
+        self._watch_read_only(conn)
         return conn
+
+    def _check_new(self, conn: CT) -> None:
+        """Check a new connection by a round trip: PgBouncer accepts it while its server is down."""
+        try:
+            self.check_connection(conn)
+        except BaseException as error:
+            conn.pgconn.finish()
+            if isinstance(error, psycopg.Error):
+                raise self._failed_check(error) from None
+            raise
+        self._suspect = False
 
     def _add_connection(self, attempt: AttemptWithBackoff | None, growing: bool = False) -> None:
         try:
-            super()._add_connection(self._attempt(attempt), growing)
+            self._try_to_add(self._attempt(attempt), growing=growing)
         finally:  # reconnect_failed may raise
             with self._lock:
                 failed = self._fail_waiting()
             for client, error in failed:
                 client.fail(error)
+
+    def _try_to_add(self, attempt: AttemptWithBackoff, *, growing: bool) -> None:
+        """Do what psycopg_pool's `_add_connection` does, and log only what is true and new."""
+        with self._lock:
+            if self._drop_surplus():
+                self._growing = self._growing and not growing
+                return
+        now = time.monotonic()
+        try:
+            conn = self._connect()
+        except _deadline.Stopped:
+            return
+        except Exception as ex:  # noqa: BLE001  # the caller's callbacks may raise any
+            self._log_failure(ex)
+            if not attempt.time_to_give_up(now):
+                attempt.update_delay(now)
+                task = AddConnection(self, attempt, growing=growing)
+                self.schedule_task(task, attempt.delay)
+                return
+            self._log_end_of_attempts()
+            with self._lock:
+                self._nconns -= 1
+                self._growing = self._growing and not growing
+            self.reconnect_failed()
+            return
+        logger.info("adding new connection to the pool")
+        self._add_to_pool(conn)
+        if growing:
+            with self._lock:
+                self._growing = False
+                if self._nconns < self._min_size or self._waiting:
+                    self._maybe_grow_pool()
+
+    def _add_to_pool(self, conn: CT) -> None:
+        is_surplus = False
+        if self._nconns > self._max_size:
+            with self._lock:
+                is_surplus = self._drop_surplus()
+        if is_surplus:
+            self._close_connection(conn)
+        else:
+            super()._add_to_pool(conn)
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the size of the pool.
+
+        Idle connections above `max_size` are closed at once, others when they are returned.
+
+        Args:
+            min_size: Connections that the pool keeps.
+            max_size: Maximum number of connections. Default: `min_size`.
+        """
+        min_size, max_size = self._check_size(min_size, max_size)
+        logger.info("resizing %r to min_size=%s max_size=%s", self.name, min_size, max_size)
+        with self._lock:
+            missing, closing = self._set_sizes(min_size, max_size)
+        for conn in closing:
+            self._close_connection(conn)
+        for _ in range(missing):
+            self.run_task(AddConnection(self))
 
     def reconnect_failed(self) -> None:
         """Call the pool's `reconnect_failed`; what it changes in the arguments is tried at once."""
@@ -244,8 +436,10 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
     def _get_ready_connection(self, timeout: float | None) -> CT | None:
         if not self._pool or self._nconns < self._min_size:
             self._grow_to_min_size(timeout)
-        while (conn := super()._get_ready_connection(timeout)) is not None and not is_alive(conn):
-            lost = [other for other in self._pool if not is_alive(other)]
+        while (conn := super()._get_ready_connection(timeout)) is not None and not self._is_usable(
+            conn
+        ):
+            lost = [other for other in self._pool if not self._is_usable(other)]
             for other in lost:
                 self._pool.remove(other)
             for closed in (conn, *lost):
@@ -260,24 +454,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         return hide_secret("conninfo", super()._resolve_conninfo())
 
     def _resolve_kwargs(self) -> dict[str, Any]:
-        return hide_secrets(disable_retry(super()._resolve_kwargs()))
-
-
-class NullConnectionPool(ConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
-    """A psycopg_pool null pool: it keeps no connections, it only limits their number.
-
-    Use it where something else keeps the connections, such as PgBouncer. It takes the arguments of
-    `azpg.ConnectionPool`; `min_size` is 0, and `max_size` is unlimited by default.
-
-    >>> with azpg.create_pool(server="myserver", pool_class=azpg.NullConnectionPool) as pool:
-    ...     with pool.connection() as conn:
-    ...         conn.execute("select 1").fetchone()
-    (1,)
-    """
-
-    __module__ = "azpg"
-
-    _MIN_SIZE = 0
+        return hide_secrets(self._limit_retries(super()._resolve_kwargs()))
 
 
 class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
@@ -377,6 +554,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             reconnect_failed=reconnect_failed,
             num_workers=num_workers,
         )
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         await self._open_if_awaited()
@@ -419,17 +597,80 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         if self._history.successes and (delay := self._remaining_cooldown()):
             await asyncio.sleep(max(0.0, min(delay, timeout)))
             timeout = max(0.0, timeout - delay)
+        self._check_open_getconn()
         async with self._lock:
             self._retry_now()
+            if len(self._pool) >= self._min_size:
+                return
+            event = self._pool_full_event
+            if event is None:
+                event = self._pool_full_event = asyncio.Event()
+        logger.info("waiting for pool %r initialization", self.name)
+        is_full = await wait_for_event(event, timeout)
+        self._pool_full_event = None
+        if self._closed:
+            raise PoolClosed(f"the pool {self.name!r} is closed")
+        error = self._error_of_wait(None if is_full else self._timed_out(timeout))
+        if error is None:
+            logger.info("pool %r is ready to use", self.name)
+            return
+        if not is_full or not self._history.successes:
+            await self.close(CLOSE_TIMEOUT_SECONDS)
+        raise error
+
+    async def open(self, wait: bool = False, timeout: float = 30.0) -> None:  # noqa: ASYNC109
+        """Open the pool.
+
+        Args:
+            wait: Whether to wait for `min_size` connections, as `wait()` does.
+            timeout: Seconds to wait.
+        """
+        self._opens_and_waits = wait
         try:
-            await super().wait(timeout)
-            error = self._error_of_wait(None)
-        except PoolTimeout as ex:
-            error = self._error_of_wait(ex)
-        if error is not None:
-            if not self._history.successes:
-                await self.close()
-            raise error
+            await super().open(wait, timeout)
+        finally:
+            self._opens_and_waits = False
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+        """Close the pool: clients that wait raise `PoolClosed`.
+
+        Connections that are being made end at once. Connections in use work until they are
+        returned.
+
+        Args:
+            timeout: Seconds to wait in all for the tasks of the pool, which may be in a callback
+                of yours.
+        """
+        if self._closed:
+            return
+        await super().close(0)
+        if (event := self._pool_full_event) is not None:
+            event.set()
+        await agather(*self._joining, timeout=timeout)
+        self._joining = []
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close(CLOSE_TIMEOUT_SECONDS)
+
+    async def _signal_stop_worker(self) -> list[AWorker]:
+        # psycopg_pool waits for each of them in turn before it tells the waiting clients
+        self._joining = await super()._signal_stop_worker()
+        return []
+
+    def run_task(self, task: AsyncMaintenanceTask) -> None:
+        """Run a maintenance task in a worker.
+
+        Args:
+            task: The task.
+        """
+        if type(task) is AsyncReturnConnection:
+            task = AsyncReturn(self, task.conn, task.from_getconn)
+        super().run_task(task)
 
     async def getconn(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
         """Return a connection that the server has not closed, as far as its socket shows.
@@ -457,26 +698,153 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             error = pool_error(ex)
         raise error
 
+    async def _putconn(self, conn: ACT, from_getconn: bool) -> None:
+        if self._reset:
+            await super()._putconn(conn, from_getconn)  # a worker does it
+        elif not self._return_at_once(conn):
+            await self._finish(self._return_connection(conn, from_getconn))
+
+    def _return_at_once(self, conn: ACT) -> bool:
+        """Put an idle connection back if that needs no wait, which could be canceled."""
+        if (
+            self._closed
+            or self._nconns > self._max_size
+            or self._waiting
+            or self._pool_full_event is not None
+            or self._lock.locked()
+            or conn.pgconn.transaction_status != TransactionStatus.IDLE
+            or self._is_expired(conn)
+        ):
+            return False
+        conn._pool = None  # noqa: SLF001  # as psycopg_pool does
+        self._pool.append(conn)
+        return True
+
+    async def _finish(self, returning: Coroutine[Any, Any, None]) -> None:
+        """Return a connection, also if the client is canceled meanwhile."""
+        task = asyncio.create_task(returning, name=f"{self.name}-return")
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+        await asyncio.shield(task)
+
+    @classmethod
+    async def worker(cls, q: AQueue[AsyncMaintenanceTask]) -> None:
+        """Run the tasks in a queue.
+
+        psycopg_pool's worker takes its cancellation for a failed task and continues, so that the
+        event loop never ends.
+
+        Args:
+            q: The queue; a `StopWorker` in it ends the worker.
+        """
+        me = cast("asyncio.Task[None]", asyncio.current_task())
+        while not isinstance(task := await q.get(), StopWorker):
+            try:
+                await task.run()
+            except Exception as ex:  # noqa: BLE001  # a task must not end the worker
+                logger.warning("task run %s failed: %s: %s", task, type(ex).__name__, ex)
+            if me.cancelling():
+                raise asyncio.CancelledError
+
     async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
         changes_before = self._history.changes
+        deadline = self._stop_deadline()
+        token = _deadline.CURRENT.set(deadline)
         try:
             conn = await super()._connect(timeout)
+            if self._suspect:
+                await self._check_new(conn)
         except Exception as ex:
-            self._history.record_failure(ex, changes_before)
+            self._record_failure(ex, changes_before, deadline)
             raise
+        finally:
+            _deadline.CURRENT.reset(token)
         self._register(conn)
+        self._watch_read_only(conn)
         return conn
+
+    async def _check_new(self, conn: ACT) -> None:
+        """Check a new connection by a round trip: PgBouncer accepts it while its server is down."""
+        try:
+            await self.check_connection(conn)
+        except BaseException as error:
+            conn.pgconn.finish()
+            if isinstance(error, psycopg.Error):
+                raise self._failed_check(error) from None
+            raise
+        self._suspect = False
 
     async def _add_connection(
         self, attempt: AttemptWithBackoff | None, growing: bool = False
     ) -> None:
         try:
-            await super()._add_connection(self._attempt(attempt), growing)
+            await self._try_to_add(self._attempt(attempt), growing=growing)
         finally:  # reconnect_failed may raise
             async with self._lock:
                 failed = self._fail_waiting()
             for client, error in failed:
                 await client.fail(error)
+
+    async def _try_to_add(self, attempt: AttemptWithBackoff, *, growing: bool) -> None:
+        """Do what psycopg_pool's `_add_connection` does, and log only what is true and new."""
+        async with self._lock:
+            if self._drop_surplus():
+                self._growing = self._growing and not growing
+                return
+        now = time.monotonic()
+        try:
+            conn = await self._connect()
+        except _deadline.Stopped:
+            return
+        except Exception as ex:  # noqa: BLE001  # the caller's callbacks may raise any
+            self._log_failure(ex)
+            if not attempt.time_to_give_up(now):
+                attempt.update_delay(now)
+                task = AsyncAddConnection(self, attempt, growing=growing)
+                await self.schedule_task(task, attempt.delay)
+                return
+            self._log_end_of_attempts()
+            async with self._lock:
+                self._nconns -= 1
+                self._growing = self._growing and not growing
+            await self.reconnect_failed()
+            return
+        logger.info("adding new connection to the pool")
+        await self._add_to_pool(conn)
+        if growing:
+            async with self._lock:
+                self._growing = False
+                if self._nconns < self._min_size or self._waiting:
+                    self._maybe_grow_pool()
+
+    async def _add_to_pool(self, conn: ACT) -> None:
+        is_surplus = False
+        if self._nconns > self._max_size:
+            async with self._lock:
+                is_surplus = self._drop_surplus()
+        if is_surplus:
+            await self._close_connection(conn)
+        else:
+            await super()._add_to_pool(conn)
+
+    async def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the size of the pool.
+
+        Idle connections above `max_size` are closed at once, others when they are returned.
+
+        Args:
+            min_size: Connections that the pool keeps.
+            max_size: Maximum number of connections. Default: `min_size`.
+        """
+        min_size, max_size = self._check_size(min_size, max_size)
+        logger.info("resizing %r to min_size=%s max_size=%s", self.name, min_size, max_size)
+        self._ensure_lock()
+        async with self._lock:
+            missing, closing = self._set_sizes(min_size, max_size)
+        for conn in closing:
+            await self._close_connection(conn)
+        for _ in range(missing):
+            self.run_task(AsyncAddConnection(self))
 
     async def reconnect_failed(self) -> None:
         """Call the pool's `reconnect_failed`; what it changes in the arguments is tried at once."""
@@ -493,10 +861,10 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     async def _get_ready_connection(self, timeout: float | None) -> ACT | None:  # noqa: ASYNC109
         if not self._pool or self._nconns < self._min_size:
             self._grow_to_min_size(timeout)
-        while (conn := await super()._get_ready_connection(timeout)) is not None and not is_alive(
-            conn
-        ):
-            lost = [other for other in self._pool if not is_alive(other)]
+        while (
+            conn := await super()._get_ready_connection(timeout)
+        ) is not None and not self._is_usable(conn):
+            lost = [other for other in self._pool if not self._is_usable(other)]
             for other in lost:
                 self._pool.remove(other)
             for closed in (conn, *lost):
@@ -511,23 +879,4 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         return hide_secret("conninfo", await super()._resolve_conninfo())
 
     async def _resolve_kwargs(self) -> dict[str, Any]:
-        return hide_secrets(disable_retry(await super()._resolve_kwargs()))
-
-
-class AsyncNullConnectionPool(AsyncConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):
-    """A psycopg_pool async null pool: it keeps no connections, it only limits their number.
-
-    Use it where something else keeps the connections, such as PgBouncer. It takes the arguments of
-    `azpg.AsyncConnectionPool`; `min_size` is 0, and `max_size` is unlimited by default.
-
-    >>> async with azpg.create_pool_async(
-    ...     server="myserver", pool_class=azpg.AsyncNullConnectionPool
-    ... ) as pool:
-    ...     async with pool.connection() as conn:
-    ...         await (await conn.execute("select 1")).fetchone()
-    (1,)
-    """
-
-    __module__ = "azpg"
-
-    _MIN_SIZE = 0
+        return hide_secrets(self._limit_retries(await super()._resolve_kwargs()))

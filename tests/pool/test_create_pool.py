@@ -240,24 +240,6 @@ def test_a_transient_failure_is_retried(
     api.run(pool.close())
 
 
-def test_an_error_of_configure_is_not_permanent(api: Api, azure: Emulator) -> None:
-    """The pool retries after any error of `configure`, also after an azpg error."""
-    calls: list[int] = []
-
-    def configure(conn: Any) -> None:
-        calls.append(1)
-        if len(calls) == 1:
-            raise azpg.LoginError("own", kind="login")
-
-    async def configure_async(conn: Any) -> None:
-        configure(conn)
-
-    function = configure if api.kind == "sync" else configure_async
-    with api.pool(min_size=1, configure=function) as pool:
-        assert idle(pool) == 1
-    assert len(calls) == 2
-
-
 def test_a_canceled_async_with_leaves_no_task(free_port: int) -> None:
     """Canceling `async with create_pool_async()` while it waits closes the pool."""
     address: dict[str, Any] = {"host": "db.example", "hostaddr": "127.0.0.1", "port": free_port}
