@@ -146,9 +146,23 @@ def _run(argv: list[str]) -> int:
     return run(**{key: value for key, value in parsed.items() if value is not None})
 
 
-def _doctor(*, json: bool, **options: Any) -> int:
+def _doctor(
+    *,
+    json: bool,
+    record: str = "",
+    probe_refusals: bool = False,
+    expired_token: str = "",
+    **options: Any,
+) -> int:
     from azpg._doctor import report
 
+    if record:
+        return report.write_record(
+            options, record, probe_refusals=probe_refusals, expired_token_file=expired_token
+        )
+    if probe_refusals or expired_token:
+        print("azpg doctor: --probe-refusals and --expired-token need --record", file=sys.stderr)
+        return 2
     return report.print_report(options, as_json=json)
 
 
@@ -253,12 +267,27 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         if name in _CONNECTING_COMMANDS:
             _add_connect_options(subparser)
     subparsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
+    subparsers["doctor"].add_argument(
+        "--record",
+        metavar="FILE",
+        help="write what the server does, without names and secrets, for the project to learn from",
+    )
+    subparsers["doctor"].add_argument(
+        "--probe-refusals",
+        action="store_true",
+        help="with --record: also send a token of another audience, and record the refusal",
+    )
+    subparsers["doctor"].add_argument(
+        "--expired-token",
+        metavar="FILE",
+        help="with --record: also send the expired token in this file, and record the refusal",
+    )
     subparsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
     return parser, subparsers
 
 
 _USAGES = {
-    "doctor": "azpg doctor [CONNECTION] [--json]",
+    "doctor": "azpg doctor [CONNECTION] [--json | --record FILE [--probe-refusals]]",
     "conninfo": "azpg conninfo [CONNECTION]",
     "token": "azpg token [CONNECTION]",
     "psql": "azpg psql [CONNECTION] [PSQL'S ARGUMENTS]",

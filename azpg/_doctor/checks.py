@@ -24,6 +24,7 @@ from azpg._tls.roots import certificates, root_file, user_root_crt
 from azpg._tokens.cache import read_clocks
 
 from . import network
+from .record import Findings
 from .result import CheckResult, SourcedValue, Step
 from .session import pool_mode, round_trip_ms, session_details, tracks_prepared_statements
 from .tls import Handshake, NoTLSError, inspect_tls, read_certificates
@@ -49,10 +50,16 @@ PGBOUNCER_TIMEOUT_SECONDS = 3.0
 """The longest wait for PgBouncer's port, if the connection does not use it."""
 
 
-def run_checks(options: Mapping[str, Any]) -> Iterator[str | Step]:
+def run_checks(
+    options: Mapping[str, Any], use_findings: Callable[[Findings], None] | None = None
+) -> Iterator[str | Step]:
     """Run every check for the arguments of `azpg.connect`.
 
     A check that fails does not end the run: the later ones run as far as they can.
+
+    Args:
+        options: The arguments of `azpg.connect`.
+        use_findings: Called after the last check, while the connection is still open.
 
     Yields:
         The name of each step before its check runs, and the `Step` after it has.
@@ -64,6 +71,8 @@ def run_checks(options: Mapping[str, Any]) -> Iterator[str | Step]:
             started = time.perf_counter()
             result = checks.run_check(check)
             yield Step(name, time.perf_counter() - started, result)
+        if use_findings is not None:
+            use_findings(checks.findings())
     finally:
         checks.close()
 
@@ -92,6 +101,7 @@ class _Checks:
         self._root_file = ""
         self._secrets: list[str] = []
         self._addresses: list[Address] = []
+        self._handshake: Handshake | None = None
         self._reached: Address | None = None
         """the first address that answers"""
         self._blocker = ""
@@ -102,6 +112,17 @@ class _Checks:
     def close(self) -> None:
         if self._conn is not None:
             self._conn.close()
+
+    def findings(self) -> Findings:
+        """Return what the checks have found, for a record."""
+        return Findings(
+            self.options,
+            self._config,
+            tuple(address.ip for address in self._addresses),
+            self._handshake,
+            self._conn,
+            self._secrets,
+        )
 
     def run_check(self, check: Callable[[], CheckResult]) -> CheckResult:
         """Run one check and return its result, with secrets masked; it raises nothing."""
@@ -267,6 +288,7 @@ class _Checks:
             )
         except (NoTLSError, OSError) as error:
             return self._message_result(str(error), address, {})
+        self._handshake = handshake
         details = _handshake_details(handshake)
         if handshake.problem:
             return self._message_result(handshake.problem, address, details)

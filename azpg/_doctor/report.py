@@ -10,13 +10,16 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import psycopg
 
 import azpg
+from azpg._redact import Secret
 
 from .checks import run_checks
+from .record import Findings, make_record
 from .result import SourcedValue, Step
 
 if TYPE_CHECKING:
@@ -51,6 +54,57 @@ def print_report(options: Mapping[str, Any], *, as_json: bool) -> int:
                 else:
                     report.print_running(each)
             report.print_summary(steps)
+    return 1 if _failed(steps) else 0
+
+
+def write_record(
+    options: Mapping[str, Any], file: str, *, probe_refusals: bool, expired_token_file: str = ""
+) -> int:
+    """Run the checks, write a record without secrets and names, and print it.
+
+    Args:
+        options: The arguments of `azpg.connect`.
+        file: The file to write.
+        probe_refusals: Whether to send a token of another audience as well.
+        expired_token_file: A file with an expired token to send as well; empty for none.
+
+    Returns:
+        The exit status of the command: 1 if a check failed, 2 if a file is not accessible.
+    """
+    try:
+        expired_token = Secret(
+            Path(expired_token_file).read_text("ascii").strip() if expired_token_file else ""
+        )
+        # Before the checks: nobody wants to run them again because of a wrong path
+        Path(file).touch()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it contains no token"
+        name = error.filename if isinstance(error, OSError) else expired_token_file
+        print(f"azpg doctor: {name}: {reason}", file=sys.stderr)  # noqa: T201
+        return 2
+    steps: list[Step] = []
+    record: dict[str, Any] = {}
+
+    def use_findings(findings: Findings) -> None:
+        record.update(
+            make_record(
+                findings,
+                steps,
+                versions=_versions(),
+                probe_refusals=probe_refusals,
+                expired_token=expired_token,
+            )
+        )
+
+    with _warnings_hidden():
+        # `use_findings` reads the steps before the loop ends
+        for each in run_checks(options, use_findings):
+            if isinstance(each, Step):
+                steps.append(each)  # noqa: PERF401
+    text = json.dumps(record, indent=2)
+    Path(file).write_text(f"{text}\n", "utf-8")
+    print(text)  # noqa: T201
+    print(f"written to {file}; read it before you publish it", file=sys.stderr)  # noqa: T201
     return 1 if _failed(steps) else 0
 
 
