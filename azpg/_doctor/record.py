@@ -261,7 +261,7 @@ class _Recorder:
             return {}
         try:
             return make()
-        except (psycopg.Error, azpg.ConfigError) as error:
+        except psycopg.Error as error:
             return {"failed": type(error).__name__}
 
     def server_messages(self, steps: list[Step]) -> list[str]:
@@ -351,7 +351,7 @@ class _Recorder:
         user = self._connection.info.user
         if self._expired_token:
             found["expired"] = self._probe(user=user, password=self._expired_token)
-        # A token for Azure SQL gives less than one for Azure's management, and it is as easy to get.
+        # A token for Azure SQL allows less than one for the management of Azure
         scope = config.cloud.scope.replace("ossrdbms-aad.", "", 1)
         if probe_refusals and scope != config.cloud.scope:
             cloud = replace(config.cloud, name="another-audience", scope=scope)
