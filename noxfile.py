@@ -220,6 +220,14 @@ def roots(session: nox.Session) -> None:
     session.run("python", "-W", "ignore", "tests/tools/check_root_pins.py")
 
 
+@nox.session(default=False)
+def live(session: nox.Session) -> None:
+    """Record what a real server does, without names and secrets: `-- --server NAME`."""
+    session.install(".")
+    file = Path(session.create_tmp(), "record.json")
+    session.run("azpg", "doctor", "--record", str(file), *session.posargs)
+
+
 @nox.session(python=PRESENT[-1:], default=False)
 def bench(session: nox.Session) -> None:
     """Measure azpg beside bare psycopg; `-- --write docs` renews what the docs show of it."""
