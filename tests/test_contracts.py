@@ -186,6 +186,7 @@ OWN_METHODS = {
     *("__init__", "__await__", "_open_if_awaited", "_finish", "_return_at_once"),
     *("_checkout", "_check_failure", "_connect_in_time", "_give", "_reset_and_give", "_take_back"),
     *("_sleep", "_check_new", "_try_to_add"),
+    *("_is_foreign", "_check_own_loop", "_close_from_other_loop", "_give_up_task"),
 }
 """azpg's own methods: psycopg_pool has none of these names, but for the first"""
 

@@ -555,6 +555,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             num_workers=num_workers,
         )
         self._returning: set[asyncio.Task[None]] = set()
+        self._own_loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         await self._open_if_awaited()
@@ -576,7 +577,45 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         loop_class = type(asyncio.get_running_loop())
         if sys.platform == "win32" and (problem := event_loop_error(loop_class)):
             raise ConfigError(problem)
+        if self._closed:
+            self._own_loop = asyncio.get_running_loop()
         super()._open()
+
+    # The pool's workers run on the event loop that opened it. An idle connection works on any.
+
+    def _is_foreign(self) -> bool:
+        """Return whether another event loop than the pool's runs."""
+        own = self._own_loop
+        return own is not None and own is not asyncio.get_running_loop()
+
+    def _check_own_loop(self) -> None:
+        """Raise `ConfigError` if a client would wait for workers on another event loop."""
+        if self._is_foreign():
+            loop = cast("asyncio.AbstractEventLoop", self._own_loop)
+            state = "is closed" if loop.is_closed() else "is another one than this"
+            raise ConfigError(
+                f"the pool {self.name!r} has no idle connection, and the event loop that opened it "
+                f"{state}: open a pool in each event loop, or run all in one asyncio.run(main())"
+            )
+
+    async def _close_from_other_loop(self, timeout: float) -> None:  # noqa: ASYNC109
+        own = cast("asyncio.AbstractEventLoop", self._own_loop)
+        if own.is_running():
+            closing = asyncio.run_coroutine_threadsafe(self.close(timeout), own)
+            await asyncio.wrap_future(closing)
+            return
+        # Its workers never run again
+        self._closed = True
+        self._waiting.clear()
+        while self._pool:
+            await self._close_connection(self._pool.popleft())
+
+    def _give_up_task(self, task: AsyncMaintenanceTask) -> None:
+        """Free what a task would have replaced or returned: no worker runs it."""
+        if isinstance(task, AsyncReturnConnection):
+            task.conn.pgconn.finish()
+        if isinstance(task, AsyncReturnConnection | AsyncAddConnection):
+            self._nconns -= 1
 
     async def wait(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # psycopg_pool's name
         """Wait for `min_size` connections.
@@ -602,6 +641,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             self._retry_now()
             if len(self._pool) >= self._min_size:
                 return
+            self._check_own_loop()
             event = self._pool_full_event
             if event is None:
                 event = self._pool_full_event = asyncio.Event()
@@ -643,6 +683,9 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         """
         if self._closed:
             return
+        if self._is_foreign():
+            await self._close_from_other_loop(timeout)
+            return
         await super().close(0)
         if (event := self._pool_full_event) is not None:
             event.set()
@@ -670,7 +713,12 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         """
         if type(task) is AsyncReturnConnection:
             task = AsyncReturn(self, task.conn, task.from_getconn)
-        super().run_task(task)
+        if not self._is_foreign():
+            super().run_task(task)
+        elif (own := cast("asyncio.AbstractEventLoop", self._own_loop)).is_closed():
+            self._give_up_task(task)
+        else:
+            own.call_soon_threadsafe(super().run_task, task)
 
     async def getconn(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
         """Return a connection that the server has not closed, as far as its socket shows.
@@ -701,7 +749,11 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     async def _putconn(self, conn: ACT, from_getconn: bool) -> None:
         if self._reset:
             await super()._putconn(conn, from_getconn)  # a worker does it
-        elif not self._return_at_once(conn):
+        elif self._return_at_once(conn):
+            pass
+        elif self._is_foreign():
+            self.run_task(AsyncReturnConnection(self, conn, from_getconn))
+        else:
             await self._finish(self._return_connection(conn, from_getconn))
 
     def _return_at_once(self, conn: ACT) -> bool:
@@ -871,6 +923,8 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
                 self._stats[self._CONNECTIONS_LOST] += 1
                 await self._close_connection(closed)
                 self.run_task(AsyncAddConnection(self))
+        if conn is None:
+            self._check_own_loop()
         return conn
 
     # As in ConnectionPool
