@@ -12,7 +12,7 @@ from azure.core.credentials import AccessTokenInfo
 from azure.identity import InteractiveBrowserCredential
 
 import azpg
-from azpg._retry import Deadline
+from azpg._deadline import Deadline
 from azpg._tokens import refresh_policy
 from azpg._tokens.refresh_policy import next_request_delay
 
