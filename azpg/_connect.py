@@ -36,7 +36,7 @@ from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
 from ._diagnosis.hints import HintContext
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
-from ._tls.roots import replaceable_by, root_file, user_root_crt
+from ._tls.roots import has_azure_root, replaceable_by, root_file, user_root_crt
 from ._tokens.credentials import (
     credential_error,
     is_async_function,
@@ -276,7 +276,7 @@ class ConnectRequest:
                 raise self._rejected[1] from None
             return self._next_delay(error) if isinstance(error, CredentialError) else None
         # By the message as it was: a password could contain a word that a failure is told by
-        found = classify(str(error), self._hint_context())
+        found = classify(str(error), self._hint_context(str(error)))
         redact_exception(error, self._handled, self._redact)
         message = str(error)
         if found.kind == "config":
@@ -315,8 +315,11 @@ class ConnectRequest:
     def _redact(self, message: str) -> str:
         return redact(message, self._login.password, *self._secrets.values())
 
-    def _hint_context(self) -> HintContext:
+    def _hint_context(self, message: str) -> HintContext:
         params = self.config.params
+        root_file = params.get("sslrootcert", "")
+        source = self.config.sources.get("sslrootcert")
+        reads_roots = root_file and "certificate" in message
         return HintContext(
             host=params.get("host") or params.get("hostaddr", "the server"),
             port=params["port"],
@@ -326,7 +329,12 @@ class ConnectRequest:
             scope=self.config.cloud.scope,
             assumed_scope_of=self.config.cloud.name if has_assumed_scope(self.config.cloud) else "",
             secret_length=len(self._login.password or ""),
-            root_file=params.get("sslrootcert", ""),
+            root_file=root_file,
+            root_file_source="PGSSLROOTCERT"
+            if source == "environment"
+            else f"sslrootcert ({source})",
+            has_azure_root=has_azure_root(root_file) if reads_roots else None,
+            has_pinned_roots=self.config.roots != "certifi",
             reached=self._attempt.reached,
         )
 

@@ -84,9 +84,12 @@ class Connection(psycopg.Connection[Row]):
             cloud: an `azpg.Cloud` or its name; by default the host's.
             retry_timeout: seconds for which transient failures (refused, starting, full, no answer)
                 are retried in all, each with a warning in the log; 0 means a single attempt. The
-                default is 30, or `connect_timeout` if you gave a shorter one. Give a job 180:
-                a failover of a server with high availability takes 60 to 120 s
-                (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability).
+                default is 30, or `connect_timeout` if you gave a shorter one. 30 covers a restart
+                of PgBouncer, a lack of connection slots and most network faults. Give a job 180: a
+                failover takes 60 to 120 s and scaling with near-zero downtime 40 to 60 s
+                (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability,
+                https://learn.microsoft.com/azure/postgresql/scale/concepts-scaling-resources,
+                2026-11-27).
             autocommit: as in psycopg.
             prepare_threshold: as in psycopg; the default is 5, and None behind PgBouncer.
             context: as in psycopg.
@@ -214,7 +217,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
             pgbouncer: True connects to PgBouncer, on port 6432 and without prepared statements.
             cloud: an `azpg.Cloud` or its name; by default the host's.
             retry_timeout: seconds for which transient failures are retried in all, by default 30;
-                0 means a single attempt.
+                0 means a single attempt. Give a job 180, which covers failover and scaling.
             autocommit: as in psycopg.
             prepare_threshold: as in psycopg; the default is 5, and None behind PgBouncer.
             context: as in psycopg.

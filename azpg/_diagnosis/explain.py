@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,6 +16,9 @@ from .hints import HintContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_PINNED_ROOTS = ("azpg", "_tls", "roots.pem")
+"""The end of the path that `azpg.conninfo()` returns."""
 
 _UNSPECIFIC_KINDS = {"unknown", "closed", "pool-timeout"}
 """Kinds that say less than an error behind them may."""
@@ -95,6 +99,7 @@ def _hint_context(error: BaseException) -> HintContext:
     if not isinstance(pgconn, FinishedPGconn):
         return HintContext()
     options = {option.keyword: option.val for option in pgconn.info}
+    root_file = _decode(options.get(b"sslrootcert"))
     return HintContext(
         host=_decode(pgconn.host or pgconn.hostaddr) or "the server",
         port=_decode(pgconn.port) or "5432",
@@ -102,7 +107,7 @@ def _hint_context(error: BaseException) -> HintContext:
         dbname=_decode(pgconn.db),
         entra=pgconn.password.startswith(b"eyJ"),  # as every JWT does
         secret_length=len(pgconn.password),
-        root_file=_decode(options.get(b"sslrootcert")),
+        root_file="" if Path(root_file).parts[-3:] == _PINNED_ROOTS else root_file,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg.pq import ConnStatus
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PGBOUNCER_PORTS = ("6432", "8432")
-_PGBOUNCER_MAX_PASSWORD_BYTES = 2047
-"""up to PgBouncer 1.25; pgbouncer/pgbouncer#1310 raised it"""
+_VIRTUAL_ENDPOINT = re.compile(r"[^.,]+\.(writer|reader)(\.postgres\.database\.[a-z.-]+)")
+"""Source: MicrosoftDocs/azure-databases-docs, articles/postgresql/read-replica (2026-11-27)."""
 
 
 class HintContext(NamedTuple):
@@ -34,6 +35,12 @@ class HintContext(NamedTuple):
     """of the token or password, in bytes"""
     root_file: str = ""
     """the caller's own sslrootcert"""
+    root_file_source: str = "sslrootcert or PGSSLROOTCERT"
+    """the option or variable that names it"""
+    has_azure_root: bool | None = None
+    """whether that file has any of Azure's root certificates; None if that is not known"""
+    has_pinned_roots: bool = True
+    """the roots are azpg's pinned ones, if the caller named no file"""
     server_address: str = ""
     """the IP address that was tried, if the message contains it"""
     reached: int | None = None
@@ -65,8 +72,9 @@ def write_hint(template: str, context: HintContext, names: Mapping[str, str]) ->
         "audience": _hint_audience(context),
         "token": _hint_token(context),
         "login": _hint_login(context),
-        "password_length": _hint_password_length(context),
+        "certificate_name": _hint_certificate_name(context),
         "roots": _hint_roots(context),
+        "new_root": _hint_new_root(context),
         "port_closed": _hint_port_closed(context),
         "no_answer": _hint_no_answer(context),
         "own_machine": _hint_own_machine(context),
@@ -129,7 +137,7 @@ def _hint_login(context: HintContext) -> str:
         )
         if has_server_suffix:
             hint = f"{hint}; {suffix_hint}"
-    return hint + _hint_password_length(context)
+    return hint
 
 
 _CREATE_ROLE = (
@@ -141,14 +149,18 @@ _CREATE_ROLE = (
 )
 
 
-def _hint_password_length(context: HintContext) -> str:
-    is_pgbouncer = context.port in _PGBOUNCER_PORTS
-    if not is_pgbouncer or context.secret_length <= _PGBOUNCER_MAX_PASSWORD_BYTES:
-        return ""
-    secret = "token" if context.entra else "password"
+def _hint_certificate_name(context: HintContext) -> str:
+    if endpoint := _VIRTUAL_ENDPOINT.search(context.host):
+        kind, suffix = endpoint.groups()
+        attrs = "read-write" if kind == "writer" else "prefer-standby"
+        return (
+            f"the server's certificate does not have the name of the virtual endpoint: give the "
+            f'list of servers instead, host="<server>{suffix},<replica>{suffix}", '
+            f'target_session_attrs="{attrs}", which follows a promotion too'
+        )
     return (
-        f". The {secret} has {context.secret_length} bytes, and PgBouncer may take only "
-        f"{_PGBOUNCER_MAX_PASSWORD_BYTES}: pgbouncer=False goes to the server itself"
+        "connect under a name that is on the certificate, and give the way there apart from it: "
+        f'server="myserver", host="{context.host}" (or hostaddr=)'
     )
 
 
@@ -158,12 +170,26 @@ def _hint_roots(context: HintContext) -> str:
             "sslrootcert=system finds the system's roots only where SSL_CERT_FILE names them: "
             "leave it out for Azure's own. "
         )
-    if context.root_file:
-        return (
-            f"The roots are those of {context.root_file} (sslrootcert or PGSSLROOTCERT), which may "
-            f"be out of date: leave it out for Azure's own. "
-        )
-    return ""
+    if not context.root_file:
+        return ""
+    problem = "may be out of date"
+    if context.has_azure_root is False:
+        problem = "has none of Azure's"
+    source = context.root_file_source
+    remedy = f"unset {source}" if source.startswith("PG") else "leave it out"
+    return (
+        f"The root certificates are those of {context.root_file} ({source}), which {problem}: "
+        f"{remedy} for Azure's own. "
+    )
+
+
+def _hint_new_root(context: HintContext) -> str:
+    if context.root_file or not context.has_pinned_roots:
+        return ""
+    return (
+        "If Azure has a new root, upgrade azpg, or until then set PGSSLROOTCERT=$(python -m "
+        "certifi). "
+    )
 
 
 def _hint_port_closed(context: HintContext) -> str:

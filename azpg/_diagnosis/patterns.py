@@ -111,13 +111,14 @@ PATTERNS = (
         "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support for its "
         "repair, and until then sign in with a password",
     ),
-    # github.com/pgbouncer/pgbouncer/issues/874
+    # MicrosoftDocs/azure-databases-docs, postgresql/release-notes-maintenance/2026-april.md
     Pattern(
         "pgbouncer-password-length",
         LoginError,
-        r"client sent partial pkt in startup phase|(password|packet|pkt) too long|password packet",
-        "the {secret} has {secret_length} bytes, and PgBouncer takes 2047: write pgbouncer=False "
-        "to go to the server itself, or sign in as a managed identity, whose tokens are shorter",
+        r"client sent partial pkt",
+        "the {secret} has {secret_length} bytes. Azure's PgBouncer took about 4,080 until the "
+        "server's maintenance after 2026-04-22 (portal: Maintenance): until then write "
+        "pgbouncer=False to connect to the server itself",
     ),
     # Role and database
     Pattern(
@@ -168,9 +169,9 @@ PATTERNS = (
         "startup-parameter",
         LoginError,
         r"unsupported (options )?startup parameter",
-        "PgBouncer takes no options= and no other setting from a connection: set it once for the "
-        "role, ALTER ROLE {role} IN DATABASE {database} SET search_path = …, or go to the server "
-        "itself with pgbouncer=False",
+        "PgBouncer does not take this setting from a connection: set it once for the role, ALTER "
+        "ROLE {role} IN DATABASE {database} SET search_path = …, or go to the server itself with "
+        "pgbouncer=False",
     ),
     Pattern(
         "server-option",
@@ -205,8 +206,7 @@ PATTERNS = (
         "certificate-name",
         TLSError,
         r"certificate for .* does not match|does not match host name",
-        "connect under a name that is on the certificate, and give the way there apart from it: "
-        'server="myserver", host="{host}" (or hostaddr=)',
+        "{certificate_name}",
     ),
     Pattern(
         "root-file",
@@ -232,11 +232,25 @@ PATTERNS = (
     Pattern(
         "certificate",
         TLSError,
-        r"certificate verify failed|self.signed certificate|unable to get (local )?issuer",
-        "the certificate ends in none of the trusted roots, or is expired. {roots}Something "
-        "between you and {host} may break TLS open: python -m azpg doctor shows who signed it, "
-        "beside the pinned roots. If Azure has a new root, upgrade azpg or set "
-        "PGSSLROOTCERT=$(python -m certifi). {own_machine}",
+        r"self.signed certificate",
+        "the chain ends in a self-signed root that is not trusted: that of a TLS-inspecting proxy "
+        "between you and {host}, or a private one. {roots}python -m azpg doctor shows its name. "
+        "{own_machine}",
+    ),
+    Pattern(
+        "certificate",
+        TLSError,
+        r"unable to get (local )?issuer|unable to verify the (first|leaf)",
+        "the chain ends in a root that is not trusted, or the server did not send all of it: "
+        "python -m azpg doctor tells which. {roots}{new_root}{own_machine}",
+    ),
+    Pattern(
+        "certificate",
+        TLSError,
+        r"certificate verify failed",
+        "{roots}python -m azpg doctor tells whether the cause is a TLS-inspecting proxy between "
+        "you and {host}, an incomplete chain, a root that is not pinned, or an expired "
+        "certificate. {new_root}{own_machine}",
     ),
     Pattern(
         "tls-refused",
@@ -400,7 +414,7 @@ PATTERNS = (
         r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
         r"could not (send|receive)|response during SSL exchange|connection is lost",
         "the connection was cut on its way to {host}: a restart, or a firewall in between. "
-        "Connect again{password_length}",
+        "Connect again",
         transient=True,
     ),
     Pattern(
@@ -432,6 +446,14 @@ PATTERNS = (
         "PgBouncer gives each transaction another server connection: pass prepare_threshold=None "
         "(pgbouncer=True does) and no prepare=True, or let PgBouncer keep track with server "
         "parameter pgbouncer.max_prepared_statements above 0",
+    ),
+    # Reported in public threads (2026-11-27)
+    Pattern(
+        "extension",
+        ConnectError,
+        r"is not allow-listed for",
+        "add the extension to the server parameter azure.extensions (portal: Server parameters), "
+        "then CREATE EXTENSION in this database",
     ),
     Pattern(
         "permission",
@@ -482,6 +504,7 @@ PATTERNS = (
 
 SQLSTATES = {
     "08P01": "",
+    "0A000": "",
     "25006": "read-only",
     "25P03": "idle",
     "26000": "prepared-statement",

@@ -24,6 +24,7 @@ from azpg._tls.roots import certificates, root_file, user_root_crt
 from azpg._tokens.cache import read_clocks
 
 from . import network
+from .chain import find_cause
 from .record import Findings
 from .result import CheckResult, SourcedValue, Step
 from .session import pool_mode, round_trip_ms, session_details, tracks_prepared_statements
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from azpg._conninfo.resolve import ResolvedConfig
     from azpg._conninfo.sources import Parameters
 
+    from .chain import Cause
     from .network import Address
     from .result import Detail, Status
 
@@ -290,11 +292,27 @@ class _Checks:
             return self._message_result(str(error), address, {})
         self._handshake = handshake
         details = _handshake_details(handshake)
+        if handshake.has_unknown_issuer and (cause := self._chain_cause(handshake, address)):
+            problem = f"{handshake.problem}: {cause.problem}"
+            details["cause"] = cause.name
+            return CheckResult(details, "failed", self._redact(problem), cause.hint)
         if handshake.problem:
             return self._message_result(handshake.problem, address, details)
         if handshake.root is None:
             return CheckResult(details, "warning", f"sslmode={mode} takes any certificate")
         return CheckResult(details)
+
+    def _chain_cause(self, handshake: Handshake, address: Address) -> Cause | None:
+        config = self.config
+        return find_cause(
+            handshake.chain,
+            AZURE_ROOTS if config.cloud.roots is None else config.cloud.roots,
+            address=(address.ip, address.port),
+            server_name=address.server_name,
+            own_file=self._root_file if config.roots is None else "",
+            direct=config.params.get("sslnegotiation") == "direct",
+            timeout=self._timeout(),
+        )
 
     def identity(self) -> CheckResult:
         if self._config is not None and self._config.auth != "entra":

@@ -26,6 +26,8 @@ class Certificate(NamedTuple):
 
     subject: str
     issuer: str
+    issuer_organization: str
+    is_self_signed: bool
     names: tuple[str, ...]
     not_after: dt.datetime
     sha256: str
@@ -47,6 +49,8 @@ class Handshake:
     """the trusted root that the chain ends in; None if the chain could not be verified"""
     problem: str = ""
     """OpenSSL's message, if the chain could not be verified"""
+    has_unknown_issuer: bool = False
+    """that message is about the end of the chain, not about a date or a name"""
 
 
 class NoTLSError(Exception):
@@ -77,6 +81,7 @@ def inspect_tls(
         OSError: the connection or the handshake failed.
     """
     problem = ""
+    has_unknown_issuer = False
     if roots is not None:
         try:
             context = _ssl_context(roots)
@@ -85,6 +90,7 @@ def inspect_tls(
         except ssl.SSLCertVerificationError as error:
             if error.verify_code not in _NAME_MISMATCH_CODES:
                 problem = f"certificate verify failed: {error.verify_message}"
+                has_unknown_issuer = error.verify_code in _UNKNOWN_ISSUER_CODES
         except _RootsError as error:
             problem = str(error)
     context = _ssl_context()
@@ -99,8 +105,31 @@ def inspect_tls(
         problem = (
             f'server certificate for "{certificate_name}" does not match host name "{server_name}"'
         )
-    return replace(handshake, problem=problem)
+    return replace(handshake, problem=problem, has_unknown_issuer=has_unknown_issuer)
 
+
+def root_of(
+    address: tuple[str, int], server_name: str, *, roots: str, direct: bool, timeout: float
+) -> Certificate | None:
+    """Return the root that a server's chain ends in, or None if these roots do not verify it.
+
+    Args:
+        address: the IP address and port to connect to.
+        server_name: the name that TLS asks for; the certificate may have another one.
+        roots: a PEM file.
+        direct: whether TLS starts at once.
+        timeout: in seconds.
+    """
+    try:
+        context = _ssl_context(roots)
+        context.check_hostname = False
+        return _handshake(context, address, server_name, direct=direct, timeout=timeout).root
+    except (NoTLSError, OSError, _RootsError):
+        return None
+
+
+_UNKNOWN_ISSUER_CODES = (2, 18, 19, 20, 21)
+"""OpenSSL's error codes for a chain that ends in no trusted root."""
 
 _NAME_MISMATCH_CODES = (62, 64)
 """OpenSSL's error codes for a certificate of another host name or IP address."""
@@ -187,10 +216,17 @@ def _read_certificate(certificate: x509.Certificate) -> Certificate:
     return Certificate(
         subject=_common_name(certificate.subject),
         issuer=_common_name(certificate.issuer),
+        issuer_organization=_organization(certificate.issuer),
+        is_self_signed=certificate.subject == certificate.issuer,
         names=names,
         not_after=certificate.not_valid_after_utc,
         sha256=certificate.fingerprint(SHA256()).hex(),
     )
+
+
+def _organization(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return str(found[0].value) if found else ""
 
 
 def _common_name(name: x509.Name) -> str:

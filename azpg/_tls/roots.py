@@ -250,6 +250,24 @@ def parse_pem(text: str) -> Iterator[tuple[str, bytes]]:
             yield hashlib.sha256(der).hexdigest(), der
 
 
+def certifi_certificates() -> list[bytes]:
+    """Return certifi's certificates in DER form; none if they cannot be read."""
+    try:
+        text = _certifi_pem().decode("latin-1")
+    except (ImportError, OSError):
+        return []
+    return [der for _, der in parse_pem(text)]
+
+
+def has_azure_root(path: str) -> bool | None:
+    """Return whether a PEM file has any of the pinned roots; None if it cannot be read."""
+    try:
+        text = Path(path).read_bytes().decode("latin-1")
+    except OSError:
+        return None
+    return any(name in AZURE_ROOTS for name, _ in parse_pem(text))
+
+
 def _to_pem(der: bytes) -> bytes:
     text = b2a_base64(der, newline=False)
     lines = [text[i : i + 64] for i in range(0, len(text), 64)]

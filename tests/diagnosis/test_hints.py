@@ -122,20 +122,19 @@ def test_the_hint_for_a_closed_pgbouncer_port_turns_it_on() -> None:
 
 
 def test_the_hint_for_a_rejected_long_token_has_its_length() -> None:
-    """And pgbouncer=False, which avoids the limit."""
+    """And since when Azure's PgBouncer takes it, and pgbouncer=False, which avoids the limit."""
     found = hint(FATAL + "client sent partial pkt in startup phase")
     assert "5000 bytes" in found
     assert "pgbouncer=False" in found
+    assert "2026-04-22" in found
 
 
 @pytest.mark.parametrize(
     "message", ["password authentication failed", "server closed the connection"]
 )
-def test_a_long_token_is_suspected_under_pgbouncer(message: str) -> None:
-    """PgBouncer may have cut it off without saying so."""
-    assert "5000 bytes" in hint(FATAL + message, port="6432")
-    assert "bytes" not in hint(FATAL + message, port="6432", secret_length=2047)
-    assert "bytes" not in hint(FATAL + message, port="5432")
+def test_a_long_token_is_not_suspected_otherwise(message: str) -> None:
+    """Azure's PgBouncer reads long tokens, so a refused login has other causes."""
+    assert "bytes" not in hint(FATAL + message, port="6432")
 
 
 # Network and TLS
@@ -179,16 +178,56 @@ def test_sslmode_disable_is_never_suggested_for_a_token(message: str) -> None:
     assert "sslmode=disable" not in hint(message)
 
 
-def test_the_hint_for_an_unknown_root_names_certifis_file() -> None:
-    """A new root of Azure needs no release of azpg."""
-    assert "PGSSLROOTCERT=$(python -m certifi)" in hint("unable to get local issuer certificate")
+UNVERIFIED = {
+    "libpq": "SSL error: certificate verify failed",
+    "issuer": "certificate verify failed: unable to get local issuer certificate",
+    "first": "certificate verify failed: unable to verify the first certificate",
+    "self-signed": "certificate verify failed: self-signed certificate in certificate chain",
+    "self signed": "certificate verify failed: self signed certificate",
+}
+
+
+@pytest.mark.parametrize("which", UNVERIFIED)
+def test_the_hint_for_an_unverified_certificate_names_the_doctor(which: str) -> None:
+    """Only its own handshake can tell the causes apart."""
+    assert "azpg doctor" in hint(UNVERIFIED[which])
+
+
+@pytest.mark.parametrize("which", UNVERIFIED)
+def test_certifis_file_is_advised_only_if_it_can_help(which: str) -> None:
+    """Neither against a proxy's root, nor if other roots than the pinned ones are in use."""
+    advice = "PGSSLROOTCERT=$(python -m certifi)"
+    assert (advice in hint(UNVERIFIED[which])) is not which.startswith("self")
+    assert advice not in hint(UNVERIFIED[which], root_file="/etc/own.pem")
+    assert advice not in hint(UNVERIFIED[which], has_pinned_roots=False)
 
 
 def test_the_hint_for_an_unknown_root_names_the_callers_file() -> None:
     """An old file may lack a new root, and "system" may find no roots."""
-    found = hint("certificate verify failed", root_file="/etc/BaltimoreCyberTrustRoot.crt")
-    assert "/etc/BaltimoreCyberTrustRoot.crt (sslrootcert or PGSSLROOTCERT)" in found
-    assert "SSL_CERT_FILE" in hint("certificate verify failed", root_file="system")
+    message = "certificate verify failed"
+    file = {"root_file": "/etc/BaltimoreCyberTrustRoot.crt"}
+    assert f"{file['root_file']} (sslrootcert or PGSSLROOTCERT)" in hint(message, **file)
+    old = hint(message, **file, root_file_source="PGSSLROOTCERT", has_azure_root=False)
+    assert "(PGSSLROOTCERT), which has none of Azure's: unset PGSSLROOTCERT" in old
+    assert "SSL_CERT_FILE" in hint(message, root_file="system")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "attrs"), [("writer", "read-write"), ("reader", "prefer-standby")]
+)
+def test_a_virtual_endpoint_whose_name_does_not_match_gets_the_list(
+    endpoint: str, attrs: str
+) -> None:
+    """One server's name would be the wrong one after a promotion."""
+    message = 'server certificate for "a" does not match host name "b"'
+    host = f"shop.{endpoint}.postgres.database.azure.com"
+    found = hint(message, host=host)
+    assert 'host="<server>.postgres.database.azure.com,<replica>' in found
+    assert f'target_session_attrs="{attrs}"' in found
+    assert "server=" not in found
+    assert found == hint(message, host=f"{HOST},{host}")
+    assert 'server="myserver"' in hint(message, host="db.corp.example")
+    assert 'server="myserver"' in hint(message, host="reader.postgres.database.azure.com")
 
 
 # Any text

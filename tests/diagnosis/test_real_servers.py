@@ -148,6 +148,12 @@ def permission(servers: Servers) -> None:
         conn.execute("select * from pg_authid")
 
 
+@fails_with("extension", "azure.extensions", "is not allow-listed for")
+def extension(servers: Servers) -> None:
+    with azpg.connect(**servers.there) as conn:
+        conn.execute("create extension pageinspect")
+
+
 @fails_with("permission", "let the owner grant it", "must be owner of table pg_class")
 def ownership(servers: Servers) -> None:
     with servers.opened() as conn:
@@ -268,14 +274,10 @@ def wrong_object_id(servers: Servers) -> None:
 # PgBouncer
 
 
-@fails_with("pgbouncer-password-length", "has 5000 bytes", "client sent partial pkt in startup")
-def long_password(servers: Servers) -> None:
-    psycopg.connect(**servers.pooler, password="x" * 5000)
-
-
-@fails_with("login", "has 3000 bytes", "password authentication failed")
-def password_that_pgbouncer_truncates(servers: Servers) -> None:
-    psycopg.connect(**servers.pooler, password="x" * 3000)
+@fails_with("pgbouncer-password-length", "2026-04-22", "client sent partial pkt in startup")
+def long_token(servers: Servers) -> None:
+    with servers.azure.fault(say=("08P01", "client sent partial pkt in startup phase")):
+        servers.connect_azure()
 
 
 @fails_with("no-database", "correct dbname=", "no such database: none")
