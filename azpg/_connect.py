@@ -153,6 +153,7 @@ class ConnectRequest:
 
     async def login_async(self) -> Login:
         """Do the same without blocking the event loop: a sync callback runs in a thread."""
+        running_loop()
         if self.entra is not None:
             self._login = self._from_credential(await self.entra.token_async(self._deadline()))
         elif self._callback is not None:
@@ -624,6 +625,17 @@ def _entra_password(options: ConnectOptions, resolved: _Resolved) -> EntraPasswo
             )
             client_id = None
     return EntraPassword(cast("Credential | None", credential), cloud=cloud, client_id=client_id)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop, or raise `ConfigError` if it is not asyncio's."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "no asyncio event loop is running: azpg's async API needs asyncio, as psycopg's does. "
+            "With trio call the sync API in a thread, trio.to_thread.run_sync(azpg.connect, …)"
+        ) from None
 
 
 def event_loop_error(loop_class: type) -> str | None:

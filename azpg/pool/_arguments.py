@@ -179,7 +179,7 @@ class SecretKwargs(dict[str, Any]):
 
 def hide_conninfo(conninfo: object) -> Any:
     """Return a connection string, as a `Secret` if it contains a secret or is invalid."""
-    if not isinstance(conninfo, str):
+    if not isinstance(conninfo, str) or not conninfo or isinstance(conninfo, Secret):
         return conninfo
     secret_keywords = {name.encode() for name in libpq_info().secrets}
     try:

@@ -20,7 +20,7 @@ from psycopg_pool.pool_async import ReturnConnection as AsyncReturnConnection
 from psycopg_pool.pool_async import StopWorker
 
 from azpg import _deadline
-from azpg._connect import event_loop_error
+from azpg._connect import event_loop_error, running_loop
 from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
@@ -565,6 +565,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         return self._open_if_awaited().__await__()
 
     async def _open_if_awaited(self) -> Self:
+        running_loop()
         if self._awaits_connections:
             try:
                 await self.open(wait=True, timeout=self.timeout)

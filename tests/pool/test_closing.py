@@ -202,6 +202,20 @@ def test_the_proactor_event_loop_is_named_with_its_fix() -> None:
     assert event_loop_error(asyncio.SelectorEventLoop) is None
 
 
+def test_another_event_loop_library_is_told_to_use_threads() -> None:
+    """Without asyncio's event loop, as in trio, the async API raises a ConfigError that says so."""
+
+    async def connect() -> None:
+        await azpg.connect_async(host="db.example", user="me", password="x")
+
+    async def pool() -> None:
+        await azpg.create_pool_async(host="db.example", user="me", password="x")
+
+    for steps in (connect(), pool()):
+        with pytest.raises(azpg.ConfigError, match=r"needs asyncio.*trio\.to_thread"):
+            steps.send(None)  # as another event loop does
+
+
 def test_an_async_pool_does_not_open_on_the_proactor_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
