@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from ._errors import EmulatorError
 
-# Each host suffix with the resource (audience) of the tokens that its servers accept.
+# Each host suffix with the resource (audience) of the tokens that its servers accept. That of
+# HorizonDB, a preview, is an assumption. Source of Bleu's (France): azure-cli-core 2.91.0.
 _RESOURCE_BY_SUFFIX = {
     ".postgres.database.azure.com": "https://ossrdbms-aad.database.windows.net",
     ".postgres.database.usgovcloudapi.net": "https://ossrdbms-aad.database.usgovcloudapi.net",
     ".postgres.database.chinacloudapi.cn": "https://ossrdbms-aad.database.chinacloudapi.cn",
+    ".postgres.database.sovcloud-api.fr": "https://ossrdbms-aad.database.sovcloud-api.fr",
+    ".horizondb.azure.com": "https://ossrdbms-aad.database.windows.net",
     ".postgres.cosmos.azure.com": "https://token.postgres.cosmos.azure.com",
 }
 HOST_SUFFIXES = tuple(_RESOURCE_BY_SUFFIX)

@@ -123,6 +123,8 @@ def test_the_root_certificate_is_valid_for_at_most_a_day(emulator: Emulator) -> 
         ("myserver.postgres.database.azure.com", True),
         ("myserver.postgres.database.usgovcloudapi.net", True),
         ("myserver.postgres.database.chinacloudapi.cn", True),
+        ("myserver.postgres.database.sovcloud-api.fr", True),
+        ("mycluster.abc.westus.horizondb.azure.com", True),
         ("mycluster.postgres.cosmos.azure.com", True),
         ("login.microsoftonline.com", False),
         ("database.azure.com", False),

@@ -617,6 +617,36 @@ GUARDS = (
         ),
     ),
     Guard(
+        "the emulator forgets roles that have been dropped",
+        "azpg.emulator._entra.tenant.Tenant.set_roles",
+        """
+            for role in roles:
+                principal = principal_of(role)
+                if principal is not None:
+                    self._roles[role.name] = role
+                    self._principals.setdefault(role.object_id, principal)
+        """,
+        ("emulator/test_principals::test_a_dropped_role_accepts_no_token",),
+    ),
+    Guard(
+        "the emulator's extensions are for administrators",
+        "azpg.emulator._postgres.extension_tree._rules",
+        'return ""',
+        (
+            "emulator/test_extensions::test_only_administrators_create_extensions",
+            "emulator/test_extensions::test_other_extensions_are_refused",
+        ),
+    ),
+    Guard(
+        "a record has no names",
+        "azpg._doctor.record.Aliases.replace",
+        "return text",
+        (
+            "doctor/test_record::test_no_name_or_secret_is_in_a_record",
+            "doctor/test_record::test_names_in_a_failed_sign_in_are_replaced",
+        ),
+    ),
+    Guard(
         "the emulator's administrator runs no program",
         "azpg.emulator._postgres.cluster.Cluster._remove_server_roles",
         "pass",
