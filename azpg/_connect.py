@@ -94,7 +94,8 @@ class ConnectRequest:
         resolved = _resolve_options(options, is_async=is_async)
         self.config = resolved.config
         self.prepare_threshold = None if self.config.pgbouncer else 5
-        """psycopg's default; Azure's PgBouncer has max_prepared_statements = 0 until it is set"""
+        """psycopg's default; Azure's PgBouncer has max_prepared_statements = 0 until it is set
+        (MicrosoftDocs/azure-databases-docs, pgbouncer-parameters-table.md, checked 2026-11-27)"""
         self.entra: EntraPassword | None = None
         """what acquires the tokens, if the connection authenticates with them"""
         self._secrets = dict(resolved.secrets)

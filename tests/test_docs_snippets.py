@@ -89,3 +89,34 @@ def test_a_link_leads_somewhere(page: Path) -> None:
         target = page.parent / parts.path if parts.path else page
         assert target.exists(), link
         assert not parts.fragment or parts.fragment in places(target), link
+
+
+# Claims about Azure
+
+
+DATED = re.compile(r"\b20\d\d-\d\d-\d\d\b|\b\d\d/20\d\d\b")
+MICROSOFTS = re.compile(r"MicrosoftDocs|learn\.microsoft\.com|azure-cli-core|azure-mgmt-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_the_sources_of_a_page_have_a_date(page: Path) -> None:
+    """What Microsoft documents changes: the page says when it was read."""
+    sources = re.findall(r"^Source.*?(?=\n\n|\Z)", page.read_text(), re.DOTALL | re.MULTILINE)
+    for source in sources:
+        assert DATED.search(source) or not MICROSOFTS.search(source), source
+
+
+def test_the_sources_in_the_code_have_a_date() -> None:
+    """Within a few lines of the source."""
+    undated = []
+    for path in sorted((ROOT / "azpg").rglob("*.py")):
+        if "emulator" in path.parts:
+            continue
+        lines = path.read_text().splitlines()
+        undated += [
+            f"{path.name}:{number + 1}"
+            for number, line in enumerate(lines)
+            if MICROSOFTS.search(line)
+            and not DATED.search("\n".join(lines[max(0, number - 3) : number + 4]))
+        ]
+    assert undated == []

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
-"""Azure's ports, each with the port of its PgBouncer (7432 and 8432: an elastic cluster)."""
+"""Azure's ports, each with the port of its PgBouncer (7432 and 8432: an elastic cluster).
+
+Source: MicrosoftDocs/azure-databases-docs, articles/postgresql, connectivity/concepts-pgbouncer.md
+and elastic-clusters/concepts-elastic-clusters.md (checked 2026-11-27).
+"""
 
 DEFAULTS = {
     "connect_timeout": "15",

@@ -1,6 +1,7 @@
 """The AZURE_POSTGRESQL_* variables that Service Connector sets for an app on Azure. Pure.
 
-Source: https://learn.microsoft.com/azure/service-connector/how-to-integrate-postgres
+Source: https://learn.microsoft.com/azure/service-connector/how-to-integrate-postgres (checked
+2026-11-27)
 """
 
 from __future__ import annotations

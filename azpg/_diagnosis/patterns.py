@@ -62,7 +62,8 @@ PATTERNS = (
         r"^((?!FATAL:).)*Too many open files",
         "this process has no file descriptor left: close some, or raise ulimit -n",
     ),
-    # Token. Azure documents none of these messages; they are from public issues and forums
+    # Token. Azure documents none of these messages (2026-11-27); they are from public issues and
+    # forums
     Pattern(
         "token-expired",
         LoginError,
@@ -111,7 +112,7 @@ PATTERNS = (
         "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support for its "
         "repair, and until then sign in with a password",
     ),
-    # MicrosoftDocs/azure-databases-docs, postgresql/release-notes-maintenance/2026-april.md
+    # MicrosoftDocs/azure-databases-docs, release-notes-maintenance/2026-april.md (2026-11-27)
     Pattern(
         "pgbouncer-password-length",
         LoginError,

@@ -9,7 +9,7 @@ from azpg._redact import redact
 from azpg.errors import CredentialError
 
 # What only the user can fix: a second factor, an expired password or session, a consent.
-# The codes are listed at learn.microsoft.com/entra/identity-platform/reference-error-codes
+# Source: learn.microsoft.com/entra/identity-platform/reference-error-codes (copy of 07/2026)
 INTERACTION_REQUIRED = (
     r"interaction_required|consent_required|login_required|"
     r"AADSTS(16000|50055|50058|5007[2469]|50078|50133|50144|50158|50173|53003|65001|65004|700082|"
