@@ -34,6 +34,7 @@ from ._arguments import (
 )
 from ._base import CLOSE_TIMEOUT_SECONDS, BasePool
 from ._errors import pool_error
+from ._round_trip import POLL_SECONDS, RoundTrip
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -342,7 +343,9 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
     def _check_new(self, conn: CT) -> None:
         """Check a new connection by a round trip: PgBouncer accepts it while its server is down."""
         try:
-            self.check_connection(conn)
+            round_trip = RoundTrip(conn.pgconn, self._stop_deadline().at)
+            while not round_trip.is_done():
+                _deadline.sleep(POLL_SECONDS)
         except BaseException as error:
             conn.pgconn.finish()
             if isinstance(error, psycopg.Error):
@@ -819,7 +822,9 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     async def _check_new(self, conn: ACT) -> None:
         """Check a new connection by a round trip: PgBouncer accepts it while its server is down."""
         try:
-            await self.check_connection(conn)
+            round_trip = RoundTrip(conn.pgconn, self._stop_deadline().at)
+            while not round_trip.is_done():
+                await _deadline.sleep_async(POLL_SECONDS)
         except BaseException as error:
             conn.pgconn.finish()
             if isinstance(error, psycopg.Error):

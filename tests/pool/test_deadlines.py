@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg_pool
@@ -39,6 +40,10 @@ def test_each_client_of_a_null_pool_has_its_own_timeout(
     pool = make(api, pool_class=null(api), max_size=2)
     api.run(pool.open())
     ended: dict[int, float] = {}
+
+    def note_end(index: int, _: object) -> None:
+        ended[index] = time.monotonic() - started
+
     timeouts = [0.3, 1.0, 1.5, 1.5, 1.5]
     with mortal.fault(**fault):
         if "identity" in fault:
@@ -46,9 +51,7 @@ def test_each_client_of_a_null_pool_has_its_own_timeout(
         started = time.monotonic()
         waiting = [api.begin(pool.getconn, timeout) for timeout in timeouts]
         for index, future in enumerate(waiting):
-            future.add_done_callback(
-                lambda _, index=index: ended.setdefault(index, time.monotonic() - started)
-            )
+            future.add_done_callback(partial(note_end, index))
         errors = [future.exception(60) for future in waiting]
     assert all(isinstance(error, psycopg_pool.PoolTimeout) for error in errors)
     assert all(ended[index] < timeout + LATE for index, timeout in enumerate(timeouts)), ended
