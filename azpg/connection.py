@@ -73,7 +73,8 @@ class Connection(psycopg.Connection[Row]):
             server: the server's short name, such as `"myserver"`, or its full name. The server's
                 certificate is verified against it. A `host` next to it is the address to connect
                 to, such as the local end of an SSH tunnel.
-            credential: a credential of azure-identity, or a function that makes one. Without it
+            credential: a credential of azure-identity, or a function that makes one or that returns
+                the text of a token and is called for each new one. Without it
                 `DefaultAzureCredential` is used.
             client_id: the client id of the user-assigned or workload identity that the default
                 credential uses.
@@ -209,8 +210,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         Args:
             conninfo: a connection string, as for `azpg.connect`.
             server: the server's short or full name, as for `azpg.connect`.
-            credential: a credential of azure-identity or of azure.identity.aio, or a function that
-                makes one. A sync credential is called in a thread.
+            credential: a credential of azure-identity or of azure.identity.aio, or a function, sync
+                or async, that makes one or that returns the text of a token. A sync credential or
+                function is called in a thread.
             client_id: the client id of the default credential's identity.
             password: authenticates as a PostgreSQL role: a text, or a function, sync or async, that
                 returns it. A sync function is called in a thread.

@@ -112,7 +112,8 @@ PATTERNS = (
         "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support for its "
         "repair, and until then sign in with a password",
     ),
-    # MicrosoftDocs/azure-databases-docs, release-notes-maintenance/2026-april.md (2026-11-27)
+    # Azure documents the fix (2026-11-27): MicrosoftDocs/azure-databases-docs,
+    # articles/postgresql/release-notes-maintenance/2026-april.md
     Pattern(
         "pgbouncer-password-length",
         LoginError,

@@ -160,8 +160,8 @@ def create_pool(
         conninfo: Connection string of libpq, as key/value pairs or as a URI, or a function that
             returns one before each new connection.
         server: Name of the server, for example "myserver" or its full host name.
-        credential: An azure-identity credential, or a function that returns one. Default: one
-            `DefaultAzureCredential` per process.
+        credential: An azure-identity credential, or a function that returns one or the text of a
+            token. Default: one `DefaultAzureCredential` per process.
         client_id: Client ID of the managed or workload identity that the default credential uses.
         password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a function
             that is called for each new connection.
@@ -330,8 +330,8 @@ def create_pool_async(
         conninfo: Connection string of libpq, as key/value pairs or as a URI, or a function that
             returns one before each new connection.
         server: Name of the server, for example "myserver" or its full host name.
-        credential: An azure-identity credential, or a function that returns one. Default: one
-            `DefaultAzureCredential` per process. It may be async.
+        credential: An azure-identity credential, or a function that returns one or the text of a
+            token. Default: one `DefaultAzureCredential` per process. It may be async.
         client_id: Client ID of the managed or workload identity that the default credential uses.
         password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a function
             that is called for each new connection. The function may be async.

@@ -12,15 +12,19 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import azpg
+import azpg.asyncpg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fix_api import Api
+    from fix_asyncpg import Run
     from fix_clock import Clock
     from fix_credentials import Credentials
+    from fix_django import Databases
     from fix_leaks import Leaks
     from fix_refresh import Background
+    from fix_sqlalchemy import Engines
     from fix_subprocess import Program
 
     from azpg.emulator import Emulator
@@ -138,6 +142,29 @@ def test_a_rejected_token_is_replaced_once(api: Api, azure: Emulator) -> None:
     with api.connect(credential=function, user="myapp") as conn:
         assert api.row(conn, WHO) == ("myapp",)
     assert function.calls == 2
+
+
+def test_the_integrations_take_it(
+    azure: Emulator, engines: Engines, databases: Databases, run: Run
+) -> None:
+    """SQLAlchemy, Django and asyncpg hand the function on."""
+    function = Function(azure.token)
+    engine = engines.make(connect_args={"credential": function})
+    assert engines.scalar(engine, WHO) == "myapp"
+    if engines.api.kind == "async":
+
+        async def who() -> Any:
+            conn = await azpg.asyncpg.connect(server="myserver", credential=function)
+            try:
+                return await conn.fetchval(WHO)
+            finally:
+                await conn.close()
+
+        assert run(who()) == "myapp"
+    else:
+        with databases(OPTIONS={"credential": function}).cursor() as cursor:
+            assert cursor.execute(WHO).fetchone() == ("myapp",)
+    assert function.calls == 1
 
 
 def test_a_partial_is_a_function(api: Api, azure: Emulator) -> None:
