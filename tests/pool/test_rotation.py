@@ -72,14 +72,16 @@ def test_a_changed_argument_counts_for_the_next_connection(
 
 
 @changes
-@pytest.mark.parametrize("min_size", [1, 4])
+@pytest.mark.parametrize("min_size", [1, 4, 0], ids=["pool", "pool of 4", "null"])
 def test_reconnect_failed_changes_the_password(
     api: Api, postgres: Postgres, change: Callable[..., None], min_size: int
 ) -> None:
     """open(wait=True) connects with what reconnect_failed has put into the arguments."""
     given = postgres.conninfo(password="wrong")
+    null: Any = azpg.NullConnectionPool if api.kind == "sync" else azpg.AsyncNullConnectionPool
     pool = make(
         api,
+        pool_class=None if min_size else null,
         kwargs=given,
         min_size=min_size,
         reconnect_failed=lambda pool: change(pool, given, postgres.password),
