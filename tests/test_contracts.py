@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import psycopg_pool
+import psycopg_pool.pool
+import psycopg_pool.pool_async
 import pytest
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -354,3 +356,101 @@ def test_what_waits_on_an_idle_connection_reaches_its_handlers(azure: Emulator, 
             if (notification := conn.pgconn.notifies()) is not None:
                 told.append(notification.relname)
         assert told == [b"news" if kind == "notification" else b"FATAL"]
+
+
+# What the pools' own methods stand on
+
+
+@pytest.mark.parametrize(
+    "pools", [psycopg_pool.pool, psycopg_pool.pool_async], ids=["sync", "async"]
+)
+def test_the_tasks_of_a_pool_have_these_arguments(pools: Any) -> None:
+    """Add and return tasks are made with these arguments, run by run(), and know their pool."""
+    add = inspect.signature(pools.AddConnection).parameters
+    assert list(add) == ["pool", "attempt", "growing"]
+    returning = inspect.signature(pools.ReturnConnection).parameters
+    assert list(returning) == ["pool", "conn", "from_getconn"]
+    for task in (pools.AddConnection, pools.ReturnConnection, pools.StopWorker):
+        assert issubclass(task, pools.MaintenanceTask)
+        assert list(inspect.signature(task.run).parameters) == ["self"]
+
+
+def test_the_workers_end_by_a_task(api: Api, azure: Emulator) -> None:
+    """_signal_stop_worker() returns all that close() waits for, and is called once."""
+    calls: list[Any] = []
+    is_async = api.kind == "async"
+    own = recording(parent(api, "pool"), "_signal_stop_worker", calls, is_async=is_async)
+    pool = make_pool(api, own, azure, min_size=1, num_workers=2)
+    api.run(pool.open(wait=True))
+    api.run(pool.close())
+    ((_, _, workers),) = calls
+    assert len(workers) == 3  # with the scheduler
+
+
+def test_a_connection_is_returned_through_these_hooks(api: Api, azure: Emulator) -> None:
+    """putconn() calls _putconn(), which calls _return_connection() and _add_to_pool()."""
+    base: Any = parent(api, "pool")
+    calls: list[str] = []
+    is_async = api.kind == "async"
+
+    def record(name: str) -> Any:
+        plain = getattr(base, name)
+
+        def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return plain(self, *args, **kwargs)
+
+        async def hook_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return await plain(self, *args, **kwargs)
+
+        return hook_async if is_async else hook
+
+    names = ("_putconn", "_return_connection", "_reset_connection", "_add_to_pool")
+    own: Any = type("Own", (base,), {name: record(name) for name in names})
+    pool = make_pool(api, own, azure, min_size=1)
+    api.run(pool.open(wait=True))
+    calls.clear()
+    conn = api.run(pool.getconn())
+    assert conn._pool is pool
+    assert conn._expire_at > conn._created_at > pool._drained_at
+    api.run(pool.putconn(conn))
+    assert calls == list(names)
+    assert conn._pool is None
+    api.run(conn.close())
+    api.run(pool.close())
+
+
+def test_pools_count_in_these_attributes(api: Api, azure: Emulator) -> None:
+    """The numbers and flags that azpg's own methods read and set exist, with their meaning."""
+    pool = make_pool(api, parent(api, "pool"), azure, min_size=1, max_size=2)
+    assert (pool._opened, pool._closed, pool._growing) == (False, True, False)
+    api.run(pool.open(wait=True))
+    assert (pool._opened, pool._closed) == (True, False)
+    assert (pool._min_size, pool._max_size, pool._nconns, len(pool._pool)) == (1, 2, 1, 1)
+    assert not pool._waiting
+    api.run(pool.close())
+
+
+def test_the_scheduler_takes_a_task_and_a_delay(api: Api) -> None:
+    """schedule_task(task, delay) and run_task(task) are public methods of a pool."""
+    base = parent(api, "pool")
+    assert list(inspect.signature(base.schedule_task).parameters) == ["self", "task", "delay"]
+    assert list(inspect.signature(base.run_task).parameters) == ["self", "task"]
+    assert list(inspect.signature(base._check_connection).parameters) == ["self", "conn"]
+
+
+def test_an_async_pool_has_a_worker_for_its_queue() -> None:
+    """worker(q) is a public classmethod, which reads tasks from a queue."""
+    plain = inspect.getattr_static(psycopg_pool.AsyncConnectionPool, "worker")
+    assert isinstance(plain, classmethod)
+    assert list(inspect.signature(psycopg_pool.AsyncConnectionPool.worker).parameters) == ["q"]
+
+
+def test_null_pools_set_these_numbers_in_their_constructor() -> None:
+    """psycopg_pool's constructor sets _nconns, _max_size and _waiting, which azpg's slots hold."""
+    pool = azpg.NullConnectionPool(kwargs={"server": "myserver"}, max_size=3, open=False)
+    assert not {"_nconns", "_max_size", "_waiting"} & vars(pool).keys()
+    assert (pool._nconns, pool.max_size, len(pool._waiting)) == (0, 3, 0)
+    theirs = psycopg_pool.NullConnectionPool(max_size=3, open=False)
+    assert {"_nconns", "_max_size", "_waiting"} <= vars(theirs).keys()
