@@ -101,7 +101,7 @@ def _incomplete_chain(last: Certificate) -> Cause:
     return Cause(
         "incomplete chain",
         f"the server did not send the certificate of {last.issuer}, which issued {last.subject}",
-        "report it to whoever runs the server (Azure's support). Until then pass a file with that "
+        "report it to the server's operator (Azure's support). Until then pass a file with that "
         "certificate and the output of azpg roots --pem as sslrootcert=",
     )
 
