@@ -159,8 +159,8 @@ def _hint_certificate_name(context: HintContext) -> str:
             f'target_session_attrs="{attrs}", which follows a promotion too'
         )
     return (
-        f'pass server="myserver", host="{context.host}" (or hostaddr=): server is the name that the '
-        f"certificate is verified against, host the address to connect to"
+        f'pass server="myserver", host="{context.host}" (or hostaddr=): server is the name that '
+        "the certificate is verified against, host the address to connect to"
     )
 
 
