@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from . import _deadline, _passfile
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions
-from ._libpq import libpq_info, os_user_name, with_native_paths
+from ._libpq import libpq_info, os_user_name, user_file, with_native_paths
 from ._memfd import create_sealed_file
 from ._psql import is_conninfo, parse_psql_args
 from ._tls.roots import shared_path
@@ -201,9 +201,7 @@ def to_pg_variables(params: Mapping[str, str]) -> dict[str, str]:
 
 def _read_user_passfile(path: str) -> bytes:
     """Return the content of the user's own password file, or nothing if libpq would not read it."""
-    if not path and sys.platform == "win32":
-        path = os.path.join(os.environ.get("APPDATA", ""), "postgresql", "pgpass.conf")
-    path = path or os.path.expanduser("~/.pgpass")
+    path = path or user_file("passfile")
     with suppress(OSError):
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode) and (sys.platform == "win32" or not mode & 0o077):

@@ -34,6 +34,7 @@ from ._conninfo.suggestions import placeholder_errors
 from ._deadline import Deadline
 from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
 from ._diagnosis.hints import HintContext
+from ._diagnosis.patterns import EVENT_LOOP_HINT
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
 from ._tls.roots import has_azure_root, replaceable_by, root_file, user_root_crt
@@ -639,15 +640,21 @@ def running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
-def event_loop_error(loop_class: type) -> str | None:
-    """Return why psycopg cannot run on an event loop of this class, and what to type; or None."""
-    if all(each.__name__ != "ProactorEventLoop" for each in loop_class.__mro__):
-        return None
-    return (
-        "psycopg cannot wait for sockets on the ProactorEventLoop, Windows' default: run the "
-        "program with asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop), on Python 3.11 "
-        "after asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())"
-    )
+def check_event_loop() -> None:
+    """Reject Windows' default event loop before anything else happens: psycopg does it last.
+
+    Raises:
+        ConfigError: psycopg cannot run on the running event loop; it says what to type.
+    """
+    if sys.platform == "win32" and not can_wait_for_sockets(type(running_loop())):
+        raise ConfigError(
+            [f"psycopg cannot run on the ProactorEventLoop, Windows' default: {EVENT_LOOP_HINT}"]
+        )
+
+
+def can_wait_for_sockets(loop_class: type) -> bool:
+    """Return whether psycopg can run on an event loop of this class."""
+    return all(each.__name__ != "ProactorEventLoop" for each in loop_class.__mro__)
 
 
 async def _call_maybe_async(callback: Callable[[], object]) -> object:

@@ -60,6 +60,14 @@ RESTRICTING_VARIABLES = {
 
 _FILES = ("passfile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile", "sslrootcert")
 
+_USER_FILES = {
+    "passfile": (".pgpass", "pgpass.conf"),
+    "service": (".pg_service.conf", ".pg_service.conf"),
+    "sslrootcert": (".postgresql/root.crt", "root.crt"),
+}
+"""keyword -> the user's file in the home folder, and on Windows in %APPDATA%\\postgresql
+(https://www.postgresql.org/docs/current/libpq-pgservice.html and the pages next to it)"""
+
 # Defaults of the keywords for which libpq has no compiled default. An empty value is not the
 # default of all of them: libpq rejects it, or (passfile) reads another file.
 _DEFAULTS = {
@@ -157,6 +165,22 @@ def os_user_name() -> str | None:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return None
+
+
+def user_file(keyword: str) -> str:
+    """Return the path of the user's file that libpq reads for a keyword, if nothing names another.
+
+    Args:
+        keyword: "passfile", "service" or "sslrootcert".
+    """
+    posix_name, windows_name = _USER_FILES[keyword]
+    if sys.platform == "win32":
+        # libpq asks Windows for this folder, whose name APPDATA holds in every session
+        folder = os.environ.get("APPDATA") or os.path.join(
+            os.path.expanduser("~"), "AppData", "Roaming"
+        )
+        return os.path.join(folder, "postgresql", windows_name)
+    return os.path.join(os.path.expanduser("~"), posix_name)
 
 
 def with_native_paths(params: dict[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
 from . import _attempt, _cancel, _deadline, _fork
-from ._connect import ConnectRequest
+from ._connect import ConnectRequest, check_event_loop
 from ._conninfo.options import ConnectOptions
 from ._tls.roots import shared_path
 from ._tracebacks import redact_exception
@@ -242,6 +242,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         handled = sys.exception()
         request: ConnectRequest | None = None
         try:
+            check_event_loop()
             request = ConnectRequest(
                 ConnectOptions(
                     conninfo=conninfo,

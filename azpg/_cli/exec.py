@@ -24,7 +24,7 @@ def exec_command(command: list[str], child: ChildEnvironment) -> int:
     with child.exported(in_place=sys.platform != "win32") as environ:
         try:
             if sys.platform == "win32":
-                return subprocess.run(command, env=environ, check=False).returncode  # noqa: S603
+                return _run(command, environ)
             # Python ignores SIGPIPE, and the command would inherit that: `azpg exec -- pg_dump |
             # head` would print an error
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -32,3 +32,21 @@ def exec_command(command: list[str], child: ChildEnvironment) -> int:
         except OSError as error:
             print(f"azpg: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _run(command: list[str], environ: dict[str, str]) -> int:
+    """Run a command as a child process and return its exit status, as a signed number.
+
+    The console sends Ctrl-C and Ctrl-Break to the command too, which decides what they do: psql
+    cancels its query. This process ignores them until the command has ended, so that the status is
+    the command's and its password file is deleted.
+    """
+    numbers = [signal.SIGINT, *filter(None, [getattr(signal, "SIGBREAK", None)])]
+    handlers = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
+    try:
+        status = subprocess.run(command, env=environ, check=False).returncode  # noqa: S603
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    # Ctrl-C ends a program with 0xC000013A, and sys.exit would make 0xFFFFFFFF of it
+    return status if status < 1 << 31 else status - (1 << 32)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -121,9 +122,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     name, options = argv[:1], argv[1:]
     if name == ["emulator"]:
-        from azpg.emulator import _command
-
-        return _command.main(options)
+        return _emulator(options)
     command: list[str] = []
     if name == ["psql"]:
         options, command = _split_psql_args(options)
@@ -226,9 +225,32 @@ def _roots(*, pem: bool) -> int:
 
 
 def _demo() -> int:
+    if (error := _emulator_import_error()) is not None:
+        print(f"azpg demo: {error}", file=sys.stderr)
+        return 1
     from . import demo
 
     return demo.run_demo()
+
+
+def _emulator(argv: list[str]) -> int:
+    if (error := _emulator_import_error()) is not None:
+        print(f"azpg emulator: {error}", file=sys.stderr)
+        return 1
+    from azpg.emulator import _command
+
+    return _command.main(argv)
+
+
+def _emulator_import_error() -> ImportError | None:
+    """Return why there is no emulator on this platform, or None."""
+    try:
+        importlib.import_module("azpg.emulator")
+    except ImportError as error:
+        if error.name != "azpg.emulator":
+            raise
+        return error
+    return None
 
 
 _FUNCTIONS: dict[str, Callable[..., int]] = {

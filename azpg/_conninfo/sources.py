@@ -16,7 +16,7 @@ from psycopg import pq
 
 from azpg import _passfile
 from azpg._clouds import is_socket
-from azpg._libpq import RESTRICTING_VARIABLES, libpq_info, too_old_for
+from azpg._libpq import RESTRICTING_VARIABLES, libpq_info, too_old_for, user_file
 from azpg._redact import quote
 from azpg.errors import ConfigError
 
@@ -255,7 +255,7 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
         The section's parameters, and the problems with the files.
     """
     named = environ.get("PGSERVICEFILE")
-    paths = [os.path.expanduser("~/.pg_service.conf") if named is None else named]
+    paths = [user_file("service") if named is None else named]
     if folder := environ.get("PGSYSCONFDIR"):
         paths.append(f"{folder}/pg_service.conf")
     for path in paths:

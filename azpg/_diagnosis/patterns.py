@@ -43,6 +43,12 @@ def compile_pattern(regex: str) -> re.Pattern[str]:
     return re.compile(regex, re.IGNORECASE)
 
 
+EVENT_LOOP_HINT = (
+    "replace asyncio.run(main()) by: with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) "
+    "as runner: runner.run(main()) (with uvicorn: --loop asyncio:SelectorEventLoop)"
+)
+"""It runs on every supported Python: asyncio.run has loop_factory= from 3.12 on."""
+
 _PG_HBA = r"(no pg_hba\.conf entry|pg_hba\.conf rejects)"
 _UNENCRYPTED = r"no encryption|SSL off"
 
@@ -476,8 +482,7 @@ PATTERNS = (
         "event-loop",
         ConnectError,
         r"ProactorEventLoop",
-        "on Windows psycopg needs another event loop: "
-        "asyncio.run(main(), loop_factory=asyncio.SelectorEventLoop)",
+        EVENT_LOOP_HINT,
     ),
     Pattern(
         "closed",

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from azpg._clouds import AZURE_ROOTS
+from azpg._libpq import user_file
 from azpg._memfd import create_sealed_file
 from azpg.errors import ConfigError, TLSError
 
@@ -279,9 +280,7 @@ def _to_pem(der: bytes) -> bytes:
 
 def user_root_crt() -> str:
     """Return the path at which libpq looks for the user's root certificates."""
-    if sys.platform == "win32":
-        return os.path.join(os.environ.get("APPDATA", ""), "postgresql", "root.crt")
-    return os.path.join(os.path.expanduser("~"), ".postgresql", "root.crt")
+    return user_file("sslrootcert")
 
 
 def replaceable_by(path: str) -> Literal["owner", "anyone"] | None:

@@ -4,6 +4,11 @@ The emulator imports nothing from the rest of azpg and shares no constant with i
 azpg, such as a wrong scope or port, is not repeated by the emulator and therefore fails a test.
 """
 
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("the emulator needs Linux or macOS: on Windows run it in WSL", name=__name__)
+
 from ._counters import Counts
 from ._emulator import Emulator
 from ._entra.principals import Principal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +19,7 @@ from psycopg_pool.pool_async import ReturnConnection as AsyncReturnConnection
 from psycopg_pool.pool_async import StopWorker
 
 from azpg import _deadline
-from azpg._connect import event_loop_error, running_loop
+from azpg._connect import check_event_loop, running_loop
 from azpg._conninfo.options import hide_secret, hide_secrets
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
@@ -578,9 +577,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         return self
 
     def _open(self) -> None:
-        loop_class = type(asyncio.get_running_loop())
-        if sys.platform == "win32" and (problem := event_loop_error(loop_class)):
-            raise ConfigError(problem)
+        check_event_loop()
         if self._closed:
             self._own_loop = asyncio.get_running_loop()
         super()._open()

@@ -191,17 +191,6 @@ def test_ctrl_c_ends_the_wait_for_a_connection(
     assert program(main, kind=kind) == ["interrupted"]
 
 
-def test_the_proactor_event_loop_is_named_with_its_fix() -> None:
-    """The error for Windows' default event loop says what to type; other loops have no error."""
-    from azpg._connect import event_loop_error
-
-    proactor: Any = type("ProactorEventLoop", (), {})
-    problem = event_loop_error(type("Subclass", (proactor,), {}))
-    assert problem is not None
-    assert "loop_factory=asyncio.SelectorEventLoop" in problem
-    assert event_loop_error(asyncio.SelectorEventLoop) is None
-
-
 def test_another_event_loop_library_is_told_to_use_threads() -> None:
     """Without asyncio's event loop, as in trio, the async API raises a ConfigError that says so."""
 
@@ -214,26 +203,3 @@ def test_another_event_loop_library_is_told_to_use_threads() -> None:
     for steps in (connect(), pool()):
         with pytest.raises(azpg.ConfigError, match=r"needs asyncio.*trio\.to_thread"):
             steps.send(None)  # as another event loop does
-
-
-def test_an_async_pool_does_not_open_on_the_proactor_event_loop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On Windows open() raises the error; the pool's workers would only log it."""
-    import sys
-
-    class ProactorEventLoop(asyncio.SelectorEventLoop):
-        """A loop with the name of Windows' default."""
-
-    async def main() -> None:
-        pool = azpg.AsyncConnectionPool("host=myserver.postgres.database.azure.com", open=False)
-        monkeypatch.setattr(sys, "platform", "win32")
-        try:
-            with pytest.raises(azpg.ConfigError, match="ProactorEventLoop"):
-                await pool.open()
-        finally:
-            monkeypatch.undo()
-        assert pool.closed
-
-    with asyncio.Runner(loop_factory=ProactorEventLoop) as runner:
-        runner.run(main())
