@@ -23,7 +23,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple, Self, TypeAlias
 
-from torture_clients import TABLE, AsyncCrew, Crew, Ledger, Place, SyncCrew, Verdict, judge
+from torture_clients import (
+    TABLE,
+    AsyncCrew,
+    CanceledCrew,
+    CanceledNullCrew,
+    Crew,
+    Ledger,
+    Place,
+    SyncCrew,
+    SyncNullCrew,
+    Verdict,
+    judge,
+)
 
 import azpg
 from azpg.emulator import Emulator
@@ -158,7 +170,7 @@ LONG = SHORT | {
 class Torture:
     """Clients of an emulator at work for as long as the context lasts."""
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, more: Sequence[tuple[type[Crew], Place]] = ()) -> None:
         self.ledger = Ledger()
         self.times: defaultdict[str, list[float]] = defaultdict(list)
         """seconds from each end of a fault until all pools were back"""
@@ -166,6 +178,7 @@ class Torture:
         kinds: tuple[type[Crew], ...] = (SyncCrew, AsyncCrew)
         places: tuple[Place, ...] = ("postgres", "pgbouncer")
         self.crews = [kind(self.ledger, place) for kind in kinds for place in places]
+        self.crews += [kind(self.ledger, place) for kind, place in more]
 
     def __enter__(self) -> Self:
         with azpg.connect() as conn:
@@ -289,6 +302,14 @@ def churn(connections: int) -> tuple[Vitals, Vitals]:
 
 # The long form
 
+MORE: Sequence[tuple[type[Crew], Place]] = (
+    (SyncNullCrew, "pgbouncer"),
+    (CanceledNullCrew, "postgres"),
+    (CanceledNullCrew, "pgbouncer"),
+    (CanceledCrew, "postgres"),
+)
+"""Null pools, and clients that are canceled."""
+
 
 def main() -> None:
     """Run the long form, print its figures, and fail if there is anything to find."""
@@ -304,7 +325,7 @@ def main() -> None:
         os.environ.update(emulator.env)
         azpg.connect().close()
         before = vitals()
-        with Torture(emulator) as torture:
+        with Torture(emulator, MORE) as torture:
             draw(torture, random.Random(asked.seed), 60 * asked.minutes)
         after = vitals()
         verdict = torture.judge()

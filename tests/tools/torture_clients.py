@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import select
 import threading
 import time
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -142,6 +143,8 @@ class Crew(ABC):
 
     kind: str
     pool: Any
+    pool_class: Any = None
+    """a null pool class, or None for a pool that keeps connections"""
 
     def __init__(self, ledger: Ledger, place: Place) -> None:
         self.ledger = ledger
@@ -151,8 +154,9 @@ class Crew(ABC):
         self._stopping = threading.Event()
         self._options: dict[str, Any] = {
             "pgbouncer": place == "pgbouncer",
-            "min_size": SIZE,
-            "max_size": SIZE + 1,
+            "pool_class": self.pool_class,
+            "min_size": 0 if self.pool_class else SIZE,
+            "max_size": SIZE if self.pool_class else SIZE + 1,
             "max_lifetime": 2.0,  # so that sign-ins never end
             "timeout": 2.0,
             "connect_timeout": 3,
@@ -176,7 +180,8 @@ class Crew(ABC):
     @property
     def back(self) -> bool:
         """Whether its pool is full, and has served since the last fault."""
-        return self.served == self.ledger.era and self.size >= SIZE
+        is_full = self.pool_class is not None or self.size >= SIZE
+        return self.served == self.ledger.era and is_full
 
     @abstractmethod
     def start(self) -> None:
@@ -265,7 +270,7 @@ class AsyncCrew(Crew):
         async def main() -> None:
             async with azpg.create_pool_async(**self._options) as self.pool:
                 opened.set()
-                await asyncio.gather(self._write(), self._write(), self._read())
+                await asyncio.gather(*self._clients())
 
         try:
             asyncio.run(main())
@@ -291,3 +296,42 @@ class AsyncCrew(Crew):
                     self.ledger.read(number, *await counted.fetchone())
             if attempt.failed:
                 await asyncio.sleep(_PAUSE)
+
+    def _clients(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._write(), self._write(), self._read()]
+
+
+class CanceledCrew(AsyncCrew):
+    """The same, and a client that is canceled at any moment."""
+
+    kind = "canceled tasks"
+
+    def _clients(self) -> list[Coroutine[Any, Any, None]]:
+        return [*super()._clients(), self._be_canceled()]
+
+    async def _be_canceled(self) -> None:
+        """Use the pool and be canceled at any moment: a lost slot would stall the others."""
+        chance = random.Random(str(self))
+        while not self._stopping.is_set():
+            task = asyncio.create_task(self._use())
+            await asyncio.sleep(chance.uniform(0.0, 0.1))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _use(self) -> None:
+        async with self.pool.connection() as conn:
+            await conn.execute("select 1")
+
+
+class SyncNullCrew(SyncCrew):
+    """Clients in threads, of a null pool."""
+
+    kind = "threads, null pool,"
+    pool_class = azpg.NullConnectionPool
+
+
+class CanceledNullCrew(CanceledCrew):
+    """Clients in tasks, of a null pool."""
+
+    kind = "canceled tasks, null pool,"
+    pool_class = azpg.AsyncNullConnectionPool
