@@ -195,10 +195,10 @@ class SilentAddresses:
 
     def last(self, params: dict[str, str]) -> dict[str, str]:
         """Return parameters in which the addresses that were silent come last."""
+        if not self._until or params.get("load_balance_hosts") == "random":
+            return params
         lists = {name: params[name].split(",") for name in _ADDRESS_KEYWORDS if params.get(name)}
         count = max(map(len, lists.values()), default=1)
-        if not self._until or count == 1 or params.get("load_balance_hosts") == "random":
-            return params
         rows = [
             {name: each[index] if len(each) > 1 else each[0] for name, each in lists.items()}
             for index in range(count)

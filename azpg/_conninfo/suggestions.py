@@ -211,6 +211,8 @@ def following_parameter(value: str, known: Collection[str]) -> str | None:
 
 def host_error(keyword: str, host: str) -> str | None:
     """Return the problem with one host of a list, or None; do not pass Unix sockets."""
+    if re.fullmatch(r"[A-Za-z0-9.-]*", host):
+        return None
     if "://" in host:
         return f"holds a URL: pass it as the connection string, and leave out {keyword}="
     if re.search(r"\s", host):
