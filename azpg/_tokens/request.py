@@ -8,6 +8,9 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from azpg._attempt import Attempt
+from azpg._deadline import Deadline
+
 from .credential_errors import TokenFailure
 from .token import Token
 
@@ -90,5 +93,6 @@ class TokenRequest:
 
 
 def _values(context: contextvars.Context) -> dict[contextvars.ContextVar[Any], object]:
-    # Each thread has its own decimal.Context.
-    return {name: value for name, value in context.items() if type(value) is not decimal.Context}
+    # Each thread has its own decimal.Context, and each connect its own deadline and attempt.
+    own = (decimal.Context, Deadline, Attempt)
+    return {name: value for name, value in context.items() if type(value) not in own}

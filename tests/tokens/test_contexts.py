@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,12 @@ import pytest
 from azure.identity import ManagedIdentityCredential
 
 import azpg
+from azpg._attempt import Attempt
+from azpg._deadline import CURRENT, Deadline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fix_api import Api
     from fix_clock import Clock
     from fix_credentials import Credentials
@@ -54,18 +59,29 @@ def test_one_users_contexts_share_the_token(
     assert warnings(caplog) == []
 
 
-def test_contexts_that_differ_in_decimal_alone_share_one_request(api: Api, users: Users) -> None:
-    """Each thread that calculates has a decimal.Context in its context: that is no other user."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: decimal.setcontext(decimal.Context()),
+        lambda: CURRENT.set(Deadline(math.inf, math.inf, "")),
+        lambda: Attempt().__enter__(),
+    ],
+    ids=["decimal", "deadline", "attempt"],
+)
+def test_contexts_that_differ_in_no_user_share_one_request(
+    api: Api, users: Users, change: Callable[[], object]
+) -> None:
+    """A thread that calculates, a pool and a connect each set variables of their own."""
     credential = users.per_user(users.unsigned)
     credential.gate.clear()
     password = azpg.EntraPassword(credential)
 
     def ask() -> str:
-        decimal.setcontext(decimal.Context())
+        change()
         return password()
 
     async def ask_async() -> str:
-        decimal.setcontext(decimal.Context())
+        change()
         return await password.call_async()
 
     asking = [api.begin(ask if api.kind == "sync" else ask_async) for _ in range(5)]
