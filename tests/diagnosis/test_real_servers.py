@@ -217,7 +217,7 @@ def nobody_at_pgbouncer(servers: Servers) -> None:
     servers.connect_azure(user="nobody", password="x", dbname="postgres", pgbouncer=True)
 
 
-@fails_with("startup-parameter", "ALTER ROLE", "unsupported startup parameter: options")
+@fails_with("startup-parameter", "ALTER ROLE", "unsupported startup parameter")
 def options_at_pgbouncer(servers: Servers) -> None:
     servers.connect_azure(pgbouncer=True, options="-c search_path=x")
 
