@@ -272,7 +272,7 @@ def token_host_error(host: str, cloud: Cloud) -> str:
     suffixes = " or ".join(cloud.suffixes)
     return (
         f"a token never goes to {host!r}, which is not under {suffixes}: write the server's Azure "
-        f"name as server= (with host={host!r} beside it if that is the way there), or pass "
+        f"name as server= (and keep host={host!r} if that is the address to connect to), or pass "
         f"cloud=azpg.Cloud(...) with its suffix." + password_hint
     )
 

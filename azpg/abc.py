@@ -1,4 +1,4 @@
-"""The types of azpg's arguments, for code that wraps azpg and annotates.
+"""The types of the arguments of azpg, for annotations in code that wraps it.
 
 As in `psycopg.abc`, these are for annotations: import them under `if TYPE_CHECKING`, or anywhere.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from azpg.emulator import Emulator
 
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "refusals.md"
-CALLS, ON_THE_WAY = PAGE.read_text("utf-8").split("\n## On the way\n")
+CALLS, ON_THE_WAY = PAGE.read_text("utf-8").split("\n## On the network\n")
 REFUSED = re.findall(r"```py\n(.*?)\n```\n\n```text\n(.*?)\n```", CALLS, re.DOTALL)
 FAULTS: list[dict[str, Any]] = [
     {"tls": "stripped"},

@@ -33,7 +33,7 @@ def test_cheat_sheet(monkeypatch: pytest.MonkeyPatch, dig: Callable[..., Tunnel]
             conn.execute("create database mydb")
         identity = emulator.add_role("another", kind="user-assigned")
         emulator.add_role("team", kind="group", members=[identity])
-        emulator.add_role("app", password="geheim")
+        emulator.add_role("app", password="secret")
         names: dict[str, Any] = {"CLIENT_ID": identity.client_id}
         with warnings.catch_warnings():
             # Its lines drop their connections: each stands for a program.

@@ -67,7 +67,7 @@ def _run_steps(emulator: Emulator) -> None:
 def _roots_step() -> None:
     with _step("Root certificates, by fingerprint"):
         path = root_file(AZURE_ROOTS)
-        _print(f"  {len(AZURE_ROOTS)} of Azure's in {path}")
+        _print(f"  {len(AZURE_ROOTS)} Azure root certificates in {path}")
         _print(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
 
 

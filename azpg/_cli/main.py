@@ -318,7 +318,10 @@ _USAGES = {
 
 _CONNECT_OPTIONS = {
     "server": ("NAME", "the server's short name, or its full one"),
-    "host": ("NAME", "a full host name; beside --server the way there, such as a tunnel"),
+    "host": (
+        "NAME",
+        "the server's full name; with --server, the host to connect to, such as a tunnel's",
+    ),
     "hostaddr": ("ADDRESS", "the address to go to; the name is verified all the same"),
     "port": ("PORT", "5432 where nothing else is said"),
     "dbname": ("NAME", "postgres where nothing else is said"),

@@ -244,7 +244,7 @@ class _Resolver:
         if summary.has_client_id and summary.has_credential:
             self.problems.append(
                 "client_id chooses the identity of the default credential, so it does nothing "
-                "beside credential: give the client id to the credential itself"
+                "together with credential: give the client id to the credential itself"
             )
         elif summary.has_client_id and has_password:
             self.problems.append(
@@ -341,8 +341,8 @@ class _Resolver:
             )
         if any(is_socket(host) or not host for host in lookup_hosts):
             self.problems.append(
-                f"server is reached over TCP, and host={','.join(lookup_hosts)!r} beside it is no "
-                f"name or address"
+                f"server is reached over TCP, and host={','.join(lookup_hosts)!r} is not a "
+                f"name or an address"
             )
         summary = self.summary
         if not (names or addresses or summary.server is not None or summary.hosts_unreadable):

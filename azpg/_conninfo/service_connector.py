@@ -31,7 +31,7 @@ VARIABLES = (CONNECTION_STRING, *(PREFIX + name for name in (*_KEYWORDS, *_IDENT
 
 INCOMPLETE_PRINCIPAL = (
     f"{PREFIX}CLIENTSECRET is a service principal's, which needs {PREFIX}CLIENTID and "
-    f"{PREFIX}TENANTID beside it: set them, or leave it out"
+    f"{PREFIX}TENANTID too: set them, or leave it out"
 )
 
 

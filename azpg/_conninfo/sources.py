@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Parameter(NamedTuple):
-    """The value of one of libpq's keywords, and where it came from."""
+    """The value of one libpq keyword, and where it came from."""
 
     value: str
     source: Source
@@ -305,7 +305,7 @@ def _service_params(lines: Iterable[str], path: str) -> tuple[dict[str, str], li
             is_word = re.fullmatch("[a-z_]{1,30}", keyword) is not None
             problems.append(
                 f"the service file {path!r} has a line that is not keyword=value with a "
-                f"keyword of libpq's" + (f" ({keyword!r})" if is_word and equals else "")
+                f"libpq keyword" + (f" ({keyword!r})" if is_word and equals else "")
             )
     return values, problems
 

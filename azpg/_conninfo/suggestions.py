@@ -52,12 +52,12 @@ def unknown_keyword_error(name: str, known: Collection[str]) -> str:
             "there is a keyword that neither libpq nor azpg has; it is not shown, as it may be a "
             "piece of a password: write host=… user=… password='…', or a postgresql:// URI"
         )
-    return f"{name!r} is no keyword of libpq's or azpg's" + suggestion
+    return f"{name!r} is not a libpq or azpg keyword" + suggestion
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
     if name in OPTION_NAMES:
-        return f": it is an option of azpg's, which stands beside the conninfo ({name}=…)"
+        return f": it is an azpg option: pass it as an argument, not in the conninfo ({name}=…)"
     meant = _ALIASES.get(name.lower())
     if meant is None:
         choices = [*known, *OPTION_NAMES]
@@ -89,7 +89,7 @@ def not_a_conninfo_error(conninfo: str) -> str | None:
             "its options and the quotes"
         )
     if len(text) > 1 and text[0] in "\"'`" and text[-1] == text[0]:
-        return "the connection string stands in quotes that belong to a shell: leave them out"
+        return "the connection string is in quotes that belong to a shell: leave them out"
     scheme = re.match(_SCHEME, text)
     if scheme is None or re.match("postgres(ql)?://", text) or scheme[1].lower() == "jdbc":
         return None
@@ -130,7 +130,7 @@ def _unknown_in_conninfo_error(name: str, conninfo: str, known: Collection[str])
     if _suggestion(name, known) or not has_secret:
         return unknown_keyword_error(name, known)
     return (
-        "conninfo has a word before '=' or '&' that is no keyword of libpq's; if it is part of "
+        "conninfo has a word before '=' or '&' that is not a libpq keyword; if it is part of "
         "a password, put the password in single quotes (in a URI: percent-encode it)"
     )
 

@@ -38,7 +38,7 @@ class HintContext(NamedTuple):
     root_file_source: str = "sslrootcert or PGSSLROOTCERT"
     """the option or variable that names it"""
     has_azure_root: bool | None = None
-    """whether that file has any of Azure's root certificates; None if that is not known"""
+    """whether that file has any of the Azure root certificates; None if that is not known"""
     has_pinned_roots: bool = True
     """the roots are azpg's pinned ones, if the caller named no file"""
     server_address: str = ""
@@ -174,7 +174,7 @@ def _hint_roots(context: HintContext) -> str:
         return ""
     problem = "may be out of date"
     if context.has_azure_root is False:
-        problem = "has none of Azure's"
+        problem = "has no Azure root"
     source = context.root_file_source
     remedy = f"unset {source}" if source.startswith("PG") else "leave it out"
     return (
@@ -209,7 +209,7 @@ def _hint_no_answer(context: HintContext) -> str:
             "server is overloaded or restarting, or something else listens there"
         )
     if context.reached == ConnStatus.AWAITING_RESPONSE:
-        hint = "TLS was set up, so the way there is right, but the login was not answered: "
+        hint = "TLS was set up, so the address is right, but the login was not answered: "
         return hint + (_PGBOUNCER_WAITS if pooled else "the server is overloaded or restarting")
     if context.reached in _LOGIN_STATUSES:
         hint = "the server accepted the login, but started no session: "

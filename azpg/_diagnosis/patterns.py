@@ -328,7 +328,7 @@ PATTERNS = (
         "session-attrs",
         ConnectError,
         r"session is (not )?read-only|server is (not )?in hot standby|target_session_attrs",
-        "no server is what target_session_attrs asks for. A failover mends that in two minutes; "
+        "no server is what target_session_attrs asks for. A failover fixes that in two minutes; "
         "else name the right server (a replica never becomes writable by itself), and look at the "
         "primary's storage: full, it is read-only",
         transient=True,

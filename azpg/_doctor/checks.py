@@ -187,7 +187,7 @@ class _Checks:
     @property
     def config(self) -> ResolvedConfig:
         if self._config is None:
-            raise _Skipped("the configuration is to be mended first")
+            raise _Skipped("fix the configuration first")
         return self._config
 
     def configuration(self) -> CheckResult:
@@ -201,7 +201,7 @@ class _Checks:
         try:
             request = ConnectRequest(options, is_async=False)
         except azpg.ConfigError as error:
-            self._blocker = "the configuration is to be mended first"
+            self._blocker = "fix the configuration first"
             return CheckResult(details, "failed", self._redact(to_cli_options(str(error))))
         self._config = config = request.config
         self._entra = request.entra

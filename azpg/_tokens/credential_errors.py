@@ -147,7 +147,7 @@ def classify(
             'and client_id="…" where it has several'
         )
     else:
-        hint = f"{name} could not sign in: its own words above say why"
+        hint = f"{name} could not sign in: its message above says why"
     transient = kind != "interaction-required" and _is_transient(
         error, message, response, expects_endpoint=expects_endpoint
     )

@@ -200,7 +200,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return ImproperlyConfigured(
             f"DATABASES[{self.alias!r}] cannot be used:\n{error}\n"
             f"HINT: HOST, PORT, NAME, USER and PASSWORD are host, port, dbname, user and "
-            f"password; all else stands in OPTIONS."
+            f"password; everything else goes into OPTIONS."
         )
 
 

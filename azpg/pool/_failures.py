@@ -47,7 +47,7 @@ def is_permanent(failure: Exception | None) -> bool:
 class FailureHistory:
     """The latest failure of a pool, and how many connections it made. No I/O, no locks.
 
-    A failure is permanent if it is one of azpg's own errors and is not transient. Any other
+    A failure is permanent if it is an azpg error and is not transient. Any other
     error, such as one that the caller's `configure` raised, may not occur again.
     """
 

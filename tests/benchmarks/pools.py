@@ -80,7 +80,7 @@ async def _async(ours: Any, final: Any, turns: int) -> Costs:
 
 def _judged(what: str, costs: Costs) -> Iterator[Row]:
     yield Row(
-        f"client CPU of {what}, with the look",
+        f"client CPU of {what}, with the liveness check",
         "µs",
         median(costs, "azpg") * 1e6,
         "psycopg_pool without a check",
@@ -90,7 +90,7 @@ def _judged(what: str, costs: Costs) -> Iterator[Row]:
         more(costs, "azpg", "no check") * 1e6,
     )
     yield Row(
-        f"wall time of {what}, with the look",
+        f"wall time of {what}, with the liveness check",
         "µs",
         median(costs, "azpg", "wall") * 1e6,
         "psycopg_pool's `check_connection`",

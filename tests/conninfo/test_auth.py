@@ -321,7 +321,7 @@ def test_a_timeout_that_is_a_number_passes(handed: Handed, timeout: object) -> N
 def test_an_unknown_keyword_is_refused(problems: Problems, name: str) -> None:
     """Neither libpq's nor azpg's: refused before anything is asked or reached."""
     (problem,) = problems(host=HOST, **{name: "x"})
-    assert problem.startswith(f"{name!r} is no keyword of libpq's or azpg's")
+    assert problem.startswith(f"{name!r} is not a libpq or azpg keyword")
 
 
 def test_an_async_credential_or_callback_needs_the_async_api(problems: Problems) -> None:

@@ -196,8 +196,8 @@ def test_a_conninfo_that_libpq_cannot_be_handed_is_a_problem(conninfo: str) -> N
 def test_every_unknown_keyword_is_a_problem() -> None:
     """All are listed, each with the right word."""
     assert wrong(hots="x", database="y") == [
-        "'hots' is no keyword of libpq's or azpg's: write 'host'",
-        "'database' is no keyword of libpq's or azpg's: write 'dbname'",
+        "'hots' is not a libpq or azpg keyword: write 'host'",
+        "'database' is not a libpq or azpg keyword: write 'dbname'",
     ]
 
 

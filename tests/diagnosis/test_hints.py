@@ -208,7 +208,7 @@ def test_the_hint_for_an_unknown_root_names_the_callers_file() -> None:
     file = {"root_file": "/etc/BaltimoreCyberTrustRoot.crt"}
     assert f"{file['root_file']} (sslrootcert or PGSSLROOTCERT)" in hint(message, **file)
     old = hint(message, **file, root_file_source="PGSSLROOTCERT", has_azure_root=False)
-    assert "(PGSSLROOTCERT), which has none of Azure's: unset PGSSLROOTCERT" in old
+    assert "(PGSSLROOTCERT), which has no Azure root: unset PGSSLROOTCERT" in old
     assert "SSL_CERT_FILE" in hint(message, root_file="system")
 
 

@@ -206,7 +206,7 @@ def test_the_root_file_is_named_by_what_azpg_knows_of_it(
     monkeypatch.setenv("PGSSLROOTCERT", str(old))
     with pytest.raises(azpg.TLSError) as caught:
         api.open(**serve("DigiCert Inc", sends="chain").options)
-    assert f"{old} (PGSSLROOTCERT), which has none of Azure's" in caught.value.hint
+    assert f"{old} (PGSSLROOTCERT), which has no Azure root" in caught.value.hint
     assert CERTIFI_HELPS not in caught.value.hint
 
 

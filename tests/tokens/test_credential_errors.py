@@ -15,7 +15,7 @@ def test_a_credentials_words_are_kept() -> None:
     assert text == "no token from AzureCliCredential: RuntimeError: no  login"
     assert (kind, hint) == (
         "credential",
-        "AzureCliCredential could not sign in: its own words above say why",
+        "AzureCliCredential could not sign in: its message above says why",
     )
 
 

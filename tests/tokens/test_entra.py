@@ -256,11 +256,11 @@ class Broken:
 @pytest.mark.parametrize(
     ("error", "said", "hint"),
     [
-        (lambda: ValueError("no luck\x1b[31m"), "ValueError: no luck", "own words above"),
-        (lambda: KeyError("tenant"), "KeyError: 'tenant'", "own words above"),
+        (lambda: ValueError("no luck\x1b[31m"), "ValueError: no luck", "message above"),
+        (lambda: KeyError("tenant"), "KeyError: 'tenant'", "message above"),
         (lambda: ImportError("No module named 'aiohttp'"), "aiohttp", "install what it names"),
-        (lambda: SystemExit(3), "SystemExit: 3", "own words above"),
-        (RuntimeError, "RuntimeError", "own words above"),
+        (lambda: SystemExit(3), "SystemExit: 3", "message above"),
+        (RuntimeError, "RuntimeError", "message above"),
     ],
     ids=["text", "key", "import", "exit", "no-text"],
 )

@@ -26,7 +26,7 @@ class CertificateAuthority:
     """Issue certificates under one root through one intermediate; keys stay in memory.
 
     Args:
-        internal_names: The names outside the suffixes of Azure's servers that the root may sign.
+        internal_names: The names outside the suffixes of Azure servers that the root may sign.
     """
 
     def __init__(self, *internal_names: str) -> None:
