@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
@@ -42,6 +43,9 @@ class Connection(psycopg.Connection[Row]):
     """
 
     __module__ = "azpg"
+
+    _checked_out_at = math.inf
+    """when a pool handed it out, on the monotonic clock"""
 
     @classmethod
     def connect(  # type: ignore[override]  # psycopg takes password and the like as ConnParam
@@ -185,6 +189,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
     """
 
     __module__ = "azpg"
+
+    _checked_out_at = math.inf
+    """when a pool handed it out, on the monotonic clock"""
 
     @classmethod
     async def connect(  # type: ignore[override]  # as above

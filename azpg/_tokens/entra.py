@@ -125,6 +125,10 @@ class EntraPassword:
         """Return the name of the credential and, for a chain, of the member that succeeded."""
         return self._source.credential_name(self._entry.holder)
 
+    def request_age(self) -> float:
+        """Return for how many seconds a token request has been in progress; 0 if none is."""
+        return self._entry.request_age()
+
     def token(self, deadline: Deadline | None = None) -> Token:
         """Return a valid token with what its claims say.
 

@@ -35,6 +35,11 @@ CLOSE_TIMEOUT_SECONDS = 1.0
 """How long a pool that azpg closes waits for its threads or tasks."""
 
 
+def record_checkout(conn: Any) -> None:
+    """Note when a client got a connection."""
+    conn._checked_out_at = time.monotonic()  # noqa: SLF001  # azpg's own class
+
+
 class BasePool(PsycopgPool):
     """A mixin that overrides hooks of psycopg_pool's sync and async pool classes.
 
@@ -200,7 +205,26 @@ class BasePool(PsycopgPool):
         """
         if failure := self._permanent_failure():
             return pool_error(failure)
-        return timeout and self._history.with_cause(timeout)
+        return timeout and self._history.with_cause(self._with_reason(timeout))
+
+    def _with_reason(self, timeout: PoolTimeout) -> PoolTimeout:
+        """Return a pool's timeout with what its client waited for, as far as that is known."""
+        open_connections = [conn for conn in self._list_connections() if not conn.closed]
+        in_use = [conn for conn in open_connections if conn not in self._pool]
+        reason = ""
+        if self._nconns > len(open_connections):
+            reason = self._describe_connecting()
+        elif in_use:
+            since = min(getattr(conn, "_checked_out_at", math.inf) for conn in in_use)
+            seconds = max(0.0, time.monotonic() - since)
+            reason = f"connections in use: {len(in_use)}, the oldest for {seconds:.0f} s"
+        return type(timeout)(f"{timeout}; {reason}") if reason else timeout
+
+    def _describe_connecting(self) -> str:
+        password = find_entra_password(self.conninfo, self.kwargs, is_async=self._is_async)
+        if password is not None and (seconds := password.request_age()):
+            return f"waiting for a token from {password.credential_name()} for {seconds:.0f} s"
+        return "a connection attempt is in progress"
 
     def _connect_arguments(self) -> tuple[Any, Any]:
         """Return a copy of the arguments of the connections, as far as they are values."""

@@ -18,7 +18,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from azpg import _deadline, _fork, _retry
 from azpg.errors import ConnectError
 
-from ._base import BasePool
+from ._base import BasePool, record_checkout
 from ._errors import pool_error, timeout_error
 from ._failures import copy_error, is_permanent
 from ._pools import ACT, CT, AsyncConnectionPool, ConnectionPool
@@ -113,7 +113,7 @@ class NullPool(BasePool):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise error
         if not checkout.left():
-            raise self._history.with_cause(checkout.timed_out())
+            raise self._history.with_cause(self._with_reason(checkout.timed_out()))
         client = self._slots.enter(max_waiting)
         if client is None:
             self._stats[self._REQUESTS_ERRORS] += 1
@@ -128,7 +128,7 @@ class NullPool(BasePool):
         """Return what a client was given, or raise the error."""
         given = self._slots.leave(client)
         if given is None:
-            raise self._history.with_cause(checkout.timed_out())
+            raise self._history.with_cause(self._with_reason(checkout.timed_out()))
         if isinstance(given, Exception):
             raise given
         return given
@@ -290,6 +290,7 @@ class NullConnectionPool(NullPool, ConnectionPool[CT], psycopg_pool.NullConnecti
             error = self._error_of_checkout(ex)
         else:
             logger.info("connection given by %r", self.name)
+            record_checkout(conn)
             return conn
         raise error
 
@@ -493,6 +494,7 @@ class AsyncNullConnectionPool(
             error = self._error_of_checkout(ex)
         else:
             logger.info("connection given by %r", self.name)
+            record_checkout(conn)
             return conn
         raise error
 

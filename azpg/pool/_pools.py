@@ -31,7 +31,7 @@ from ._arguments import (
     wrap_configure,
     wrap_configure_async,
 )
-from ._base import CLOSE_TIMEOUT_SECONDS, BasePool
+from ._base import CLOSE_TIMEOUT_SECONDS, BasePool, record_checkout
 from ._errors import pool_error
 from ._round_trip import POLL_SECONDS, RoundTrip
 
@@ -315,11 +315,14 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             time.sleep(max(0.0, min(delay, timeout)))
             timeout = max(0.0, timeout - delay)
         try:
-            return super().getconn(timeout)
+            conn = super().getconn(timeout)
         except PoolTimeout as ex:
             error = self._error_of_wait(ex) or ex
         except ConnectError as ex:
             error = pool_error(ex)
+        else:
+            record_checkout(conn)
+            return conn
         raise error
 
     def _connect(self, timeout: float | None = None) -> CT:
@@ -740,11 +743,14 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             await asyncio.sleep(max(0.0, min(delay, timeout)))
             timeout = max(0.0, timeout - delay)
         try:
-            return await super().getconn(timeout)
+            conn = await super().getconn(timeout)
         except PoolTimeout as ex:
             error = self._error_of_wait(ex) or ex
         except ConnectError as ex:
             error = pool_error(ex)
+        else:
+            record_checkout(conn)
+            return conn
         raise error
 
     async def _putconn(self, conn: ACT, from_getconn: bool) -> None:

@@ -108,6 +108,35 @@ def test_a_pool_ends_at_its_timeout(api: Api, mortal: Emulator, fault: Any) -> N
         assert time.monotonic() - started < 1 + LATE
 
 
+@pytest.mark.parametrize("is_null", [False, True], ids=["pool", "null"])
+def test_a_timeout_says_how_many_connections_are_in_use(
+    api: Api, mortal: Emulator, *, is_null: bool
+) -> None:
+    """And for how long the oldest has been out."""
+    options = {"pool_class": null(api)} if is_null else {"min_size": 2}
+    with api.pool(max_size=2, **options) as pool:
+        connections = [api.run(pool.getconn()) for _ in range(2)]
+        with pytest.raises(psycopg_pool.PoolTimeout, match=r"in use: 2, the oldest for \d+ s"):
+            api.run(pool.getconn(0.1))
+        for conn in connections:
+            api.run(pool.putconn(conn))
+
+
+@pytest.mark.parametrize("is_null", [False, True], ids=["pool", "null"])
+def test_a_timeout_says_which_token_it_waited_for(
+    api: Api, mortal: Emulator, *, is_null: bool
+) -> None:
+    """It names the credential, and how long the request has taken."""
+    options = {"pool_class": null(api)} if is_null else {"min_size": 1}
+    with mortal.fault(identity="hang"):
+        mortal.expire_tokens()
+        pool = make(api, **options)
+        api.run(pool.open())
+        with pytest.raises(psycopg_pool.PoolTimeout, match="token from DefaultAzureCredential"):
+            api.run(pool.getconn(1.2))
+        api.run(pool.close())
+
+
 @pytest.mark.parametrize("how", ["raise", "cancel"])
 def test_a_program_whose_async_pool_connects_ends(
     program: Program, mortal: Emulator, how: str
