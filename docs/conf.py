@@ -7,7 +7,9 @@ author = copyright = "The azpg authors"  # noqa: A001  # Sphinx's name
 version = release = azpg.__version__
 
 extensions = [
-    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
 ]
