@@ -45,7 +45,7 @@ from ._tokens.credentials import (
     service_principal,
 )
 from ._tokens.entra import EntraPassword
-from ._tokens.token import require_role
+from ._tokens.token import require_role, token_owner
 from ._tracebacks import redact_exception, shows_token
 from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError
 
@@ -107,6 +107,7 @@ class ConnectRequest:
         if self.config.auth == "entra":
             self._secrets.pop("password", None)
             self.entra = _entra_password(options, resolved)
+        self._password_place = resolved.password_place
         self._login = Login(None, None)
         self._is_given_token = False
         """the password is a Microsoft Entra token that azpg did not acquire"""
@@ -321,25 +322,35 @@ class ConnectRequest:
     def _hint_context(self, message: str) -> HintContext:
         params = self.config.params
         root_file = params.get("sslrootcert", "")
-        source = self.config.sources.get("sslrootcert")
+        is_token = self.entra is not None or self._is_given_token
+        owner = token_owner(_jwt.claims((is_token and self._login.password) or ""))
         reads_roots = root_file and "certificate" in message
         return HintContext(
             host=params.get("host") or params.get("hostaddr", "the server"),
             port=params["port"],
             dbname=params.get("dbname", ""),
             user=params.get("user") or sanitized(self._login.user or ""),
-            entra=self.config.auth in ("entra", "token"),
+            entra=is_token or self.config.auth == "token",
             scope=self.config.cloud.scope,
             assumed_scope_of=self.config.cloud.name if has_assumed_scope(self.config.cloud) else "",
             secret_length=len(self._login.password or ""),
             root_file=root_file,
-            root_file_source="PGSSLROOTCERT"
-            if source == "environment"
-            else f"sslrootcert ({source})",
             has_azure_root=has_azure_root(root_file) if reads_roots else None,
             has_pinned_roots=self.config.roots != "certifi",
             reached=self._attempt.reached,
+            places=self._places(),
+            password_is_callback=self._callback is not None,
+            token_role=owner.role,
+            token_kind=owner.kind,
+            token_object_id=owner.object_id,
         )
+
+    def _places(self) -> dict[str, str]:
+        """Return where the user finds the values that hints name."""
+        places = dict(self.config.places)
+        if self.entra is None and self._password_place is not None:
+            places["password"] = self._password_place
+        return places
 
 
 # From the options to a configuration
@@ -357,6 +368,8 @@ class _Resolved(NamedTuple):
     """the seconds of one attempt, and the option that says so, if the caller gave them"""
     identity: ServiceIdentity | None
     """the identity of Service Connector's variables, if the host comes from them"""
+    password_place: str | None
+    """where the user finds the password; empty for an argument, None if there is none"""
 
 
 def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
@@ -377,7 +390,8 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
     # No secret goes into the rules, whose results are cached
     secret_params = {name: params.pop(name) for name in secret_keywords & params.keys()}
     secrets = {name: parameter.value for name, parameter in secret_params.items()}
-    password_source = secret_params["password"].source if secrets.get("password") else None
+    password_parameter = secret_params["password"] if secrets.get("password") else None
+    password_source = password_parameter.source if password_parameter is not None else None
     if isinstance(options.password, str):
         secrets.pop("password", None)
     token = _given_token(options, secrets)
@@ -394,6 +408,7 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         has_client_id=options.client_id is not None,
         password_kind=password_kind(options.password),
         password_source=password_source,
+        password_where=password_parameter.where if password_parameter is not None else "",
         password_is_token=token is not None,
         hosts_unreadable=hosts_unreadable,
         root_file_replaceable_by=replaceable_by(root_file_parameter.value)
@@ -419,7 +434,14 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         has_connect_timeout=timeout is not None,
         connect_timeout=_given_connect_timeout(timeout),
         identity=service_connector.identity_from_environ(environ) if is_connector else None,
+        password_place=_password_place(options, password_parameter),
     )
+
+
+def _password_place(options: ConnectOptions, parameter: Parameter | None) -> str | None:
+    if options.password is not None:
+        return ""
+    return None if parameter is None else parameter.where
 
 
 def _given_connect_timeout(parameter: Parameter | None) -> tuple[float, str] | None:
@@ -428,8 +450,8 @@ def _given_connect_timeout(parameter: Parameter | None) -> tuple[float, str] | N
     if parameter is None or seconds <= 0:
         return None
     if parameter.source == "environment":
-        return seconds, f"{libpq_info().variables['connect_timeout']}={seconds:g}"
-    where = "" if parameter.source == "keyword" else f" ({parameter.source})"
+        return seconds, f"{parameter.place}={seconds:g}"
+    where = "" if parameter.source == "keyword" else f" ({parameter.where})"
     return seconds, f"connect_timeout={seconds:g}{where}"
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.compat
     ("variables", "options", "source"),
     [
         ({}, {"connect_timeout": 1, "retry_timeout": 0}, "connect_timeout=1"),
-        ({}, {"conninfo": "connect_timeout=1"}, "connect_timeout=1 (conninfo)"),
+        ({}, {"conninfo": "connect_timeout=1"}, "connect_timeout=1 (connection string)"),
         ({"PGCONNECT_TIMEOUT": "1"}, {"retry_timeout": 0}, "PGCONNECT_TIMEOUT=1"),
         ({}, {"retry_timeout": 1}, "retry_timeout=1"),
         ({}, {"connect_timeout": 5, "retry_timeout": 1}, "retry_timeout=1"),

@@ -45,7 +45,9 @@ def test_there_is_one_logger() -> None:
 def test_a_decision_is_told_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     """What azpg made stricter than it was asked for can be looked up in the log."""
     azpg.conninfo("host=decided.postgres.database.azure.com sslmode=require")
-    assert said(caplog, logging.DEBUG) == ["sslmode=require (conninfo) raised to verify-full"]
+    assert said(caplog, logging.DEBUG) == [
+        "sslmode=require (connection string) raised to verify-full"
+    ]
 
 
 def test_a_new_token_is_told_at_info(

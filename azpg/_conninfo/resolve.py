@@ -69,6 +69,8 @@ class OptionSummary(NamedTuple):
     """of the password argument"""
     password_source: Source | None = None
     """which other source has a password"""
+    password_where: str = ""
+    """the variable or the place of that source"""
     password_is_token: bool = False
     """the password is a Microsoft Entra token"""
     hosts_unreadable: bool = False
@@ -102,6 +104,8 @@ class ResolvedConfig(NamedTuple):
     that an environment or service file that changes later has no effect"""
     sources: dict[str, Source]
     """keyword -> the source of its value, for the keywords that a source gives"""
+    places: dict[str, str]
+    """keyword -> where the user finds its value; empty for a keyword argument"""
     auth: Auth
     cloud: Cloud
     token_problems: tuple[str, ...]
@@ -181,6 +185,10 @@ class _Resolver:
             params=self.params,
             defaults=self.libpq_defaults(),
             sources={keyword: each.source for keyword, each in self.given.items()},
+            places={
+                keyword: "" if each.source == "keyword" else each.where
+                for keyword, each in self.given.items()
+            },
             auth=auth,
             cloud=cloud,
             token_problems=tuple(self.token_problems),
@@ -197,17 +205,21 @@ class _Resolver:
     def source_of(self, keyword: str) -> Source | None:
         return self.given[keyword].source if keyword in self.given else None
 
+    def where(self, keyword: str) -> str:
+        """Return where the value of a keyword came from, for a message."""
+        return self.given[keyword].where if keyword in self.given else "azpg"
+
     def check_values(self) -> None:
         for keyword, parameter in self.given.items():
             if found := placeholder(parameter.value):
                 self.problems.append(
-                    f"{keyword} ({parameter.source}) still holds the portal's placeholder {found}: "
+                    f"{keyword} ({parameter.where}) still holds the portal's placeholder {found}: "
                     f"write your own"
                 )
         mode = self.params.get("sslmode")
         if mode is not None and mode not in SSLMODES:
             self.problems.append(
-                f"sslmode={quote(mode)} ({self.source_of('sslmode')}) is none of "
+                f"sslmode={quote(mode)} ({self.where('sslmode')}) is none of "
                 f"{', '.join(SSLMODES)}" + _did_you_mean(mode, SSLMODES)
             )
         timeout = self.params.get("connect_timeout")
@@ -255,10 +267,12 @@ class _Resolver:
         """Warn of a token from a DSN or the environment: nobody renews it within the hour."""
         source = self.summary.password_source if self.summary.password_kind is None else None
         if source is not None:
-            where = "PGPASSWORD" if source == "environment" else f"password ({source})"
+            where = self.summary.password_where
+            is_variable = source == "environment"
             self.warnings.append(
-                f"{where} holds a Microsoft Entra token, which expires within the hour: leave it "
-                f"out, azpg fetches tokens itself"
+                f"the password came from {where} and is a Microsoft Entra token, which expires "
+                f"within the hour: {'unset it' if is_variable else 'leave it out there'}, azpg "
+                f"fetches tokens itself"
             )
 
     def uses_passfile(self) -> bool:
@@ -403,12 +417,12 @@ class _Resolver:
         """Refuse a connection without TLS."""
         if self.params.get("sslmode") == "disable":
             self.problems.append(
-                f"sslmode=disable ({self.source_of('sslmode')}) would send everything in clear, "
+                f"sslmode=disable ({self.where('sslmode')}) would send everything in clear, "
                 f"and Azure refuses it: leave it out"
             )
         if self.params.get("gssencmode") == "require":
             self.problems.append(
-                f"gssencmode=require ({self.source_of('gssencmode')}) takes the place of TLS, and "
+                f"gssencmode=require ({self.where('gssencmode')}) takes the place of TLS, and "
                 f"Azure has no GSS encryption: leave it out"
             )
 
@@ -422,9 +436,9 @@ class _Resolver:
         return mode == "verify-ca" and source == "keyword" and auth not in ("entra", "token")
 
     def require_verify_full(self) -> None:
-        mode, source = self.params.get("sslmode"), self.source_of("sslmode")
+        mode, where = self.params.get("sslmode"), self.where("sslmode")
         if mode not in (None, "verify-full"):
-            self.log_messages.append(f"sslmode={mode} ({source}) raised to verify-full")
+            self.log_messages.append(f"sslmode={mode} ({where}) raised to verify-full")
         self.params["sslmode"] = "verify-full"
 
     def allow_verify_ca(self) -> None:
@@ -442,17 +456,18 @@ class _Resolver:
     def check_root_file(self) -> None:
         """Refuse a root file that another user could exchange, or warn if only its owner can."""
         file, source = self.params["sslrootcert"], self.source_of("sslrootcert")
+        where = self.where("sslrootcert")
         other = self.summary.root_file_replaceable_by
         if other == "anyone":
             self.problems.append(
-                f"sslrootcert={file} ({source}) belongs to another user, or lies in a folder of "
+                f"sslrootcert={file} ({where}) belongs to another user, or lies in a folder of "
                 f"another user's, below a folder that everyone may write to: that user could "
                 f"exchange it and pass off a server as Azure's. Leave it out (unset PGSSLROOTCERT) "
                 f"for Azure's own roots, or copy it to a folder of yours"
             )
         elif other == "owner" and source in ("environment", "service file"):
             self.warnings.append(
-                f"sslrootcert={file} ({source}) belongs to another user, who decides which "
+                f"sslrootcert={file} ({where}) belongs to another user, who decides which "
                 f"servers are trusted: unset PGSSLROOTCERT unless you trust that user"
             )
 
@@ -473,7 +488,9 @@ class _Resolver:
         source = self.source_of("port")
         for port in ports:
             if not _is_port(port.lstrip("0")):
-                self.problems.append(f"port={quote(port)} ({source}) is no number of a port")
+                self.problems.append(
+                    f"port={quote(port)} ({self.where('port')}) is no number of a port"
+                )
         if len(ports) not in (1, host_count):
             self.problems.append(
                 f"port gives {len(ports)} for {host_count} hosts: one a host, or one"
@@ -484,7 +501,7 @@ class _Resolver:
             if not all(map(_is_pgbouncer_port, ports)):
                 shown = quote(self.params["port"], "[0-9,]+").strip("'")
                 self.problems.append(
-                    f"pgbouncer=True means port 6432, and {source} says {shown}: write "
+                    f"pgbouncer=True means port 6432, and {self.where('port')} says {shown}: write "
                     f"port= as a keyword, or leave it out there"
                 )
         self.params["port"] = ",".join(ports)
@@ -511,7 +528,9 @@ class _Resolver:
         if source is not None and source != "keyword":
             # Given as empty: if it were absent, libpq could read it from PGSERVICE's file again
             self.params["sslkeylogfile"] = ""
-            self.warnings.append(f"sslkeylogfile ({source}) counts only as a keyword in code")
+            self.warnings.append(
+                f"sslkeylogfile ({self.where('sslkeylogfile')}) counts only as a keyword in code"
+            )
 
     def libpq_defaults(self) -> dict[str, str]:
         """Return libpq's own defaults for the keywords that nothing was given for."""

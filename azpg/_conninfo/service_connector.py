@@ -46,14 +46,17 @@ class ServiceIdentity(NamedTuple):
         return f"<ServiceIdentity {self.client_id!r}>"
 
 
-def params_from_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters of the separate variables; none if they name no host."""
+def params_from_environ(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the parameters of the separate variables, each with its variable.
+
+    There are none if they name no host.
+    """
     if not environ.get(PREFIX + "HOST"):
         return {}
-    params: dict[str, str] = {}
+    params: dict[str, tuple[str, str]] = {}
     for variable, keyword in _KEYWORDS.items():
         if value := environ.get(PREFIX + variable):
-            params.setdefault(keyword, value)
+            params.setdefault(keyword, (value, PREFIX + variable))
     return params
 
 

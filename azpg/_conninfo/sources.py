@@ -47,8 +47,16 @@ class Parameter(NamedTuple):
 
     value: str
     source: Source
+    place: str = ""
+    """where the user finds it: the variable's name, or the service file and its section"""
+
+    @property
+    def where(self) -> str:
+        """Return where it came from, for a message."""
+        return self.place or _WHERE.get(self.source, self.source)
 
 
+_WHERE = {"conninfo": "connection string"}
 Parameters = dict[str, Parameter]
 
 _HOST_KEYWORDS = {"host", "hostaddr"}
@@ -97,9 +105,11 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
     if (service := _pop_service(params, environ)) is not None:
         from_service, service_problems = read_service(service, environ)
         problems += service_problems
-        _add_missing(params, from_service, "service file")
+        for keyword, parameter in from_service.items():
+            params.setdefault(keyword, parameter)
 
-    _add_missing(params, _from_environment(environ), "environment")
+    for keyword, parameter in _from_environment(environ).items():
+        params.setdefault(keyword, parameter)
 
     has_host = any(params[name].value for name in _HOST_KEYWORDS & params.keys())
     if options.server is None and not has_host:
@@ -107,9 +117,10 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
         problems += connector_problems
         for name in _HOST_KEYWORDS & from_connector.keys():
             params.pop(name, None)  # an empty one
-        _add_missing(params, from_connector, "Service Connector")
+        for keyword, parameter in from_connector.items():
+            params.setdefault(keyword, parameter)
     problems += [
-        f"{keyword} ({each.source}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be "
+        f"{keyword} ({each.where}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be "
         f"handed"
         for keyword, each in params.items()
         if not is_encodable(each.value)
@@ -117,12 +128,16 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
     return params, problems
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {k: environ[v] for k, v in libpq_info().variables.items() if v in environ}
-    values.pop("service", None)  # it has been read
+def _from_environment(environ: Mapping[str, str]) -> Parameters:
+    params = {
+        keyword: Parameter(environ[variable], "environment", variable)
+        for keyword, variable in libpq_info().variables.items()
+        if variable in environ
+    }
+    params.pop("service", None)  # it has been read
     if environ.get("PGREQUIRESSL", "").startswith("1"):
-        values.setdefault("sslmode", "require")
-    return values
+        params.setdefault("sslmode", Parameter("require", "environment", "PGREQUIRESSL"))
+    return params
 
 
 def _parse_conninfo(conninfo: str) -> tuple[dict[str, str], list[str]]:
@@ -139,14 +154,23 @@ def _parse_conninfo(conninfo: str) -> tuple[dict[str, str], list[str]]:
     return values, []
 
 
-def _from_service_connector(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def _from_service_connector(environ: Mapping[str, str]) -> tuple[Parameters, list[str]]:
     """Return the parameters of Service Connector's variables; none if they name no host."""
     if not (conninfo := environ.get(service_connector.CONNECTION_STRING)):
-        return service_connector.params_from_environ(environ), []
+        found = service_connector.params_from_environ(environ)
+        return {
+            keyword: Parameter(value, "Service Connector", variable)
+            for keyword, (value, variable) in found.items()
+        }, []
     values, problems = _parse_conninfo(conninfo)
     values.pop("service", None)  # service files have been read by now
     problems = [f"{service_connector.CONNECTION_STRING}: {problem}" for problem in problems]
-    return values if values.get("host") else {}, problems
+    if not values.get("host"):
+        return {}, problems
+    place = service_connector.CONNECTION_STRING
+    return {
+        keyword: Parameter(value, "Service Connector", place) for keyword, value in values.items()
+    }, problems
 
 
 def near_misses(params: Parameters, conninfo: str) -> dict[str, str]:
@@ -170,8 +194,8 @@ def near_misses(params: Parameters, conninfo: str) -> dict[str, str]:
 
 
 def _near_miss(keyword: str, parameter: Parameter, conninfo: str) -> str | None:
-    value, source = parameter
-    where = f"{keyword} ({source})"
+    value, source = parameter.value, parameter.source
+    where = f"{keyword} ({parameter.where})"
     if value.endswith(("\n", "\r")):
         return f"{where} ends in a line break: strip it where the value is read"
     if keyword in libpq_info().secrets:
@@ -248,7 +272,7 @@ def _command_passfile(environ: Mapping[str, str]) -> str | None:
 # Service files
 
 
-def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def read_service(name: str, environ: Mapping[str, str]) -> tuple[Parameters, list[str]]:
     """Read the section of a service file, from the files that libpq reads.
 
     Returns:
@@ -269,7 +293,10 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[dict[str, str],
         except (OSError, UnicodeError) as error:
             return {}, [f"the service file {path!r} cannot be read: {error}"]
         if (section := _service_section(name, lines)) is not None:
-            return _service_params(section, path)
+            values, problems = _service_params(section, path)
+            shown = quote(name, r"[\w. -]{1,60}").strip("'")
+            place = f"section [{shown}] of {path}"
+            return {k: Parameter(v, "service file", place) for k, v in values.items()}, problems
     places = " or ".join(map(repr, paths))
     shown = quote(name, r"[\w. -]{1,60}")
     return {}, [f"no service {shown} in {places}: add a section for it, or correct the name"]

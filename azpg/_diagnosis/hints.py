@@ -35,8 +35,6 @@ class HintContext(NamedTuple):
     """of the token or password, in bytes"""
     root_file: str = ""
     """the caller's own sslrootcert"""
-    root_file_source: str = "sslrootcert or PGSSLROOTCERT"
-    """the option or variable that names it"""
     has_azure_root: bool | None = None
     """whether that file has any of the Azure root certificates; None if that is not known"""
     has_pinned_roots: bool = True
@@ -47,6 +45,22 @@ class HintContext(NamedTuple):
     """the `ConnStatus` of a connection that did not answer in time, if it is known"""
     client_address: str = ""
     """this machine's IP address as the server saw it, if the message contains it"""
+    places: Mapping[str, str] | None = None
+    """keyword -> the variable, file or string that its value comes from, empty for an argument;
+    None if nothing is known of them"""
+    password_is_callback: bool = False
+    """the password, or the token, came from the caller's own function"""
+    token_role: str = ""
+    """the role that the token names"""
+    token_kind: str = ""
+    """what it belongs to: a "user", "managed identity" or "service principal"; empty if unknown"""
+    token_object_id: str = ""
+
+    @property
+    def token_is_given(self) -> bool:
+        """Whether azpg did not acquire the token: it was a password."""
+        place = (self.places or {}).get("password")
+        return self.entra and (self.password_is_callback or place is not None)
 
 
 def write_hint(template: str, context: HintContext, names: Mapping[str, str]) -> str:
@@ -69,6 +83,10 @@ def write_hint(template: str, context: HintContext, names: Mapping[str, str]) ->
         "secret_length": context.secret_length,
         "object_type": names.get("object_type", "…"),
         "object_name": _identifier(names.get("object_name") or "…"),
+        "expired": _hint_expired(context),
+        "wrong_role": _hint_wrong_role(context),
+        "no_role": _hint_no_role(context),
+        "object_id": _hint_object_id(context),
         "audience": _hint_audience(context),
         "token": _hint_token(context),
         "login": _hint_login(context),
@@ -90,7 +108,69 @@ def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
+def _leave_out(context: HintContext, keyword: str, variable: str = "") -> str:
+    """Return the instruction not to give an option, with the place where it is given."""
+    if context.places is None:
+        return f"leave out {keyword}=" + (f" (or unset {variable})" if variable else "")
+    place = context.places.get(keyword)
+    if not place:
+        return f"leave out {keyword}="
+    remedy = f": unset {place}" if _is_variable(place) else ""
+    return f"leave out {keyword}= (here from {_with_article(place)}{remedy})"
+
+
+def _from(context: HintContext, keyword: str) -> str:
+    """Return where a value comes from, in parentheses, if it is no argument."""
+    place = (context.places or {}).get(keyword)
+    return f" (from {_with_article(place)})" if place else ""
+
+
+def _with_article(place: str) -> str:
+    return f"the {place}" if place == "connection string" else place
+
+
+def _is_variable(place: str) -> bool:
+    return place.replace("_", "").isalnum() and place.isupper()
+
+
+def _principal_type(context: HintContext) -> str:
+    return "user" if context.token_kind == "user" else "service"
+
+
+def _hint_given_token(context: HintContext) -> str:
+    """Return what to do about a token that azpg did not acquire; empty for azpg's own."""
+    if not context.token_is_given:
+        return ""
+    if context.password_is_callback:
+        return (
+            "the token came from the password callback: leave out password=, azpg fetches tokens "
+            "itself, or return a new token at each call"
+        )
+    place = (context.places or {})["password"]
+    if not place:
+        return "the token came from password=: leave it out, azpg fetches tokens itself"
+    remedy = f"unset {place}" if _is_variable(place) else "leave it out there"
+    return f"the password came from {_with_article(place)}: {remedy}, azpg fetches tokens itself"
+
+
+def _hint_expired(context: HintContext) -> str:
+    if given := _hint_given_token(context):
+        return f"the token has expired, and {given}"
+    if context.places is not None:
+        return (
+            "set this machine's clock, because azpg had just acquired the token; or the credential "
+            "returns old tokens"
+        )
+    return (
+        "a token is valid for about an hour, and the server checks it when a connection is made: "
+        "get a new one for each connection, as azpg.connect and azpg.create_pool do. If it was "
+        "new, this machine's clock is wrong"
+    )
+
+
 def _hint_audience(context: HintContext) -> str:
+    if given := _hint_given_token(context):
+        return given
     requested = ""
     if context.scope:
         requested = f"the token was asked for {context.scope.removesuffix('/.default')}"
@@ -108,14 +188,19 @@ def _hint_audience(context: HintContext) -> str:
 
 
 def _hint_token(context: HintContext) -> str:
+    if given := _hint_given_token(context):
+        return (
+            f"the server cannot read the token, and {given}. If it must be given, hand it over "
+            "exactly as it was printed, whole and without quotes"
+        )
     if context.entra:
         return (
             "the server cannot read the token: hand it over exactly as the credential gave it, and "
             "take it from the server's own tenant (az login --tenant …, or AZURE_TENANT_ID)"
         )
     return (
-        f"role {context.user!r} is one of Microsoft Entra, which takes a token: leave out "
-        "password= (or unset PGPASSWORD), and azpg gets one"
+        f"role {context.user!r} is one of Microsoft Entra, which takes a token: "
+        f"{_leave_out(context, 'password', 'PGPASSWORD')}, and azpg gets one"
     )
 
 
@@ -127,26 +212,118 @@ def _hint_login(context: HintContext) -> str:
     has_server_suffix = name != context.user
     suffix_hint = f"Flexible Server takes no @{server}: user={_literal(name)}"
     if context.entra:
-        hint = _CREATE_ROLE.format(role=role)
+        hint = _hint_no_role_for_token(context)
         if has_server_suffix:
             hint = f"{suffix_hint}. Otherwise {hint}"
     else:
+        user, password = _from(context, "user"), _from(context, "password")
         hint = (
-            f"check user={role} and its password; a role of Microsoft Entra has none: leave out "
-            "password= (or unset PGPASSWORD), and azpg gets a token"
+            f"check user={role}{user} and its password{password}; a role of Microsoft Entra has "
+            f"none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg gets a token"
         )
         if has_server_suffix:
             hint = f"{hint}; {suffix_hint}"
     return hint
 
 
-_CREATE_ROLE = (
-    "no role of Microsoft Entra has exactly the name {role} here, or its sign-in is off (portal: "
-    "Authentication). An Entra administrator makes the role, in database postgres: SELECT * FROM "
-    "pgaadauth_create_principal({role}, false, false); or by the identity's object id, with 'user' "
-    "or 'group' for those: SELECT * FROM pgaadauth_create_principal_with_oid({role}, "
-    "'<object id>', 'service', false, false)"
+def _hint_token_owner(context: HintContext) -> str:
+    """Return whose the token is, if it is not that of the user, and how to use its name."""
+    if context.token_role and context.token_role != context.user:
+        kind = f" (a {context.token_kind})" if context.token_kind else ""
+        case = ""
+        if context.token_role.casefold() == context.user.casefold():
+            case = ", and role names are case-sensitive"
+        return (
+            f"the token is for {context.token_role!r}{kind}{case}: {_leave_out(context, 'user')}. "
+        )
+    if _GUID.fullmatch(context.user):
+        return (
+            f"user={context.user!r}{_from(context, 'user')} is an id, and a role has a name: pass "
+            'user="<the display name of the identity>". '
+        )
+    return ""
+
+
+_GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+_GROUP = (
+    "a member of a group signs in as user=\"<the group's role>\" (a managed identity's new "
+    "membership may take 24 h to count)"
 )
+
+
+def _hint_wrong_role(context: HintContext) -> str:
+    user = repr(context.user)
+    if not (hint := _hint_token_owner(context)):
+        hint = (
+            f"role {user} belongs to another identity than the token. Leave out user= to sign in "
+            "under the token's own name (names are case-sensitive). "
+        )
+        if context.token_role:
+            hint = (
+                f"role {user} belongs to another identity than the token, or to one of another "
+                "kind. "
+            )
+    return (
+        f"{hint}If {user} is a group: {_GROUP}. If it is the role you want, choose its identity "
+        "with credential= or client_id="
+    )
+
+
+def _hint_no_role_for_token(context: HintContext) -> str:
+    role = _literal(context.user)
+    is_same = context.token_role == context.user
+    object_id = context.token_object_id if is_same else ""
+    hint = _hint_token_owner(context) or (
+        f"no role of Microsoft Entra has exactly the name {role} here, or its sign-in is off "
+        "(portal: Authentication). "
+    )
+    kind = _principal_type(context) if object_id else "service"
+    create = _CREATE_ROLE.format(
+        role=role,
+        kinds="" if object_id else ", with 'user' or 'group' for those",
+        object_id=object_id or "<object id>",
+        kind=kind,
+    )
+    return f"{hint}If only a group has a role here, {_GROUP}. {create}"
+
+
+_CREATE_ROLE = (
+    "If role {role} is missing, an Entra administrator creates it, in database postgres: SELECT * "
+    "FROM pgaadauth_create_principal({role}, false, false); or by the identity's object id{kinds}: "
+    "SELECT * FROM pgaadauth_create_principal_with_oid({role}, '{object_id}', '{kind}', false, "
+    "false)"
+)
+
+
+def _hint_object_id(context: HintContext) -> str:
+    hint = _hint_token_owner(context)
+    role = f"role {context.user!r} is bound to another identity"
+    hint += f"Otherwise {role}" if hint else role
+    return (
+        f"{hint}, often one of the same name that was deleted. Bind it to the new one, in database "
+        'postgres as an Entra administrator: SECURITY LABEL FOR "pgaadauth" ON ROLE '
+        f"{_identifier(context.user)} IS {_security_label(context)}; or choose the right identity "
+        "with client_id="
+    )
+
+
+def _security_label(context: HintContext) -> str:
+    """Return the security label of the token's identity."""
+    kind = _principal_type(context)
+    label = f"'aadauth,oid={context.token_object_id or '<object id>'},type={kind}'"
+    if context.token_object_id:
+        return label
+    return f"{label}, with the id of az ad sp show --id <client id> --query id"
+
+
+def _hint_no_role(context: HintContext) -> str:
+    if context.entra:
+        return _hint_no_role_for_token(context)
+    return (
+        f"correct user={context.user!r}{_from(context, 'user')} (names are case-sensitive), or "
+        f"create the role: CREATE ROLE {_identifier(context.user)} LOGIN"
+    )
 
 
 def _hint_certificate_name(context: HintContext) -> str:
@@ -175,8 +352,10 @@ def _hint_roots(context: HintContext) -> str:
     problem = "may be out of date"
     if context.has_azure_root is False:
         problem = "has no Azure root"
-    source = context.root_file_source
-    remedy = f"unset {source}" if source.startswith("PG") else "leave it out"
+    source = "sslrootcert or PGSSLROOTCERT"
+    if context.places is not None:
+        source = context.places.get("sslrootcert") or "sslrootcert="
+    remedy = f"unset {source}" if _is_variable(source) else "leave it out"
     return (
         f"The root certificates are those of {context.root_file} ({source}), which {problem}: "
         f"{remedy} for Azure's own. "

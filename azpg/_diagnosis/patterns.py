@@ -74,9 +74,7 @@ PATTERNS = (
         "token-expired",
         LoginError,
         r"access token has expired",
-        "a token lasts about an hour and is looked at when signing in: get a new one for each "
-        "connection, as azpg.connect and azpg.create_pool do. If it was new, this machine's clock "
-        "is wrong (timedatectl)",
+        "{expired}",
     ),
     Pattern(
         "token-audience",
@@ -96,19 +94,13 @@ PATTERNS = (
         "wrong-object-id",
         LoginError,
         r"oid mismatch for role",
-        "role {user} is bound to another identity, often one of the same name that was deleted. "
-        "Bind it to the new one, in database postgres as an Entra administrator: SECURITY LABEL "
-        "FOR \"pgaadauth\" ON ROLE {role} IS 'aadauth,oid=<object id>,type=service', with the id "
-        "of az ad sp show --id <client id> --query id; or choose the right one with client_id=",
+        "{object_id}",
     ),
     Pattern(
         "wrong-role",
         LoginError,
         r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
-        "the token is of somebody else than role {user}. Leave out user= to sign in under the "
-        "token's own name (names are case-sensitive), choose another identity with credential= or "
-        'client_id=, or name a group that it is in, user="<the group\'s name>" (a managed '
-        "identity's new membership may take 24 h to count)",
+        "{wrong_role}",
     ),
     # github.com/Azure/azure-postgresql/issues/132
     Pattern(
@@ -151,7 +143,7 @@ PATTERNS = (
         "no-role",
         LoginError,
         r'role "[^"]*" does not exist',
-        "create the role, CREATE ROLE {role} LOGIN, or correct user= (names are case-sensitive)",
+        "{no_role}",
     ),
     Pattern(
         "no-database",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from azpg._jwt import Claims, claims
@@ -188,6 +189,34 @@ def require_role(claims: Claims) -> str:
         kind="no-user",
         hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
         "display name in Microsoft Entra",
+    )
+
+
+class TokenOwner(NamedTuple):
+    """Whose a token is, as far as its claims say; not verified, in printable characters."""
+
+    role: str = ""
+    """the PostgreSQL role that its claims name; empty if they name none"""
+    kind: str = ""
+    """"user", "managed identity" or "service principal"; empty if it is not known"""
+    object_id: str = ""
+
+
+def token_owner(claims: Claims) -> TokenOwner:
+    """Return whose token it is."""
+    object_id = sanitized(claims.get("oid") or "")
+    if "xms_mirid" in claims:
+        kind = "managed identity"
+    elif claims.get("idtyp") == "user" or "upn" in claims or "unique_name" in claims:
+        kind = "user"
+    elif claims.get("idtyp") == "app" or "appid" in claims or "azp" in claims:
+        kind = "service principal"
+    else:
+        kind = ""
+    return TokenOwner(
+        sanitized(claimed_role(claims) or ""),
+        kind,
+        object_id if re.fullmatch(r"[0-9A-Fa-f-]{36}", object_id) else "",
     )
 
 

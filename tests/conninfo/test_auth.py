@@ -291,7 +291,7 @@ def test_everything_else_is_passed_untouched(handed: Handed) -> None:
             "user (keyword) still holds the portal's placeholder {your_user}",
         ),
         ({"dbname": "<your-database>"}, "placeholder <your-database>"),
-        ({"conninfo": "user={your_user_name}"}, "user (conninfo)"),
+        ({"conninfo": "user={your_user_name}"}, "user (connection string)"),
         ({"password": "{your_password}"}, "password still holds"),
         ({"conninfo": "password={your_password}"}, "password still holds"),
         ({"conninfo": "postgresql://u:%7Byour-password%7D@/"}, "password still holds"),

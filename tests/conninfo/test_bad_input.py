@@ -176,7 +176,28 @@ def test_anothers_role(api: Api, azure: Emulator) -> None:
     error = refused(api, user=name)
     assert isinstance(error, azpg.LoginError)
     assert error.kind == "wrong-role"
-    assert name in error.hint
+    assert error.hint.startswith("the token is for 'myapp'")
+    assert "leave out user=" in error.hint
+
+
+def test_a_wrong_user_in_the_environment_is_named_by_its_variable(
+    api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PGUSER that something else has set is what to unset."""
+    monkeypatch.setenv("PGUSER", "root")
+    error = refused(api)
+    assert error.hint.startswith("the token is for 'myapp'")
+    assert "leave out user= (here from PGUSER: unset PGUSER)" in error.hint
+
+
+def test_an_expired_token_in_the_environment_is_named_by_its_variable(
+    api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint names the variable, and says that azpg acquires tokens itself."""
+    monkeypatch.setenv("PGPASSWORD", azure.token(lifetime=-60))
+    error = refused(api)
+    assert error.kind == "token-expired"
+    assert "the password came from PGPASSWORD: unset PGPASSWORD, azpg fetches" in error.hint
 
 
 @pytest.mark.parametrize("pgbouncer", [False, True], ids=["postgres", "pgbouncer"])

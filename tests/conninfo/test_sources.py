@@ -163,7 +163,7 @@ def test_service_files_are_looked_for_where_libpq_looks(
         (b"[s]\npass word\n", "is not keyword=value"),
         (b"[s]\nservice=other\n", "('service')"),
         (b"[s]\nuser=\xff\n", "cannot be read"),
-        (b"[s]\nuser=a\0b\n", "user (service file) holds a NUL"),
+        (b"[s]\nuser=a\0b\n", "holds a NUL"),
     ],
 )
 def test_a_service_file_that_cannot_serve_is_a_problem(

@@ -157,7 +157,7 @@ def test_pgrequiressl_is_raised_too(monkeypatch: pytest.MonkeyPatch, planned: Pl
     monkeypatch.setenv("PGREQUIRESSL", "1")
     plan = planned(host=HOST)
     assert plan.params["sslmode"] == "verify-full"
-    assert plan.log_messages == ("sslmode=require (environment) raised to verify-full",)
+    assert plan.log_messages == ("sslmode=require (PGSSLMODE) raised to verify-full",)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -384,4 +384,4 @@ def test_an_sslmode_like_no_other_is_refused_without_a_guess(problems: Problems)
 def test_an_empty_sslmode_is_refused(problems: Problems) -> None:
     """It is refused by libpq too."""
     (problem,) = problems(f"host={HOST} sslmode=''")
-    assert problem.startswith("sslmode='' (conninfo)")
+    assert problem.startswith("sslmode='' (connection string)")

@@ -47,6 +47,82 @@ def test_the_hint_for_a_wrong_password_mentions_tokens() -> None:
     assert "leave out password=" in found
 
 
+@pytest.mark.parametrize(
+    ("place", "thing_to_type"),
+    [
+        ("PGUSER", "leave out user= (here from PGUSER: unset PGUSER)"),
+        ("connection string", "leave out user= (here from the connection string)"),
+        ("section [shop] of /etc/pg", "leave out user= (here from section [shop] of /etc/pg)"),
+        ("", "leave out user=."),
+    ],
+)
+@pytest.mark.parametrize(
+    "message",
+    [
+        "password authentication failed",
+        "Microsoft Entra user token for role[root] is neither",
+        'role "root" does not exist',
+        'oid mismatch for role "root"',
+    ],
+)
+def test_the_hint_for_a_wrong_user_names_the_tokens_own(
+    message: str, place: str, thing_to_type: str
+) -> None:
+    """The token's name is first, with where the wrong user comes from."""
+    changes = {"user": "root", "token_role": "Alice@contoso.com", "token_kind": "user"}
+    found = hint(FATAL + message, places={"user": place}, **changes)
+    assert found.startswith(f"the token is for 'Alice@contoso.com' (a user): {thing_to_type}")
+    if "oid" not in message:
+        assert 'user="<the group\'s role>"' in found
+
+
+def test_the_hint_for_a_user_in_another_case_says_that_case_counts() -> None:
+    """PostgreSQL's role names are case-sensitive, sign-in names are not."""
+    message = FATAL + "password authentication failed"
+    found = hint(message, token_role="Alice@contoso.com", user="alice@contoso.com", places={})
+    assert "case-sensitive: leave out user=" in found
+
+
+def test_the_hint_for_an_id_as_user_asks_for_the_name() -> None:
+    """A service principal's token holds no name, so its id is taken for one."""
+    user = "11111111-2222-3333-4444-555555555555"
+    message = FATAL + "password authentication failed"
+    found = hint(message, user=user, token_kind="service principal", places={})
+    assert found.startswith(f"user='{user}' is an id")
+    assert 'user="<the display name' in found
+
+
+def test_the_role_to_create_has_the_tokens_own_object_id() -> None:
+    """It is known if the token names the same role."""
+    token = {"token_kind": "user", "token_object_id": "an-id"}
+    found = hint(FATAL + "password authentication failed", token_role="alice", **token)
+    assert "'an-id', 'user'" in found
+    assert "aadauth,oid=an-id,type=user" in hint(FATAL + "oid mismatch for role", **token)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["The access token has expired", "The access token has invalid format", "valid audience claim"],
+)
+def test_the_hint_for_a_rejected_token_names_its_source_first(message: str) -> None:
+    """A stored token is removed where it is stored."""
+    found = hint(FATAL + message, places={"password": "PGPASSWORD"})
+    assert "the password came from PGPASSWORD: unset PGPASSWORD, azpg fetches tokens" in found
+    found = hint(FATAL + message, places={"password": "connection string"})
+    assert "came from the connection string: leave it out there" in found
+    assert "leave it out, azpg" in hint(FATAL + message, places={"password": ""})
+    found = hint(FATAL + message, places={"password": ""}, password_is_callback=True)
+    assert "password callback: leave out password=" in found
+    assert "fetches" not in hint(FATAL + message, places={})
+
+
+def test_the_hint_for_a_wrong_password_names_both_sources() -> None:
+    """The variable that was forgotten is the one to unset."""
+    places = {"user": "PGUSER", "password": "PGPASSWORD"}
+    found = hint(FATAL + "password authentication failed", entra=False, places=places)
+    assert found.startswith("check user='alice' (from PGUSER) and its password (from PGPASSWORD)")
+
+
 def test_the_server_in_single_servers_user_is_removed() -> None:
     """Single Server took user@server, and Flexible Server does not."""
     message = FATAL + "password authentication failed"
@@ -207,7 +283,8 @@ def test_the_hint_for_an_unknown_root_names_the_callers_file() -> None:
     message = "certificate verify failed"
     file = {"root_file": "/etc/BaltimoreCyberTrustRoot.crt"}
     assert f"{file['root_file']} (sslrootcert or PGSSLROOTCERT)" in hint(message, **file)
-    old = hint(message, **file, root_file_source="PGSSLROOTCERT", has_azure_root=False)
+    places = {"sslrootcert": "PGSSLROOTCERT"}
+    old = hint(message, **file, places=places, has_azure_root=False)
     assert "(PGSSLROOTCERT), which has no Azure root: unset PGSSLROOTCERT" in old
     assert "SSL_CERT_FILE" in hint(message, root_file="system")
 
