@@ -47,6 +47,7 @@ class Attempt:
         self._addresses = 1
         self._address_end = math.inf
         self._token: Token[Attempt | None] | None = None
+        self._steps: Generator[Any, Any, Any] | None = None
 
     def set_limits(self, *, end: float, address_seconds: float, addresses: int) -> None:
         """Set what `begin_address` gives to each address.
@@ -72,9 +73,18 @@ class Attempt:
     ) -> None:
         if self._token is not None:
             _CURRENT.reset(self._token)
+        # psycopg leaves the steps of a wait that was interrupted or canceled to the garbage
+        # collector, and with them the socket
+        if self._steps is not None:
+            self._steps.close()
 
-    def begin_address(self) -> None:
-        """Give the next address its share of the time that is left."""
+    def begin_address(self, steps: Generator[Any, Any, Any]) -> None:
+        """Give the next address its share of the time that is left.
+
+        Args:
+            steps: what connects to it; they are closed when the attempt ends.
+        """
+        self._steps = steps
         now = time.monotonic()
         share = max(0.0, self._end - now) / max(1, self._addresses)
         self._address_end = now + min(self._address_seconds, share)
@@ -107,10 +117,6 @@ _CURRENT: ContextVar[Attempt | None] = ContextVar("azpg_attempt", default=None)
 def connect(steps: PQGenConn[C], conninfo: str) -> PQGenConn[C]:
     """Run psycopg's generator that connects to one address within the limits of the attempt.
 
-    psycopg makes the connection nonblocking only after the last step. Until then libpq blocks in a
-    step if the server does not read: a server that requests the password endlessly would block the
-    thread or the event loop. With a nonblocking connection libpq fails instead.
-
     Args:
         steps: what psycopg's `_connect_gen` returned.
         conninfo: the connection string that it got.
@@ -120,10 +126,21 @@ def connect(steps: PQGenConn[C], conninfo: str) -> PQGenConn[C]:
     """
     attempt = _CURRENT.get()
     if attempt is None:
-        return (yield from steps)
+        return steps
+    limited = _limit(steps, conninfo, attempt)
+    attempt.begin_address(limited)
+    return limited
+
+
+def _limit(steps: PQGenConn[C], conninfo: str, attempt: Attempt) -> PQGenConn[C]:
+    """Run the steps; if they fail or are closed, the socket is closed at once.
+
+    psycopg makes the connection nonblocking only after the last step. Until then libpq blocks in a
+    step if the server does not read: a server that requests the password endlessly would block the
+    thread or the event loop. With a nonblocking connection libpq fails instead.
+    """
     pgconn: PGconn | None = None
     address = ""
-    attempt.begin_address()
     try:
         waiting = next(steps)
         if (pgconn := find_pgconn(steps)) is not None:
@@ -133,6 +150,7 @@ def connect(steps: PQGenConn[C], conninfo: str) -> PQGenConn[C]:
             attempt.check_time()
             waiting = steps.send(ready)
     except StopIteration as stop:
+        pgconn = None
         connection: C = stop.value
         return connection
     except (errors.ConnectionTimeout, GeneratorExit):
@@ -142,6 +160,9 @@ def connect(steps: PQGenConn[C], conninfo: str) -> PQGenConn[C]:
         raise _with_address(error, address) from None
     finally:
         steps.close()
+        # The traceback of the error holds this frame
+        if pgconn is not None:
+            pgconn.finish()
 
 
 def find_pgconn(steps: Generator[Any, Any, Any]) -> PGconn | None:

@@ -166,6 +166,20 @@ class Connection(psycopg.Connection[Row]):
         if self._should_cancel():
             _cancel.cancel(self.pgconn, super().cancel)
 
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Cancel the current operation, as psycopg does, within a time.
+
+        Args:
+            timeout: seconds that the request may take.
+        """
+        handled = sys.exception()
+        try:
+            super().cancel_safe(timeout=timeout)
+        except BaseException as error:
+            # psycopg logs the error, and the frames of its traceback hold the request's socket
+            redact_exception(error, handled)
+            raise
+
     def __repr__(self) -> str:
         return _with_sslmode(super().__repr__(), self.pgconn)
 
@@ -301,6 +315,20 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         """
         if self._should_cancel():
             _cancel.cancel(self.pgconn, super().cancel)
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # psycopg's
+        """Cancel the current operation, as psycopg does, without blocking the event loop.
+
+        Args:
+            timeout: seconds that the request may take.
+        """
+        handled = sys.exception()
+        try:
+            await super().cancel_safe(timeout=timeout)
+        except BaseException as error:
+            # The same as for a sync connection
+            redact_exception(error, handled)
+            raise
 
     def __repr__(self) -> str:
         return _with_sslmode(super().__repr__(), self.pgconn)

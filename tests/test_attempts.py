@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from psycopg import generators, waiting
 from psycopg.conninfo import make_conninfo
 
 import azpg
-from azpg import _attempt
+from azpg import _attempt, _deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,6 +184,33 @@ def test_the_connection_of_a_generator_is_found(postgres: Postgres, generator: A
     assert pgconn is not None
     assert pgconn.status > psycopg.pq.ConnStatus.BAD
     running.close()
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_the_end_of_an_attempt_closes_its_socket(postgres: Postgres, is_stopped: bool) -> None:
+    """Also if something, such as a traceback, still refers to psycopg's generator."""
+
+    def check_stopped() -> None:
+        if is_stopped:
+            raise _deadline.Stopped
+
+    error = _deadline.Stopped if is_stopped else KeyboardInterrupt
+    steps: list[Any] = []
+    descriptors: list[int] = []
+
+    def connect() -> None:
+        with _attempt.Attempt(check_stopped):
+            steps.append(azpg.Connection._connect_gen(conninfo_of(postgres)))
+            descriptors.append(next(steps[0])[0])
+            if is_stopped:
+                steps[0].send(waiting.Ready.NONE)
+            raise KeyboardInterrupt
+
+    with pytest.raises(error) as caught:
+        connect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[0])
+    assert caught.value.__traceback__ is not None
 
 
 def test_connects_without_the_connection_of_the_generator(
