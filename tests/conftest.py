@@ -44,9 +44,8 @@ hypothesis.settings.load_profile("azpg")
 
 
 def pytest_sessionstart() -> None:
-    """Take Ctrl-C and hang-ups, also where a shell or nohup ignores them for the run."""
+    """Take Ctrl-C, also where a shell has started the run in the background and ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

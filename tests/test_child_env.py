@@ -231,8 +231,9 @@ def test_exit_status(command: Command, program: list[str], status: int) -> None:
 # Cleanup
 
 REAPER = """
-import ctypes, os, subprocess, sys
+import ctypes, os, signal, subprocess, sys
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, for all that it starts
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphaned processes of the command become our children
 status = subprocess.run(sys.argv[1:]).returncode
 while True:
