@@ -282,6 +282,7 @@ def release(session: nox.Session) -> None:
     ways = [(*pair, extra) for pair in pairs for extra in extras]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(lambda way: _installed(session, wheel, *way), ways))
+    _installed_without_binary(session, wheel)
     # With its types, for whoever imports it
     _install(session, f"{wheel}[emulator]", *TESTS)
     with session.chdir("tests/typing"):
@@ -348,6 +349,23 @@ def _installed(
     check = (python, "-W", "error", "tests/tools/installed.py", *extras)
     session.run(*check, external=True, silent=True, log=False)
     session.log(f"works: {name}")
+
+
+def _installed_without_binary(session: nox.Session, wheel: str) -> None:
+    """Check the wheel on the system's libpq, with psycopg in pure Python and without its binary."""
+    place = Path(session.create_tmp(), "without-binary").absolute()
+    python = str(place / "bin" / "python")
+    session.run("uv", "venv", "--quiet", "--clear", f"--python={PRESENT[0]}", str(place), log=False)
+    install = ("uv", "pip", "install", "--quiet", f"--python={python}")
+    others = (name for name in PROJECT["project"]["dependencies"] if "[binary" not in name)
+    (psycopg,) = (name for name in PROJECT["project"]["dependencies"] if "[binary" in name)
+    wanted = (*others, psycopg.replace("[binary,pool]", "[pool]"))
+    session.run(*install, f"--constraint={CONSTRAINTS}", *wanted, log=False)
+    session.run(*install, "--no-deps", wheel, log=False)
+    implementation = "from psycopg import pq; assert pq.__impl__ == 'python', pq.__impl__"
+    session.run(python, "-c", implementation, external=True, log=False)
+    session.run(python, "-W", "error", "tests/tools/installed.py", external=True, log=False)
+    session.log(f"works: {PRESENT[0]} without psycopg's binary")
 
 
 if __name__ == "__main__":

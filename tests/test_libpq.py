@@ -222,6 +222,28 @@ def test_a_keyword_of_a_newer_libpq_names_its_version(monkeypatch: pytest.Monkey
     assert _libpq.too_old_for("databse") is None
 
 
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "host={host} {keyword}=x",
+        "host={host} password=secret {keyword}=x",
+        "postgresql://me:secret@{host}/mydb?{keyword}=x",
+    ],
+    ids=["pairs", "password", "uri"],
+)
+def test_a_keyword_of_a_newer_libpq_in_a_connection_string_names_its_version(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for a misspelled keyword, or for part of a password."""
+    monkeypatch.setitem(_libpq.SINCE_VERSION, "ssl_mod", 99)
+    with pytest.raises(azpg.ConfigError) as caught:
+        azpg.connect(conninfo.format(host=HOST, keyword="ssl_mod"))
+    (problem,) = caught.value.problems
+    assert "ssl_mod needs libpq 99" in problem
+    assert "sslmode" not in problem
+    assert "secret" not in problem
+
+
 def test_the_table_of_versions_names_keywords() -> None:
     """Every keyword of the table exists in the libpq in use, if that is new enough."""
     version = libpq_info().version

@@ -27,6 +27,7 @@ from .suggestions import (
     following_parameter,
     host_error,
     not_a_conninfo_error,
+    unknown_keyword,
     unknown_keyword_error,
     unreadable_conninfo_error,
 )
@@ -149,7 +150,9 @@ def _parse_conninfo(conninfo: str) -> tuple[dict[str, str], list[str]]:
         # Copied before anything is raised: libpq's own message could quote parts of a password
         values = {o.keyword.decode(): o.val.decode() for o in parse(conninfo) if o.val is not None}
     except (psycopg.OperationalError, UnicodeError) as error:
-        problem = unreadable_conninfo_error(conninfo, str(error), libpq_info().variables)
+        problem = too_old_for(unknown_keyword(str(error))) or unreadable_conninfo_error(
+            conninfo, str(error), libpq_info().variables
+        )
         return {}, [problem]
     return values, []
 

