@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import re
 import socket
 import sys
 import time
@@ -340,6 +341,9 @@ class ConnectRequest:
             reached=self._attempt.reached,
             places=self._places(),
             password_is_callback=self._callback is not None,
+            settings=tuple(re.findall(r"(?:-c\s*|--)([A-Za-z_.]+)=", params.get("options", ""))),
+            lookup_host=",".join(self.config.lookup_hosts),
+            hostaddr=params.get("hostaddr", ""),
             token_role=owner.role,
             token_kind=owner.kind,
             token_object_id=owner.object_id,

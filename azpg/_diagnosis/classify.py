@@ -48,7 +48,8 @@ def classify(message: str, context: HintContext, sqlstate: str = "") -> Diagnosi
         context = _attempt_context(message[: matched.end()] + rest_of_line, context)
         # Only the error of a query may name objects. In that of a connect, a name may be a secret
         # that the server repeats.
-        names = matched.groupdict() if sqlstate else {}
+        named = matched.groupdict()
+        names = {name: value for name, value in named.items() if sqlstate or name == "setting"}
         return _diagnosis(pattern, context, names)
     for pattern in PATTERNS:
         if sqlstate and pattern.kind == SQLSTATES[sqlstate]:
@@ -103,7 +104,7 @@ def _every_host_matches(regex: re.Pattern[str], failures: str, hosts: str) -> bo
     )
 
 
-def _diagnosis(pattern: Pattern, context: HintContext, names: dict[str, str]) -> Diagnosis:
+def _diagnosis(pattern: Pattern, context: HintContext, names: dict[str, str | None]) -> Diagnosis:
     hint = write_hint(pattern.hint, context, names)
     return Diagnosis(pattern.kind, pattern.error, hint, pattern.transient)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg.pq import ConnStatus
@@ -55,6 +56,26 @@ class HintContext(NamedTuple):
     token_kind: str = ""
     """what it belongs to: a "user", "managed identity" or "service principal"; empty if unknown"""
     token_object_id: str = ""
+    settings: tuple[str, ...] = ()
+    """the names of the settings in the caller's `options`"""
+    lookup_host: str = ""
+    """the host that is connected to under the name of `server`, such as the end of a tunnel"""
+    hostaddr: str = ""
+    """the address that is connected to under the name of `host`"""
+
+    @property
+    def address(self) -> str:
+        """Return the host or address that was tried."""
+        given = self.lookup_host or self.hostaddr
+        if not given or ("," in given and not self.server_address):
+            return self.host
+        return self.server_address if "," in given else given
+
+    @property
+    def place(self) -> str:
+        """Return the host or address that was tried, and the port."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}"
 
     @property
     def token_is_given(self) -> bool:
@@ -63,25 +84,34 @@ class HintContext(NamedTuple):
         return self.entra and (self.password_is_callback or place is not None)
 
 
-def write_hint(template: str, context: HintContext, names: Mapping[str, str]) -> str:
+def write_hint(template: str, context: HintContext, names: Mapping[str, str | None]) -> str:
     """Return a hint: the template of a pattern, filled in.
 
     Args:
         template: the pattern's `hint`.
         context: what is known of the attempt.
-        names: `object_type` and `object_name` from the message, if a pattern matched them.
+        names: `object_type`, `object_name` and `setting` from the message, if a pattern matched
+            them.
     """
     context = context._replace(user=context.user or "…")
+    privilege, or_more = _PRIVILEGES.get((names.get("object_type") or "").lower(), ("…", ""))
     values = {
         "host": context.host,
         "port": context.port,
+        "address": context.address,
+        "place": context.place,
         "user": repr(context.user),
         "role": _identifier(context.user),
         "database": _identifier(context.dbname or "…"),
         "client_address": context.client_address,
         "secret": "token" if context.entra else "password",
         "secret_length": context.secret_length,
-        "object_type": names.get("object_type", "…"),
+        "object_type": names.get("object_type") or "…",
+        "privilege": privilege,
+        "or_more": or_more,
+        "startup_parameter": _hint_startup_parameter(context, names.get("setting") or ""),
+        "ulimit": "" if sys.platform == "win32" else ", or raise ulimit -n",
+        "timedatectl": " (timedatectl)" if sys.platform == "linux" else "",
         "object_name": _identifier(names.get("object_name") or "…"),
         "expired": _hint_expired(context),
         "wrong_role": _hint_wrong_role(context),
@@ -106,6 +136,53 @@ def _identifier(name: str) -> str:
 
 def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
+
+
+_PRIVILEGES = {
+    "table": ("SELECT", " (for a query that writes: INSERT, UPDATE or DELETE)"),
+    "schema": ("USAGE", " (to create tables in it: CREATE)"),
+    "sequence": ("USAGE", ""),
+    "function": ("EXECUTE", ""),
+    "database": ("CONNECT", " (to create schemas in it: CREATE)"),
+}
+"""The least that reads an object, and what more a query may need."""
+
+_SETTINGS = frozenset(
+    {
+        "search_path",
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "extra_float_digits",
+        "jit",
+        "role",
+        "timezone",
+        "work_mem",
+    }
+)
+"""Settings that clients send. A server could repeat a secret in the place of any other name."""
+
+
+def _hint_startup_parameter(context: HintContext, named: str) -> str:
+    direct = "go to the server itself with pgbouncer=False"
+    if named == "replication":
+        return f"PgBouncer does not take replication=: leave it out, or {direct}"
+    known = [*context.settings, *_SETTINGS]
+    if named in known:
+        setting = named
+    elif context.settings:
+        setting = context.settings[0]
+    else:
+        setting = "<setting>"
+    what = "this setting" if setting == "<setting>" else f"the setting {setting}"
+    return (
+        f"PgBouncer does not take {what} from a connection: leave it out of options= (asyncpg: "
+        f"server_settings) and set it once for the role, ALTER ROLE {_identifier(context.user)} IN "
+        f"DATABASE {_identifier(context.dbname or '…')} SET {setting} = …, or {direct}"
+    )
 
 
 def _leave_out(context: HintContext, keyword: str, variable: str = "") -> str:
@@ -372,6 +449,21 @@ def _hint_new_root(context: HintContext) -> str:
 
 
 def _hint_port_closed(context: HintContext) -> str:
+    if context.lookup_host:
+        return (
+            f"nothing listens on {context.place}, the address for {context.host}: check that the "
+            "tunnel (or proxy) is running, or correct host= and port="
+        )
+    if context.hostaddr:
+        given = _from(context, "hostaddr") or " (hostaddr=)"
+        return (
+            f"nothing listens on {context.place}{given}, the address for {context.host}: correct "
+            f"it, or {_leave_out(context, 'hostaddr')} to connect to {context.host} itself"
+        )
+    return f"nothing listens on port {context.port}{_hint_azure_port_closed(context)}"
+
+
+def _hint_azure_port_closed(context: HintContext) -> str:
     if context.port in _PGBOUNCER_PORTS:
         return (
             ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
@@ -393,6 +485,11 @@ def _hint_no_answer(context: HintContext) -> str:
     if context.reached in _LOGIN_STATUSES:
         hint = "the server accepted the login, but started no session: "
         return hint + (_PGBOUNCER_WAITS if pooled else "it is overloaded or restarting")
+    if context.lookup_host:
+        return (
+            f"that is the address for {context.host}: check that the tunnel (or proxy) there is "
+            "running and forwards to it, or correct host= and port="
+        )
     if is_address(context.server_address) and _is_private(context.server_address):
         hint = (
             f"{context.server_address} is a private address, reached only from its virtual "

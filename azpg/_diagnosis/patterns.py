@@ -66,7 +66,7 @@ PATTERNS = (
         "file-descriptors",
         ConnectError,
         r"^((?!FATAL:).)*Too many open files",
-        "this process has no file descriptor left: close some, or raise ulimit -n",
+        "this process has no file descriptor left: close some{ulimit}",
     ),
     # Token. Azure documents none of these messages (2026-11-27); they are from public issues and
     # forums
@@ -148,6 +148,12 @@ PATTERNS = (
     Pattern(
         "no-database",
         LoginError,
+        r"database .*is disabled",
+        "this database is disabled in PgBouncer: pgbouncer=False connects to the server itself",
+    ),
+    Pattern(
+        "no-database",
+        LoginError,
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
         "correct dbname= (left out with a password, it is the user's name), or CREATE DATABASE "
         "{database}. SELECT datname FROM pg_database tells which there are",
@@ -168,10 +174,8 @@ PATTERNS = (
     Pattern(
         "startup-parameter",
         LoginError,
-        r"unsupported (options )?startup parameter",
-        "PgBouncer does not take this setting from a connection: set it once for the role, ALTER "
-        "ROLE {role} IN DATABASE {database} SET search_path = …, or go to the server itself with "
-        "pgbouncer=False",
+        r"unsupported (options )?startup parameter(( in options)?: (?P<setting>[a-z_.]+))?",
+        "{startup_parameter}",
     ),
     Pattern(
         "server-option",
@@ -226,8 +230,8 @@ PATTERNS = (
         "certificate",
         TLSError,
         r"certificate has expired|certificate is not yet valid",
-        "the certificate or its root has expired, or is not valid yet: check this machine's clock "
-        "(timedatectl). {roots}python -m azpg doctor shows the dates. {own_machine}",
+        "the certificate or its root has expired, or is not valid yet: check this machine's "
+        "clock{timedatectl}. {roots}python -m azpg doctor shows the dates. {own_machine}",
     ),
     Pattern(
         "certificate",
@@ -270,7 +274,7 @@ PATTERNS = (
         TLSError,
         r"SSL error(?!: unexpected eof)|TLSv1 alert|wrong version number|unsupported protocol|"
         r"invalid response to SSL negotiation|after SSL response",
-        "no TLS connection could be made: check that {host}:{port} is the PostgreSQL server, not "
+        "no TLS connection could be made: check that {place} is the PostgreSQL server, not "
         "a proxy or another service. Azure takes TLS 1.2 and 1.3",
     ),
     # Connection limits
@@ -345,10 +349,25 @@ PATTERNS = (
         "starting",
         ConnectError,
         r"database system is (starting up|shutting down|in recovery|not (yet )?accept)|"
-        r"administrator command|crash of another server process|server shutting down|"
+        r"crash of another server process|server shutting down|"
         r"client_login_timeout \(server down\)|immediate shutdown|unexpected postmaster exit|"
         r"server conn crashed",
         "the server is restarting or failing over, which takes up to two minutes: connect again",
+        transient=True,
+    ),
+    Pattern(
+        "starting",
+        ConnectError,
+        r"admin forced disconnect|client connections dropped, exiting|evicted for",
+        "PgBouncer ended this connection, because it restarts or was told to: connect again",
+        transient=True,
+    ),
+    Pattern(
+        "starting",
+        ConnectError,
+        r"administrator command",
+        "the server is restarting or failing over, which takes up to two minutes, or somebody "
+        "ended this session with pg_terminate_backend: connect again",
         transient=True,
     ),
     Pattern(
@@ -360,13 +379,20 @@ PATTERNS = (
         "pool keep connections (max_idle= below the server's limit)",
         transient=True,
     ),
+    Pattern(
+        "query-timeout",
+        ConnectError,
+        r"\bquery_timeout",
+        "the query took longer than PgBouncer allows: make it faster, raise the server parameter "
+        "pgbouncer.query_timeout, or run it with pgbouncer=False",
+    ),
     # Network
     Pattern(
         "resolver",
         UnreachableError,
         r"temporary failure in name resolution|Errno -3\]|Errno 11002\]|: Try again",
-        "the resolver itself gave no answer, so {host} may well exist: check the network, VPN and "
-        "DNS here (in Kubernetes: CoreDNS)",
+        "the resolver itself gave no answer, so {address} may well exist: check the network, VPN "
+        "and DNS here (in Kubernetes: CoreDNS)",
         transient=True,
     ),
     Pattern(
@@ -374,14 +400,14 @@ PATTERNS = (
         UnreachableError,
         r"failed to resolve host|could not translate host name|name or service not known|"
         r"nodename nor servname|getaddrinfo failed|Name does not resolve",
-        "check the spelling of {host}; a server with private access has a name only inside its "
+        "check the spelling of {address}; a server with private access has a name only inside its "
         "virtual network, where its private DNS zone is linked",
     ),
     Pattern(
         "timeout",
         ConnectTimeoutError,
         r"timeout expired|timed out|did not properly respond|/10060\)",
-        "no answer from {host} on port {port}: {no_answer}",
+        "no answer from {address} on port {port}: {no_answer}",
         transient=True,
     ),
     Pattern(
@@ -395,7 +421,7 @@ PATTERNS = (
         "refused",
         UnreachableError,
         r"connection refused|actively refused|/10061\)",
-        "nothing listens on port {port}{port_closed}",
+        "{port_closed}",
         transient=True,
     ),
     Pattern(
@@ -403,8 +429,8 @@ PATTERNS = (
         UnreachableError,
         r"network is unreachable|unreachable (network|host)|no route to host|/10051\)|/10065\)|"
         r"cannot assign requested address",
-        "no way leads from here to {host}: check the network, the VPN, and whether it has IPv6 at "
-        "all",
+        "no way leads from here to {address}: check the network, the VPN, and whether it has IPv6 "
+        "at all",
         transient=True,
     ),
     Pattern(
@@ -413,7 +439,7 @@ PATTERNS = (
         r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
         r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
         r"could not (send|receive)|response during SSL exchange|connection is lost",
-        "the connection was cut on its way to {host}: a restart, or a firewall in between. "
+        "the connection was cut on its way to {address}: a restart, or a firewall in between. "
         "Connect again",
         transient=True,
     ),
@@ -425,7 +451,7 @@ PATTERNS = (
         r"SASL authentication mechanisms are supported|unsupported (SASL )?authentication|"
         r"error while performing authentication|cannot read the server's answer|"
         r"error sending password authentication",
-        "what answered does not follow PostgreSQL's protocol: check that {host}:{port} is the "
+        "what answered does not follow PostgreSQL's protocol: check that {place} is the "
         "PostgreSQL server or its PgBouncer, not a proxy or another service",
     ),
     # PgBouncer in general. After the patterns above, because its messages can quote their errors
@@ -442,7 +468,8 @@ PATTERNS = (
     Pattern(
         "prepared-statement",
         ConnectError,
-        r"prepared statement .*(does not exist|already exists|already in use)",
+        r"prepared statement .*(does not exist|already exists|already in use)|"
+        r"bind message supplies \d+ parameters?, but prepared statement",
         "PgBouncer gives each transaction another server connection: pass prepare_threshold=None "
         "(pgbouncer=True does) and no prepare=True, or let PgBouncer keep track with server "
         "parameter pgbouncer.max_prepared_statements above 0",
@@ -456,12 +483,20 @@ PATTERNS = (
         "then CREATE EXTENSION in this database",
     ),
     Pattern(
+        "extension",
+        ConnectError,
+        r'type "[^"]*" does not exist|vector type not found in the database',
+        "if it is an extension's type, such as vector: add the extension to the server parameter "
+        "azure.extensions (portal: Server parameters), then run CREATE EXTENSION vector in this "
+        "database. If the extension is there, add its schema to search_path",
+    ),
+    Pattern(
         "permission",
         ConnectError,
         r"permission denied for (?P<object_type>schema|table|sequence|function|database) "
         r'"?(?P<object_name>[^"\n]*)',
-        "let its owner or an administrator grant it, or less: GRANT ALL ON {object_type} "
-        "{object_name} TO {role}",
+        "let its owner or an administrator grant what the query needs: GRANT {privilege} ON "
+        "{object_type} {object_name} TO {role}{or_more}",
     ),
     Pattern(
         "permission",
@@ -511,6 +546,7 @@ SQLSTATES = {
     "28P01": "login",
     "3D000": "no-database",
     "42501": "permission",
+    "42704": "",
     "42P05": "prepared-statement",
     "53100": "storage-full",
     "53300": "too-many-connections",

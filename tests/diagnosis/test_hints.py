@@ -151,7 +151,7 @@ def test_the_hint_for_a_password_of_an_entra_role_is_to_leave_it_out() -> None:
         ),
         ('database "x" does not exist', 'CREATE DATABASE "sh""op"'),
         (
-            "unsupported startup parameter: options",
+            "unsupported startup parameter in options: search_path",
             'ALTER ROLE "o""b" IN DATABASE "sh""op" SET search_path',
         ),
         ('too many connections for role "x"', 'ALTER ROLE "o""b" (or DATABASE "sh""op")'),
@@ -166,7 +166,7 @@ def test_the_hint_for_a_query_names_the_object_to_grant() -> None:
     """The error of a connect repeats no name of the server's message."""
     message = "permission denied for table my orders\nLINE 1: select"
     of_query = classify.classify(message, CONTEXT, sqlstate="42501").hint
-    assert 'GRANT ALL ON table "my orders" TO "alice"' in of_query
+    assert 'GRANT SELECT ON table "my orders" TO "alice"' in of_query
     assert "orders" not in hint(message)
 
 
@@ -195,6 +195,92 @@ def test_the_hint_for_a_closed_pgbouncer_port_turns_it_on() -> None:
         assert "pgbouncer.enabled" in found
         assert "Burstable" in found
     assert hint("Connection refused").startswith(f"nothing listens on port 5432 of {HOST}")
+
+
+@pytest.mark.parametrize(
+    ("message", "thing_to_type"),
+    [
+        ("unsupported startup parameter in options: statement_timeout", "SET statement_timeout ="),
+        ("unsupported startup parameter: jit", "SET jit ="),
+        ("unsupported startup parameter: options", "SET app.tenant ="),
+        ("unsupported startup parameter in options: app.tenant", "SET app.tenant ="),
+        ("unsupported startup parameter: replication", "leave it out, or go to the server"),
+    ],
+)
+def test_the_hint_for_a_setting_that_pgbouncer_rejects_names_it(
+    message: str, thing_to_type: str
+) -> None:
+    """It is the setting of the message, or the caller's own if the message names none."""
+    found = hint(FATAL + message, settings=("app.tenant",))
+    assert thing_to_type in found
+    assert "pgbouncer=False" in found
+
+
+def test_the_name_of_an_unknown_setting_is_not_repeated() -> None:
+    """A server could repeat a secret there."""
+    assert "hunter" not in hint(FATAL + "unsupported startup parameter: hunter")
+
+
+@pytest.mark.parametrize(
+    ("message", "sqlstate", "kind", "thing_to_type"),
+    [
+        ("client connections dropped, exiting", "08P01", "starting", "connect again"),
+        ("admin forced disconnect", "08P01", "starting", "connect again"),
+        ('database "shop" is disabled', "", "no-database", "pgbouncer=False"),
+        (
+            'bind message supplies 6 parameters, but prepared statement "" requires 0',
+            *("08P01", "prepared-statement", "prepare_threshold=None"),
+        ),
+        ('type "vector" does not exist', "42704", "extension", "CREATE EXTENSION vector"),
+        ("vector type not found in the database", "", "extension", "azure.extensions"),
+        ("terminating connection due to administrator command", "57P01", "starting", "pg_term"),
+    ],
+)
+def test_further_messages_have_a_kind_and_a_thing_to_type(
+    message: str, sqlstate: str, kind: str, thing_to_type: str
+) -> None:
+    """They are PgBouncer's, pgvector's, and those of a session that an administrator ended."""
+    found = classify.classify(message, CONTEXT, sqlstate=sqlstate)
+    assert found.kind == kind
+    assert thing_to_type in found.hint
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32", "darwin"])
+def test_a_command_is_named_only_where_it_exists(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """The command timedatectl is of Linux, and Windows has no ulimit."""
+    monkeypatch.setattr("sys.platform", platform)
+    assert ("timedatectl" in hint("certificate has expired")) is (platform == "linux")
+    assert ("ulimit" in hint("Too many open files")) is (platform != "win32")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Connection refused",
+        "connection timeout expired",
+        "Network is unreachable",
+        "server closed the connection unexpectedly",
+        "failed to resolve host 'localhost'",
+        "SSL error: wrong version number",
+    ],
+)
+@pytest.mark.parametrize("option", ["lookup_host", "hostaddr"])
+def test_a_hint_about_a_place_names_the_place_that_was_tried(message: str, option: str) -> None:
+    """It is the local end of a tunnel, not the server whose name is verified."""
+    found = hint(message, port="15432", places={}, **{option: "localhost"})
+    assert "localhost" in found
+    if option == "lookup_host":
+        assert "portal" not in found
+    if "refused" in message:
+        assert found.startswith("nothing listens on localhost:15432")
+
+
+def test_the_hint_for_a_tunnel_that_is_down_says_to_start_it() -> None:
+    """Whichever port it is, the server's own portal cannot help."""
+    for port in ("15432", "6432"):
+        assert "tunnel" in hint("Connection refused", lookup_host="localhost", port=port)
 
 
 def test_the_hint_for_a_rejected_long_token_has_its_length() -> None:

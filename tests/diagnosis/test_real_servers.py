@@ -142,7 +142,9 @@ def read_only(servers: Servers) -> None:
         conn.execute("create table t()")
 
 
-@fails_with("permission", 'GRANT ALL ON table "pg_authid"', "permission denied for table pg_authid")
+@fails_with(
+    "permission", 'GRANT SELECT ON table "pg_authid"', "permission denied for table pg_authid"
+)
 def permission(servers: Servers) -> None:
     with servers.opened() as conn:
         conn.execute("select * from pg_authid")
