@@ -482,6 +482,7 @@ def _platform() -> Platform:
         defaults=libpq.defaults,
         is_linux=sys.platform == "linux",
         has_user_root_crt=os.path.exists(user_root_crt()),
+        in_emulator=bool(os.environ.get("AZPG_EMULATOR")),
     )
 
 

@@ -9,13 +9,21 @@ import ssl as tls
 import sys
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import psycopg
-from asyncpg.exceptions import (
-    ClientConfigurationError,
-    ConnectionDoesNotExistError,
-    InternalClientError,
-)
+
+try:
+    import asyncpg
+    from asyncpg.exceptions import (
+        ClientConfigurationError,
+        ConnectionDoesNotExistError,
+        InternalClientError,
+    )
+except ModuleNotFoundError as error:
+    if error.name != "asyncpg":
+        raise
+    raise ModuleNotFoundError(
+        "azpg.asyncpg needs a package: pip install 'asyncpg>=0.30'", name="asyncpg"
+    ) from error
 
 from . import _deadline
 from ._connect import ConnectRequest

@@ -6,9 +6,18 @@ import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
-from sqlalchemy import event
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
-from sqlalchemy.engine import URL
+
+try:
+    from sqlalchemy import event
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+    from sqlalchemy.engine import URL
+except ModuleNotFoundError as error:
+    if error.name != "sqlalchemy":
+        raise
+    raise ModuleNotFoundError(
+        "azpg.sqlalchemy needs a package: pip install 'sqlalchemy[asyncio]>=2.0.42'",
+        name="sqlalchemy",
+    ) from error
 
 from ._conninfo.options import hide_secrets
 from ._redact import Secret, quote

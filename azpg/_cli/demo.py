@@ -19,11 +19,13 @@ from azpg._tls.roots import root_file
 from azpg._tokens.token import MIN_REMAINING_SECONDS
 from azpg.emulator import Emulator, EmulatorError
 
+from .wrap import wrap_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NEXT_STEPS = """
-For your own server, signed in with `az login` or as a managed identity:
+For your own server, after `az login` or with a managed identity:
 
     import azpg
 
@@ -41,24 +43,28 @@ def run_demo() -> int:
     # azpg warns of environment variables that redirect an Azure host; here the demo has set them.
     logging.getLogger("azpg").setLevel(logging.ERROR)
     try:
-        with Emulator() as emulator, _emulator_environment(emulator):
+        emulator = Emulator()
+        _print("Starting an emulator of Azure: PostgreSQL and PgBouncer …")
+        with emulator, _emulator_environment(emulator):
             _run_steps(emulator)
     except (azpg.ConnectError, azpg.ConfigError, EmulatorError, _DemoError) as error:
         print(f"✗ {error}", file=sys.stderr)  # noqa: T201
         return 1
-    _print(NEXT_STEPS.rstrip())
+    print(NEXT_STEPS.rstrip(), flush=True)  # noqa: T201  # code, which is not wrapped
     return 0
 
 
 def _run_steps(emulator: Emulator) -> None:
-    _print(f"An emulator of Azure: {emulator.host}")
+    _print(f"The emulator runs: {emulator.host}")
     _print(f"  at {emulator.hostaddr}, PostgreSQL {emulator.postgres_version}, loopback only")
     for note in emulator.notes:
         _print(f"  {note}")
     _roots_step()
     _token_step()
     _connect_step(emulator.port)
-    if emulator.pgbouncer_port is not None:
+    if emulator.pgbouncer_port is None:
+        _print("\nPgBouncer is not installed: its step is skipped")
+    else:
         _pgbouncer_step(emulator.pgbouncer_port)
     _pool_step(emulator)
     _wrong_certificate_step(emulator)
@@ -68,7 +74,7 @@ def _roots_step() -> None:
     with _step("Root certificates, by fingerprint"):
         path = root_file(AZURE_ROOTS)
         _print(f"  {len(AZURE_ROOTS)} Azure root certificates in {path}")
-        _print(f"  here PGSSLROOTCERT names the emulator's own: {os.environ['PGSSLROOTCERT']}")
+        _print(f"  here PGSSLROOTCERT names the emulator's: {os.environ['PGSSLROOTCERT']}")
 
 
 def _token_step() -> None:
@@ -77,7 +83,7 @@ def _token_step() -> None:
         claims = _jwt.claims(password())
         for name in ("aud", "oid", "xms_mirid"):
             _print(f"  {name:9} {sanitized(claims.get(name))}")
-        _print(f"  so the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")
+        _print(f"  the role is {password.user()!r}; seconds left: {_seconds_left(password):.0f}")
 
 
 def _seconds_left(password: azpg.EntraPassword) -> float:
@@ -102,7 +108,7 @@ def _check_connection(conn: azpg.Connection[tuple[object, ...]], port: int) -> N
     mode = conn.info.get_parameters()["sslmode"]
     _check(conn.pgconn.ssl_in_use and mode == "verify-full", "TLS is verified")
     _check(conn.info.port == port, f"port {port} is used")
-    _print(f"  signed in as {row and row[0]!r} on port {conn.info.port}, {mode}")
+    _print(f"  authenticated as {row and row[0]!r} on port {conn.info.port}, {mode}")
 
 
 def _pool_step(emulator: Emulator) -> None:
@@ -117,12 +123,12 @@ def _pool_step(emulator: Emulator) -> None:
             with pool.connection() as conn:
                 conn.execute("select 1")
             first = emulator.counts.tokens_issued - before
-            _print("  one connection, one token; waiting until the token is used up")
+            _print("  one connection, one token; waiting until the token expires")
             time.sleep(2.5)
             with pool.connection(), pool.connection() as conn:
                 conn.execute("select 1")
             second = emulator.counts.tokens_issued - before
-        _check((first, second) == (1, 2), "the second connection brought a token of its own")
+        _check((first, second) == (1, 2), "the second connection acquired a new token")
         _print("  a second connection, a second token")
         emulator.token_lifetime = 3600.0
 
@@ -132,7 +138,7 @@ def _wrong_certificate_step(emulator: Emulator) -> None:
         try:
             azpg.connect(server="myserver").close()
         except azpg.TLSError as error:
-            _print("  refused, and nothing secret was sent:")
+            _print("  rejected, and nothing secret was sent:")
             for line in str(error).splitlines():
                 _print(f"  {line}")
         else:
@@ -153,7 +159,8 @@ def _check(is_true: bool, statement: str) -> None:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+    newlines = line[: len(line) - len(line.lstrip("\n"))]
+    print(newlines + wrap_line(line.lstrip("\n")), flush=True)  # noqa: T201
 
 
 @contextmanager

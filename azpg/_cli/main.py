@@ -15,7 +15,9 @@ import azpg
 from azpg._conninfo.suggestions import to_cli_options
 from azpg._redact import quote
 
-DESCRIPTION = "The correct connection from Python to Azure Database for PostgreSQL."
+from .wrap import wrap, wrap_usage
+
+DESCRIPTION = "Verified, authenticated connections to Azure Database for PostgreSQL."
 
 EXAMPLES = """\
 examples:
@@ -25,73 +27,74 @@ examples:
   azpg COMMAND --help"""
 
 COMMANDS = {
-    "doctor": "say what is wrong with a connection, step by step",
-    "psql": "run psql, signed in",
-    "exec": "run pg_dump, pgbench or any program that uses libpq, signed in",
-    "conninfo": "show what libpq would be handed, without any secret",
-    "token": "print a fresh token, for programs that take a password only",
-    "roots": "show the pinned root certificates, or write them as PEM",
-    "demo": "show the main job against an emulator of Azure",
+    "doctor": "check a connection step by step, and say what to fix",
+    "psql": "run psql with a fresh token",
+    "exec": "run pg_dump, pgbench or any libpq program with a fresh token",
+    "conninfo": "print the connection string that libpq gets, without secrets",
+    "token": "print a fresh token, for programs that need a password",
+    "roots": "list the pinned root certificates, or write them as PEM",
+    "demo": "try azpg without Azure, against an emulator",
     "emulator": "run an emulator of Azure, or a command inside one",
 }
 
 DESCRIPTIONS = {
     "doctor": """\
-Walk the way of a connection: configuration, name, TCP, TLS, identity, sign-in,
-PgBouncer, speed. It prints no secret, so its output can be shown to others.
+Check a connection step by step: configuration, DNS, TCP, TLS, identity,
+authentication, PgBouncer, round-trip time. The output contains no secrets.
 
-The exit status is 0, 1 where a step fails, 2 where the command cannot be read.
+The exit status is 0 if all steps succeed, 1 if a step fails, and 2 if the
+arguments are invalid.
 
 examples:
   azpg doctor --server myserver
   azpg doctor "host=myserver.postgres.database.azure.com dbname=mydb"
   azpg doctor --server myserver --pgbouncer --json""",
     "psql": """\
-Run psql with a fresh token in a password file of its own, over verified TLS.
+Run psql with a fresh token, over verified TLS.
 
-Name the server and the user first; what follows are psql's arguments. Its -h,
-its -p and a connection string are refused there: azpg has to know the server.
+Put the options of azpg first and the arguments of psql after them. Do not pass
+-h, -p or a connection string to psql: use --server or --host.
 
 examples:
   azpg psql --server myserver --dbname mydb
   azpg psql --server myserver --user team -At -c "select current_user\"""",
     "exec": """\
-Run a command that uses libpq, with a fresh token in a password file that is
-good for this server, port and user, and for this command only.
+Run a libpq program with a fresh token, over verified TLS. The token is in a
+password file for this server, port and user only.
 
-The command gets none of your own PG* variables: host, port, user and TLS are
-set. It needs no -h, -p or -U: for another spelling there is no password.
+azpg replaces your PG* variables with its own. Do not pass -h, -p or -U to the
+command: it would not find its password.
 
 examples:
   azpg exec --server myserver -- pg_dump --file mydb.sql mydb
   azpg exec --server myserver --dbname mydb -- pgbench --client 4 --time 10""",
     "conninfo": """\
-Show what azpg.connect would hand to libpq, without any secret. It connects to
-nothing.
+Print the connection string that azpg.connect passes to libpq, without secrets.
+It does not connect.
 
 example:
   azpg conninfo --server myserver --dbname mydb""",
     "token": """\
-Print a fresh Microsoft Entra token and nothing else, for a program that takes
-its password from PGPASSWORD only. Name a server, or a cloud with --cloud.
+Print a fresh Microsoft Entra token and nothing else, for a program that reads
+its password from PGPASSWORD. Pass --server or --cloud.
 
-A token is a password: it is good for an hour or more on every server where its
-identity has a role.
+A token is a password: it is valid for an hour or more, on every server where
+its identity has a role.
 
 examples:
   PGPASSWORD=$(azpg token --server myserver) ./report.sh
   PGPASSWORD=$(azpg token --cloud public) ./report.sh""",
     "roots": """\
-Show the root certificates that Azure's servers are verified by: the SHA-256
-that they are pinned by, their end, and where their bytes come from.
+List the root certificates that azpg trusts for Azure: the SHA-256 fingerprint
+that is pinned, the expiry date, and the source of the certificate.
 
 examples:
   azpg roots
   azpg roots --pem > azure.pem
   PGSSLMODE=verify-full PGSSLROOTCERT=azure.pem psql --host "$HOST\"""",
     "demo": """\
-Show the main job against an emulator of Azure on this machine: it needs the
-extra azpg[emulator].
+Show what azpg does, step by step, against an emulator of Azure on this
+machine. It needs the extra azpg[emulator].
 
 example:
   azpg demo""",
@@ -130,6 +133,9 @@ def _run(argv: list[str]) -> int:
         separator = options.index("--")
         options, command = options[:separator], options[separator + 1 :]
     parser, subparsers = _make_parsers()
+    if not argv:
+        parser.print_help()
+        return 0
     parsed = vars(parser.parse_args([*name, *options]))
     run: Callable[..., int] = parsed.pop("run")
     if name in (["psql"], ["exec"]):
@@ -140,7 +146,7 @@ def _run(argv: list[str]) -> int:
     if conninfo and "=" not in conninfo and "://" not in conninfo:
         server = quote(conninfo, r"[A-Za-z0-9.-]{1,253}").strip("'")
         subparsers[name[0]].error(
-            f"the argument is no connection string; a server's name is --server {server}"
+            f"the argument is not a connection string; for a server's name, use --server {server}"
         )
     return run(**{key: value for key, value in parsed.items() if value is not None})
 
@@ -207,8 +213,7 @@ def _token(*, cloud: str | None = None, client_id: str | None = None, **options:
             raise azpg.ConfigError([*error.problems, problem]) from None
         if request.entra is None:
             raise azpg.ConfigError(
-                "a password is given, and a token is for who signs in without: leave out password "
-                "and passfile"
+                "a token is not needed with a password: leave out password and passfile"
             )
         entra = request.entra
     token = entra()
@@ -271,7 +276,10 @@ _CONNECTING_COMMANDS = ("doctor", "psql", "exec", "conninfo", "token")
 def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="azpg", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
+        prog="azpg",
+        description=wrap(DESCRIPTION),
+        epilog=wrap(EXAMPLES),
+        formatter_class=formatter,
     )
     parser.add_argument("--version", action="version", version=f"azpg {azpg.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -280,10 +288,10 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         subparsers[name] = subparser = commands.add_parser(
             name,
             help=summary,
-            description=DESCRIPTIONS.get(name),
+            description=wrap(DESCRIPTIONS.get(name, "")),
             formatter_class=formatter,
             allow_abbrev=False,
-            usage=_USAGES.get(name),
+            usage=wrap_usage(_USAGES[name]) if name in _USAGES else None,
         )
         subparser.set_defaults(run=_FUNCTIONS.get(name))
         if name in _CONNECTING_COMMANDS:
@@ -317,33 +325,37 @@ _USAGES = {
 }
 
 _CONNECT_OPTIONS = {
-    "server": ("NAME", "the server's short name, or its full one"),
+    "server": ("NAME", "the server's short name or full name"),
     "host": (
         "NAME",
         "the server's full name; with --server, the host to connect to, such as a tunnel's",
     ),
-    "hostaddr": ("ADDRESS", "the address to go to; the name is verified all the same"),
-    "port": ("PORT", "5432 where nothing else is said"),
-    "dbname": ("NAME", "postgres where nothing else is said"),
-    "user": ("ROLE", "the token's own name where nothing else is said"),
-    "client-id": ("ID", "which user-assigned or workload identity signs in"),
-    "cloud": ("NAME", "public, usgov, china, cosmos, horizondb or bleu: by default the host's"),
+    "hostaddr": ("ADDRESS", "the address to connect to; the name is still verified"),
+    "port": ("PORT", "default: 5432"),
+    "dbname": ("NAME", "default: postgres"),
+    "user": ("ROLE", "default: the name in the token"),
+    "client-id": ("ID", "the client id of the user-assigned or workload identity"),
+    "cloud": ("NAME", "public, usgov, china, cosmos, horizondb or bleu (default: the host's)"),
 }
 
 
 def _add_connect_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "connection", "as azpg.connect takes it; PG* variables and service files count as well"
+        "connection",
+        wrap("arguments of azpg.connect; PG* variables and service files count too", indent=2),
     )
     group.add_argument(
-        "conninfo", nargs="?", metavar="CONNINFO", help="a key=value string or postgresql:// URI"
+        "conninfo",
+        nargs="?",
+        metavar="CONNINFO",
+        help="a connection string: key=value pairs or a postgresql:// URI",
     )
     for name, (metavar, help_text) in _CONNECT_OPTIONS.items():
         group.add_argument(f"--{name}", metavar=metavar, help=help_text)
     group.add_argument(
         "--pgbouncer",
         action=argparse.BooleanOptionalAction,
-        help="go to PgBouncer's port 6432",
+        help="connect to PgBouncer (port 6432)",
     )
 
 

@@ -93,6 +93,8 @@ class Platform(NamedTuple):
     is_linux: bool
     has_user_root_crt: bool
     """libpq's own ~/.postgresql/root.crt exists"""
+    in_emulator: bool = False
+    """this process was started by `azpg emulator`, whose variables redirect an Azure host"""
 
 
 class ResolvedConfig(NamedTuple):
@@ -377,7 +379,7 @@ class _Resolver:
             if self.has(keyword) and self.source_of(keyword) == "environment"
         ]
         redirected = next((name for name in names if cloud_for_host(name, clouds)), None)
-        if redirected and variables:
+        if redirected and variables and not self.platform.in_emulator:
             verb = "decide" if len(variables) > 1 else "decides"
             self.warnings.append(
                 f"{' and '.join(variables)} in the environment {verb} how {redirected} is reached "

@@ -17,6 +17,12 @@ from ._azure_extensions import ALLOWED_BY_DEFAULT
 from ._emulator import Emulator
 from ._errors import EmulatorError
 
+_MARK = {"AZPG_EMULATOR": "1"}
+"""It tells azpg that the environment redirects an Azure host on purpose: azpg does not warn.
+
+Only the command gets it. In a shell with pasted exports, which may be forgotten, azpg still warns.
+"""
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,23 +46,25 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        with (
-            _signal_handlers(_raise_stop_signal),
-            Emulator(
-                host=options.host,
-                postgres=options.postgres,
-                extensions=options.extensions,
-                token_lifetime=options.token_lifetime,
-                imds=options.imds,
-            ) as emulator,
-        ):
+        emulator = Emulator(
+            host=options.host,
+            postgres=options.postgres,
+            extensions=options.extensions,
+            token_lifetime=options.token_lifetime,
+            imds=options.imds,
+        )
+        if not options.command or sys.stderr.isatty():
+            _tell("Starting an emulator of Azure (PostgreSQL, PgBouncer) on this machine …")
+        with _signal_handlers(_raise_stop_signal), emulator:
             for note in emulator.notes:
                 print(note, file=sys.stderr)
             env = emulator.imds_env if options.imds else emulator.env
             env_to_unset = [*emulator.env_to_unset, *sorted(emulator.env.keys() - env.keys())]
             if options.command:
                 return _run_command(options.command, env, env_to_unset)
+            _tell("Paste these lines into another terminal, and run your program there:\n")
             _print_exports(env, env_to_unset)
+            _tell("\nThe emulator runs until you press Ctrl-C here.")
             while True:
                 signal.pause()
     except EmulatorError as error:
@@ -67,12 +75,17 @@ def main(argv: Sequence[str]) -> int:
         return 128 + stop.number if options.command else 0
 
 
+def _tell(line: str) -> None:
+    """Print a line for the user on stderr, so that stdout holds only what a shell can run."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="azpg emulator",
-        description="Run an Azure-like PostgreSQL server on this machine.",
-        epilog="Example: azpg emulator -- pytest. Without a command it stays in the foreground "
-        "until Ctrl-C.",
+        description="Run an Azure-like PostgreSQL server on this machine, for development and "
+        "tests: with a command, only while the command runs; without one, until Ctrl-C.",
+        epilog="Example: azpg emulator -- pytest",
     )
     parser.add_argument(
         "--host",
@@ -106,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "user of this machine can get one (default: in the form of App Service)",
     )
     parser.add_argument(
-        "command", nargs="*", metavar="COMMAND", help="what to run inside, after --"
+        "command", nargs="*", metavar="COMMAND", help="the command to run in the emulator, after --"
     )
     return parser
 
@@ -133,7 +146,7 @@ def _run_command(command: list[str], env: dict[str, str], env_to_unset: list[str
 
     with _signal_handlers(forward):
         try:
-            process = subprocess.Popen(command, env=inherited_env | env)
+            process = subprocess.Popen(command, env=inherited_env | env | _MARK)
         except OSError as error:
             print(f"azpg emulator: {command[0]}: {error.strerror}", file=sys.stderr)
             return 126 if isinstance(error, PermissionError) else 127
@@ -148,8 +161,7 @@ def _print_exports(env: dict[str, str], env_to_unset: list[str]) -> None:
     print("unset", *env_to_unset)
     for name, value in env.items():
         print(f"export {name}={shlex.quote(value)}")
-    print("# when done:")
-    print("unset", *env)
+    print("# when done: unset", *env)
     sys.stdout.flush()
 
 
