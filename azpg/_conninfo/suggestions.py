@@ -256,7 +256,9 @@ def to_cli_options(text: str) -> str:
     text = text.replace("pgbouncer=True", "--pgbouncer").replace(
         "pgbouncer=False", "--no-pgbouncer"
     )
-    return re.sub(_KEYWORD, lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
+    text = re.sub(_KEYWORD, lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
+    return re.sub(_NAMED, lambda found: f"--{found[1].replace('_', '-')}", text)
 
 
 _KEYWORD = r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=([\"'])(.*?)\2"
+_NAMED = r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=(?=[ .,:;)]|$)"

@@ -157,6 +157,7 @@ class TokenSource:
                 credentials.LAST_RESPONSE.get(),
                 expects_endpoint=self._expects_endpoint(holder),
                 environment_hint=credentials.environment_hint(),
+                client_id=credentials.client_id_source(self._credential),
             )
             return failure._replace(cause=callers_error(error))
 

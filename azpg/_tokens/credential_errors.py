@@ -18,6 +18,15 @@ INTERACTION_REQUIRED = (
 
 CERTIFICATE_INVALID = "CERTIFICATE_VERIFY_FAILED|certificate verify failed"
 
+_UNKNOWN_IDENTITY_HINT = (
+    "that tenant does not know it: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or sign in with "
+    "az login --tenant <the server's tenant>"
+)
+_UNASSIGNED_HINT = (
+    "no such managed identity is assigned here: assign it (portal: Identity), and name it by its "
+    'client id, client_id="…"'
+)
+
 HINTS = {
     CERTIFICATE_INVALID: (
         "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
@@ -27,10 +36,7 @@ HINTS = {
         "the client secret is wrong or has expired: make a new one, az ad app credential reset "
         "--id <client id>, and set AZURE_CLIENT_SECRET"
     ),
-    r"AADSTS(700016|90002|50020)\b": (
-        "that tenant does not know it: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or sign in with "
-        "az login --tenant <the server's tenant>"
-    ),
+    r"AADSTS(700016|90002|50020)\b": _UNKNOWN_IDENTITY_HINT,
     r"AADSTS(500011|650057)\b": (
         "the tenant does not know the database's resource: check cloud= and the tenant; where both "
         "are right, an administrator adds it, az ad sp create --id "
@@ -40,10 +46,7 @@ HINTS = {
         "no federated credential of the identity has this token's issuer and subject: compare az "
         "identity federated-credential list with the service account"
     ),
-    r"Identity not found|No User Assigned": (
-        "no such managed identity is assigned here: assign it (portal: Identity), and name it by "
-        'its client id, client_id="…"'
-    ),
+    r"Identity not found|No User Assigned": _UNASSIGNED_HINT,
     (
         r"Failed to resolve|NameResolutionError|Max retries exceeded|ProxyError|"
         r"Failed to establish a new connection"
@@ -111,6 +114,7 @@ def classify(
     *,
     expects_endpoint: bool = False,
     environment_hint: str = "",
+    client_id: str = "",
 ) -> TokenFailure:
     """Return the failure of a credential that raised.
 
@@ -120,6 +124,7 @@ def classify(
         response: The last HTTP response to the request, if azpg saw one.
         expects_endpoint: Whether azpg sees every response, and an endpoint should have answered.
         environment_hint: The hint for a default credential that fails in this environment.
+        client_id: The client id that a default credential asked for, with its option or variable.
     """
     message = redact(str(error)) or type(error).__name__
     kind = "credential"
@@ -139,6 +144,9 @@ def classify(
         hint for pattern, hint in HINTS.items() if re.search(pattern, message, re.IGNORECASE)
     ]:
         hint = known[0]
+        if client_id and hint in (_UNASSIGNED_HINT, _UNKNOWN_IDENTITY_HINT):
+            remedy = "unset it" if client_id.startswith("AZURE_CLIENT_ID=") else "leave it out"
+            hint = f"the identity was chosen by {client_id}: correct it or {remedy}. Or {hint}"
     elif isinstance(error, ImportError):
         hint = "install what it names, or pass a credential of azure.identity, which needs no more"
     elif name == "DefaultAzureCredential":
@@ -226,8 +234,9 @@ def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.
     return TokenFailure(
         message,
         "credential-timeout",
-        "check that its endpoint is reached from here, or name one credential instead of a "
-        "chain (AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential)",
+        "name one credential instead of a chain "
+        "(AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential), check that its endpoint is reached "
+        "from here, or wait longer: credential=azpg.EntraPassword(timeout=60)",
         transient=True,
     )
 

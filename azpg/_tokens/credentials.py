@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
-from azpg._redact import Secret
+from azpg._redact import Secret, sanitized
 from azpg._version import __version__
 
 from .credential_errors import HttpResponse
@@ -48,7 +48,7 @@ class DefaultCredential:
     """Make the default credential of a cloud. azure-identity is imported only when it is called."""
 
     def __init__(self, authority: str, client_id: str | None) -> None:
-        self._client_id = client_id
+        self.client_id = client_id
         self.options = _authority_options(authority)
         if client_id is not None:
             self.options |= {
@@ -86,7 +86,7 @@ class DefaultCredential:
         authority = {name: each for name, each in self.options.items() if name == "authority"}
         return identity.WorkloadIdentityCredential(
             enable_azure_proxy=True,
-            client_id=self._client_id,
+            client_id=self.client_id,
             **authority,
             **_discovery_options(authority),
             **_http_options(),
@@ -173,6 +173,16 @@ def retry_after(header: str | None) -> float | None:
     if header is None or not re.fullmatch(r"\d{1,6}(\.\d+)?", header.strip()):
         return None
     return float(header)
+
+
+def client_id_source(credential: object) -> str:
+    """Return the client id that the default credential asks for, as it was given, or ""."""
+    if not isinstance(credential, DefaultCredential):
+        return ""
+    if (client_id := credential.client_id) is not None:
+        return f'client_id="{sanitized(client_id)}"'
+    from_environment = os.environ.get("AZURE_CLIENT_ID")
+    return f"AZURE_CLIENT_ID={sanitized(from_environment)}" if from_environment else ""
 
 
 def environment_hint() -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
+from azpg._conninfo.suggestions import to_cli_options
 from azpg._diagnosis import classify, hints
 from azpg._diagnosis.patterns import PATTERNS, SQLSTATES, Pattern
 
@@ -74,6 +75,12 @@ def test_the_hint_for_a_wrong_user_names_the_tokens_own(
     assert found.startswith(f"the token is for 'Alice@contoso.com' (a user): {thing_to_type}")
     if "oid" not in message:
         assert 'user="<the group\'s role>"' in found
+
+
+def test_the_command_writes_an_option_as_its_own() -> None:
+    """Also an option that is named without a value."""
+    found = hint(FATAL + "password authentication failed", token_role="bob", places={})
+    assert "leave out --user. " in to_cli_options(found)
 
 
 def test_the_hint_for_a_user_in_another_case_says_that_case_counts() -> None:

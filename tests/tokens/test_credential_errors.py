@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from azpg._tokens.credential_errors import classify, timeout
+from azpg._tokens.credentials import DefaultCredential, client_id_source
 
 pytestmark = pytest.mark.compat
 
@@ -62,6 +63,26 @@ def test_a_credentials_words_are_known(said: str, told: str) -> None:
         assert told in hint
 
 
+@pytest.mark.parametrize("source", ["AZURE_CLIENT_ID=an-id", 'client_id="an-id"'])
+@pytest.mark.parametrize("message", ["Identity not found", "AADSTS700016: no such application"])
+def test_an_identity_that_is_not_assigned_is_named_with_its_source(
+    message: str, source: str
+) -> None:
+    """A forgotten AZURE_CLIENT_ID is what to unset."""
+    hint = classify("DefaultAzureCredential", RuntimeError(message), client_id=source).hint
+    assert hint.startswith(f"the identity was chosen by {source}: correct it or")
+
+
+@pytest.mark.parametrize("client_id", [None, "own-id"])
+def test_the_source_of_a_client_id_is_the_argument_or_the_variable(
+    monkeypatch: pytest.MonkeyPatch, client_id: str | None
+) -> None:
+    """The argument wins over the variable."""
+    monkeypatch.setenv("AZURE_CLIENT_ID", "its-id")
+    found = client_id_source(DefaultCredential("https://login.example", client_id))
+    assert found == ('client_id="own-id"' if client_id else "AZURE_CLIENT_ID=its-id")
+
+
 def test_a_credential_that_says_nothing_is_told_by_its_error() -> None:
     """An empty message leaves the type."""
     assert classify("X", KeyError()).message.endswith("KeyError: KeyError")
@@ -70,6 +91,11 @@ def test_a_credential_that_says_nothing_is_told_by_its_error() -> None:
 def test_a_missing_package_is_told_as_such() -> None:
     """A credential of azure.identity.aio without aiohttp, say."""
     assert classify("X", ImportError("aiohttp")).hint.startswith("install what it names")
+
+
+def test_the_hint_of_a_late_credential_raises_the_timeout() -> None:
+    """A cold start may take longer than the default of 30 s."""
+    assert "EntraPassword(timeout=" in timeout("X", 30.0).hint
 
 
 def test_a_late_credential_is_told_by_its_time() -> None:
