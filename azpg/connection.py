@@ -158,6 +158,13 @@ class Connection(psycopg.Connection[Row]):
             redact_exception(error, handled)
             raise
 
+    def close(self) -> None:
+        """Close the connection, or return it to its pool if that has `close_returns`."""
+        if self.closed and (pool := _returns_to(self)):
+            pool.putconn(self)
+        else:
+            super().close()
+
     def cancel(self) -> None:
         """Cancel the current operation; the request is encrypted as the connection is.
 
@@ -307,6 +314,13 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
             redact_exception(error, handled)
             raise
 
+    async def close(self) -> None:
+        """Close the connection, or return it to its pool if that has `close_returns`."""
+        if self.closed and (pool := _returns_to(self)):
+            await pool.putconn(self)
+        else:
+            await super().close()
+
     def cancel(self) -> None:
         """Cancel the current operation; the request is encrypted as the connection is.
 
@@ -343,6 +357,16 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
     @classmethod
     def _connect_gen(cls, conninfo: str = "", **others: Any) -> PQGenConn[Self]:
         return _attempt.connect(super()._connect_gen(conninfo, **others), conninfo)
+
+
+def _returns_to(conn: Connection[Any] | AsyncConnection[Any]) -> Any:
+    """Return the pool that `close()` returns a connection to, or None.
+
+    psycopg does not return a connection that is closed already, because it broke: the pool would
+    wait for it and not replace it.
+    """
+    pool = getattr(conn, "_pool", None)
+    return pool if getattr(pool, "close_returns", False) else None
 
 
 def conninfo(

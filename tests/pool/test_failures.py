@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import psycopg_pool
 import pytest
-from fix_pools import backends, idle, make, until
+from fix_pools import backends, idle, make, terminate, until
 
 import azpg
 
@@ -339,3 +340,29 @@ def test_a_connection_registered_during_the_check(api: Api) -> None:
     assert str(pool._permanent_failure()) == "refused"
     assert made
     assert first.closed
+
+
+@pytest.mark.parametrize("kind", ["pool", "null"])
+def test_close_returns_a_broken_connection(api: Api, azure: Emulator, kind: str) -> None:
+    """With close_returns=True the pool replaces a connection that broke and was closed."""
+    pool_class: Any = api.pool_class
+    if kind == "null":
+        pool_class = azpg.NullConnectionPool if api.kind == "sync" else azpg.AsyncNullConnectionPool
+    size = {"min_size": 0, "max_size": 1}
+    kwargs = {"server": "myserver"}
+    pool = make(api, pool_class=pool_class, kwargs=kwargs, close_returns=True, **size)
+    api.run(pool.open())
+    for _ in range(3):
+        conn = api.run(pool.getconn(timeout=20))
+        (pid,) = api.row(conn, "select pg_backend_pid()")
+        terminate(api, {pid})
+        with pytest.raises(psycopg.OperationalError):
+            api.run(conn.execute("select 1"))
+        assert conn.closed
+        for _ in range(2):
+            api.run(conn.close())
+    conn = api.run(pool.getconn(timeout=20))
+    assert api.row(conn, "select 1") == (1,)
+    api.run(conn.close())
+    assert pool.get_stats()["pool_size"] <= 1
+    api.run(pool.close())
