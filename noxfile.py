@@ -178,7 +178,7 @@ def sqlalchemy(session: nox.Session, series: str) -> None:
 
 @nox.session(python=PRESENT[:1], default=False)
 def torture(session: nox.Session) -> None:
-    """Break everything for minutes: `nox -s torture -- --minutes 10 --connections 10000`."""
+    """Break everything: `nox -s torture -- --minutes 10 --connections 10000`, or `--compare`."""
     _install(session, ".[emulator]")
     session.run("python", "tests/tools/torture.py", *session.posargs)
 

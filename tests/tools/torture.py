@@ -1,7 +1,8 @@
 """The torture test: clients write and read while everything breaks, and nothing may be lost.
 
 tests/test_torture.py runs its short form; `python tests/tools/torture.py --minutes 10` runs the
-long one, with faults drawn by chance, and prints its figures.
+long one, with faults drawn by chance, and prints its figures. With `--compare` it prints what each
+kind of fault is for the clients of azpg's pool and of psycopg_pool's with `check=check_connection`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple, Self, TypeAlias
 
+import torture_compare
 from torture_clients import (
     TABLE,
     AsyncCrew,
@@ -311,12 +313,27 @@ MORE: Sequence[tuple[type[Crew], Place]] = (
 """Null pools, and clients that are canceled."""
 
 
+COMPARED: dict[str, Begin] = {
+    "refuse": SHORT["refuse"].begin,
+    "stall": SHORT["stall"].begin,
+    "terminate": torture_compare.terminated,
+    "restart fast": SHORT["restart fast"].begin,
+    "PgBouncer, server down": torture_compare.server_down,
+    "fenced": torture_compare.fenced,
+    "identity hangs": LONG["identity hangs"].begin,
+}
+"""What `--compare` lets happen to the clients of one pool after the other."""
+
+
 def main() -> None:
     """Run the long form, print its figures, and fail if there is anything to find."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
+    parser.add_argument(
+        "--compare", action="store_true", help="compare azpg's pool with psycopg_pool's instead"
+    )
     asked = parser.parse_args()
     logging.getLogger().addHandler(logging.NullHandler())  # each fault is told a hundred times
     with Emulator(standby=True, token_lifetime=TOKEN_LIFETIME) as emulator:
@@ -324,6 +341,10 @@ def main() -> None:
             os.environ.pop(name, None)
         os.environ.update(emulator.env)
         azpg.connect().close()
+        if asked.compare:
+            for line in torture_compare.compare(emulator, COMPARED, lambda: vitals()[:2]):
+                print(line, flush=True)  # noqa: T201  # it is a program
+            return
         before = vitals()
         with Torture(emulator, MORE) as torture:
             draw(torture, random.Random(asked.seed), 60 * asked.minutes)
