@@ -177,6 +177,13 @@ def sqlalchemy(session: nox.Session, series: str) -> None:
 
 
 @nox.session(python=PRESENT[:1], default=False)
+def frameworks(session: nox.Session) -> None:
+    """Run the code of the page on AI frameworks and job queues, with their newest versions."""
+    session.install(".[emulator]", "langgraph-checkpoint-postgres", "pgvector", "procrastinate")
+    session.run("python", "tests/tools/frameworks.py")
+
+
+@nox.session(python=PRESENT[:1], default=False)
 def torture(session: nox.Session) -> None:
     """Break everything: `nox -s torture -- --minutes 10 --connections 10000`, or `--compare`."""
     _install(session, ".[emulator]")
