@@ -270,6 +270,7 @@ class _Resolver:
         source = self.summary.password_source if self.summary.password_kind is None else None
         if source is not None:
             where = self.summary.password_where
+            where = f"the {where}" if source == "conninfo" else where
             is_variable = source == "environment"
             self.warnings.append(
                 f"the password came from {where} and is a Microsoft Entra token, which expires "
@@ -502,8 +503,10 @@ class _Resolver:
             ports = [PGBOUNCER_PORTS.get(port, port) for port in ports]
             if not all(map(_is_pgbouncer_port, ports)):
                 shown = quote(self.params["port"], "[0-9,]+").strip("'")
+                place = self.where("port")
+                place = f"the {place}" if source == "conninfo" else place
                 self.problems.append(
-                    f"pgbouncer=True means port 6432, and {self.where('port')} says {shown}: write "
+                    f"pgbouncer=True means port 6432, and {place} says {shown}: write "
                     f"port= as a keyword, or leave it out there"
                 )
         self.params["port"] = ",".join(ports)

@@ -77,11 +77,13 @@ def test_another_port_beside_pgbouncer_is_refused(
     """A port that is neither the server's nor PgBouncer's: the error says to write it in code."""
     host = ",".join([HOST] * (port.count(",") + 1))
     (problem,) = problems(f"port={port}", host=host, pgbouncer=True)
-    assert problem.startswith(f"pgbouncer=True means port 6432, and conninfo says {port}")
+    assert problem.startswith(
+        f"pgbouncer=True means port 6432, and the connection string says {port}"
+    )
     assert "as a keyword" in problem
     monkeypatch.setenv("PGPORT", port)
     (problem,) = problems(host=host, pgbouncer=True)
-    assert "environment says" in problem
+    assert "PGPORT says" in problem
 
 
 @pytest.mark.parametrize(

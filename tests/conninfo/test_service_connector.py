@@ -127,7 +127,8 @@ def test_what_else_is_said_beats_it(environ: dict[str, str]) -> None:
     for name, word in alone.items():
         assert beside[name] == word or (name in {"host", "hostaddr"} and not word.value)
     if not (environ.get("PGHOST") or environ.get("PGHOSTADDR")):
-        assert beside["host"] == Parameter(HOST, "Service Connector")
+        place = "AZURE_POSTGRESQL_CONNECTIONSTRING"
+        assert beside["host"] == Parameter(HOST, "Service Connector", place)
 
 
 @pytest.mark.parametrize(

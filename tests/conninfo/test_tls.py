@@ -157,7 +157,7 @@ def test_pgrequiressl_is_raised_too(monkeypatch: pytest.MonkeyPatch, planned: Pl
     monkeypatch.setenv("PGREQUIRESSL", "1")
     plan = planned(host=HOST)
     assert plan.params["sslmode"] == "verify-full"
-    assert plan.log_messages == ("sslmode=require (PGSSLMODE) raised to verify-full",)
+    assert plan.log_messages == ("sslmode=require (PGREQUIRESSL) raised to verify-full",)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
