@@ -270,9 +270,11 @@ def token_host_error(host: str, cloud: Cloud) -> str:
             f"a token goes to hosts of one cloud only"
         )
     suffixes = " or ".join(cloud.suffixes)
+    name = host if is_dns_label(host) else "myserver"
     return (
         f"a token never goes to {host!r}, which is not under {suffixes}: write the server's Azure "
-        f"name as server= (and keep host={host!r} if that is the address to connect to), or pass "
+        f'name, server="{name}". If {host!r} is a tunnel, a proxy or your own DNS name of the '
+        f'server, write server="myserver", host="{host}". For a cloud of its own, pass '
         f"cloud=azpg.Cloud(...) with its suffix." + password_hint
     )
 

@@ -31,7 +31,11 @@ from ._conninfo.resolve import (
     resolve,
     with_addresses,
 )
-from ._conninfo.suggestions import placeholder_errors
+from ._conninfo.suggestions import (
+    STRIP_LINE_BREAK,
+    client_id_error,
+    secret_placeholder_error,
+)
 from ._deadline import Deadline
 from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
 from ._diagnosis.hints import HintContext
@@ -383,7 +387,14 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
     environ = sources.environment()
     params, problems = sources.merge(options, environ)
     secret_keywords = libpq_info().secrets
-    near_misses = sources.near_misses(params, options.conninfo)
+    has_password = options.password is not None or "password" in params
+    near_misses = sources.near_misses(
+        params,
+        options.conninfo,
+        needs_server=options.server is options.cloud is None and not has_password,
+    )
+    if not options.password is options.credential is options.client_id is None:
+        near_misses.pop("password", None)  # another way to authenticate is used
     for keyword in near_misses.keys() - secret_keywords:
         del params[keyword]
     problems += dict.fromkeys(near_misses.values())
@@ -400,7 +411,6 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         secrets.pop("password", None)
     token = _given_token(options, secrets)
     problems += object_problems
-    problems += placeholder_errors(secrets)
     if token is not None and (problem := _wrong_service_error(token)):
         problems.append(problem)
     root_file_parameter = params.get("sslrootcert")
@@ -605,6 +615,8 @@ def _check_objects(options: ConnectOptions, *, is_async: bool) -> tuple[ConnectO
         problems.append(problem)
     if password is not None:
         problems += _password_errors(password, is_async=is_async)
+    if options.client_id is not None and (problem := client_id_error(options.client_id)):
+        problems.append(problem)
     return options, problems
 
 
@@ -622,12 +634,11 @@ def _placeholder_callback() -> str:
 def _password_errors(password: object, *, is_async: bool) -> list[str]:
     if isinstance(password, str):
         if not sources.is_encodable(password):
-            problems = [f"password holds {_UNENCODABLE}, which libpq cannot be handed"]
-        elif password.endswith(("\n", "\r")):
-            problems = ["password ends in a line break: strip it where the value is read"]
-        else:
-            problems = []
-        return problems + placeholder_errors({"password": password})
+            return [f"password contains {_UNENCODABLE}, which libpq does not accept"]
+        if password.endswith(("\n", "\r")):
+            return [f"password {STRIP_LINE_BREAK}"]
+        problem = secret_placeholder_error("password", password)
+        return [problem] if problem else []
     if not callable(password):
         return [f"password is {type(password).__name__}: pass text or a function that returns it"]
     if not is_async and is_async_function(password):
@@ -635,7 +646,7 @@ def _password_errors(password: object, *, is_async: bool) -> list[str]:
     return []
 
 
-_UNENCODABLE = "a NUL, or characters that are no UTF-8"
+_UNENCODABLE = "a NUL or characters that are not UTF-8"
 
 
 def _entra_password(options: ConnectOptions, resolved: _Resolved) -> EntraPassword:

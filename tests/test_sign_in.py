@@ -241,7 +241,7 @@ def test_async_objects_are_refused_by_the_sync_api(credentials: Credentials) -> 
     [
         ({"credential": object()}, "credential is object, which has neither get_token nor"),
         ({"password": b"bytes"}, "password is bytes: pass text or a function"),
-        ({"password": "{your_password}"}, "password still holds the portal's placeholder"),
+        ({"password": "{your_password}"}, "password is still a placeholder"),
         ({"password": "p\0"}, "password holds a NUL, or characters that are no UTF-8"),
         ({"password": "p\udcff"}, "password holds a NUL, or characters that are no UTF-8"),
     ],

@@ -27,7 +27,7 @@ from azpg._clouds import (
 )
 from azpg._redact import quote
 
-from .suggestions import host_error, placeholder
+from .suggestions import host_error
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     """how a connection authenticates; "token" is a Microsoft Entra token passed as a password"""
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_PLAIN_VALUES = frozenset(SSLMODES)
 PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
 """Azure's ports, each with the port of its PgBouncer (7432 and 8432: an elastic cluster).
 
@@ -207,26 +208,27 @@ class _Resolver:
     def source_of(self, keyword: str) -> Source | None:
         return self.given[keyword].source if keyword in self.given else None
 
-    def where(self, keyword: str) -> str:
-        """Return where the value of a keyword came from, for a message."""
-        return self.given[keyword].where if keyword in self.given else "azpg"
+    def named(self, keyword: str) -> str:
+        """Return how to name a parameter in a message: by its variable, or with its place."""
+        return self.given[keyword].named(keyword) if keyword in self.given else keyword
+
+    def shown(self, keyword: str) -> str:
+        """Return a parameter with its value, such as `PGPORT='x'`, for a message."""
+        name, _, place = self.named(keyword).partition(" ")
+        value = self.params[keyword]
+        text = value if value in _PLAIN_VALUES else quote(value, r"[\w.,+-]{0,30}")
+        return f"{name}={text} {place}".rstrip()
 
     def check_values(self) -> None:
-        for keyword, parameter in self.given.items():
-            if found := placeholder(parameter.value):
-                self.problems.append(
-                    f"{keyword} ({parameter.where}) still holds the portal's placeholder {found}: "
-                    f"write your own"
-                )
         mode = self.params.get("sslmode")
         if mode is not None and mode not in SSLMODES:
             self.problems.append(
-                f"sslmode={quote(mode)} ({self.where('sslmode')}) is none of "
-                f"{', '.join(SSLMODES)}" + _did_you_mean(mode, SSLMODES)
+                f"{self.shown('sslmode')} is not an sslmode: write one of {', '.join(SSLMODES)}"
+                + _did_you_mean(mode, SSLMODES)
             )
         timeout = self.params.get("connect_timeout")
         if timeout is not None and not re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", timeout, re.ASCII):
-            self.problems.append(f"connect_timeout={quote(timeout)} is no number of seconds")
+            self.problems.append(f"{self.shown('connect_timeout')} is not a number of seconds")
 
     # Authentication
 
@@ -257,8 +259,8 @@ class _Resolver:
             )
         if summary.has_client_id and summary.has_credential:
             self.problems.append(
-                "client_id chooses the identity of the default credential, so it does nothing "
-                "together with credential: give the client id to the credential itself"
+                "client_id chooses the identity of the default credential and has no effect with "
+                "credential: pass the client id to the credential itself"
             )
         elif summary.has_client_id and has_password:
             self.problems.append(
@@ -290,7 +292,9 @@ class _Resolver:
         found = cloud_by_name(cloud)
         if found is None:
             names = ", ".join(repr(known.name) for known in CLOUDS)
-            self.problems.append(f"cloud={quote(cloud)} is none of {names}, nor an azpg.Cloud")
+            self.problems.append(
+                f"cloud={quote(cloud)} is not a cloud: write one of {names}, or pass an azpg.Cloud"
+            )
         return found
 
     def resolve_hosts(self, clouds: Sequence[Cloud]) -> tuple[list[str], tuple[str, ...]]:
@@ -332,8 +336,9 @@ class _Resolver:
             suffix = clouds[0].suffixes[0]
             if suffix in FULL_NAMES:
                 self.problems.append(
-                    f"server={server!r} is a short name, and hosts of the cloud {clouds[0].name!r} "
-                    f'have none: write the full name, server="{FULL_NAMES[suffix]}"'
+                    f"server={server!r} is a short name, which hosts of the cloud "
+                    f"{clouds[0].name!r} do not have: write the full name, "
+                    f'server="{FULL_NAMES[suffix]}"'
                 )
                 return None
             return server.lower() + suffix
@@ -342,10 +347,15 @@ class _Resolver:
         if problem := host_error("server", server):
             self.problems.append(f"server {problem}")
             return None
-        shown = quote(server, r"[\w.,-]{0,253}")
+        shown = quote(server, r"[\w.-]{1,253}")
+        if shown == "…" or not server:
+            self.problems.append('server is not a name: write server="myserver"')
+            return None
         self.problems.append(
-            f'server={shown} is neither a short name (server="myserver") nor one under the suffix '
-            f"of a known cloud: write any other name as host="
+            f'server={shown} is not the name of an Azure server: write server="myserver", or its '
+            f"full name. If {shown} is a tunnel, a proxy or your own DNS name of the server, "
+            f'write server="myserver", host="{server}". If it is not on Azure, write '
+            f'host="{server}" with password='
         )
         return None
 
@@ -354,12 +364,13 @@ class _Resolver:
     ) -> None:
         if names and addresses and len(names) != len(addresses):
             self.problems.append(
-                f"host names {len(names)} and hostaddr {len(addresses)}: give one address a host"
+                f"host has {len(names)} entries and hostaddr {len(addresses)}: write one address "
+                f"for each host"
             )
         if any(is_socket(host) or not host for host in lookup_hosts):
             self.problems.append(
-                f"server is reached over TCP, and host={','.join(lookup_hosts)!r} is not a "
-                f"name or an address"
+                f"host={','.join(lookup_hosts)!r} is not a name or an address: next to "
+                f"server, host is what azpg connects to over TCP"
             )
         summary = self.summary
         if not (names or addresses or summary.server is not None or summary.hosts_unreadable):
@@ -368,7 +379,7 @@ class _Resolver:
             )
         if not addresses and not all(names):
             self.problems.append(
-                f"host={','.join(names)!r} has an empty place, where libpq would take its default "
+                f"host={','.join(names)!r} has an empty entry, for which libpq takes its default "
                 f"socket: write every host"
             )
 
@@ -381,10 +392,10 @@ class _Resolver:
         ]
         redirected = next((name for name in names if cloud_for_host(name, clouds)), None)
         if redirected and variables and not self.platform.in_emulator:
-            verb = "decide" if len(variables) > 1 else "decides"
+            verb, them = ("decide", "them") if len(variables) > 1 else ("decides", "it")
             self.warnings.append(
-                f"{' and '.join(variables)} in the environment {verb} how {redirected} is reached "
-                f"and verified: unset what a test left behind"
+                f"{' and '.join(variables)} {verb} how {redirected} is reached and verified: unset "
+                f"{them} unless you set {them} on purpose, as azpg's emulator does"
             )
 
     def check_token_hosts(self, names: Sequence[str], cloud: Cloud, *, is_requested: bool) -> None:
@@ -420,13 +431,12 @@ class _Resolver:
         """Refuse a connection without TLS."""
         if self.params.get("sslmode") == "disable":
             self.problems.append(
-                f"sslmode=disable ({self.where('sslmode')}) would send everything in clear, "
-                f"and Azure refuses it: leave it out"
+                f"{self.shown('sslmode')} turns off TLS, which Azure requires: leave it out"
             )
         if self.params.get("gssencmode") == "require":
             self.problems.append(
-                f"gssencmode=require ({self.where('gssencmode')}) takes the place of TLS, and "
-                f"Azure has no GSS encryption: leave it out"
+                f"{self.shown('gssencmode')} replaces TLS by GSS encryption, which Azure does not "
+                f"have: leave it out"
             )
 
     def disable_gss_encryption(self) -> None:
@@ -439,19 +449,18 @@ class _Resolver:
         return mode == "verify-ca" and source == "keyword" and auth not in ("entra", "token")
 
     def require_verify_full(self) -> None:
-        mode, where = self.params.get("sslmode"), self.where("sslmode")
-        if mode not in (None, "verify-full"):
-            self.log_messages.append(f"sslmode={mode} ({where}) raised to verify-full")
+        if self.params.get("sslmode") not in (None, "verify-full"):
+            self.log_messages.append(f"{self.shown('sslmode')} raised to verify-full")
         self.params["sslmode"] = "verify-full"
 
     def allow_verify_ca(self) -> None:
         self.token_problems.append(
-            "sslmode=verify-ca (keyword) does not verify the server's name, and a Microsoft "
-            "Entra token goes only to a verified server: leave out sslmode"
+            "sslmode=verify-ca does not verify the server's name, and a Microsoft Entra token goes "
+            "only to a verified server: leave out sslmode"
         )
         self.warnings.append(
-            "sslmode=verify-ca: any server with a certificate from Azure's authorities is "
-            "believed, whatever its name"
+            "sslmode=verify-ca accepts every server with a certificate from Azure's authorities, "
+            "whatever its name"
         )
         # With SCRAM the password itself does not reach a server that does not know it
         self.set_protection("require_auth", "scram-sha-256", "sslmode=verify-ca")
@@ -459,19 +468,19 @@ class _Resolver:
     def check_root_file(self) -> None:
         """Refuse a root file that another user could exchange, or warn if only its owner can."""
         file, source = self.params["sslrootcert"], self.source_of("sslrootcert")
-        where = self.where("sslrootcert")
+        name = self.named("sslrootcert")
+        remedy = f"Unset {name}" if name.startswith("PG") else "Leave it out"
         other = self.summary.root_file_replaceable_by
         if other == "anyone":
             self.problems.append(
-                f"sslrootcert={file} ({where}) belongs to another user, or lies in a folder of "
-                f"another user's, below a folder that everyone may write to: that user could "
-                f"exchange it and pass off a server as Azure's. Leave it out (unset PGSSLROOTCERT) "
-                f"for Azure's own roots, or copy it to a folder of yours"
+                f"{name}={file} belongs to another user, or is in another user's folder below a "
+                f"folder that everyone may write to: that user could replace it and impersonate "
+                f"the server. {remedy} for Azure's own roots, or copy it to a folder of yours"
             )
         elif other == "owner" and source in ("environment", "service file"):
             self.warnings.append(
-                f"sslrootcert={file} ({where}) belongs to another user, who decides which "
-                f"servers are trusted: unset PGSSLROOTCERT unless you trust that user"
+                f"{name}={file} belongs to another user, who decides which servers are trusted: "
+                f"{remedy.lower()} unless you trust that user"
             )
 
     def tls_for_other(self, names: Sequence[str]) -> frozenset[str] | None:
@@ -487,27 +496,25 @@ class _Resolver:
 
     def resolve_ports(self, host_count: int) -> bool:
         """Set the port; return whether the connection goes to PgBouncer."""
-        ports = [port or "5432" for port in self.params.get("port", "").split(",")]
+        ports = [port.strip() or port or "5432" for port in self.params.get("port", "").split(",")]
         source = self.source_of("port")
         for port in ports:
             if not _is_port(port.lstrip("0")):
                 self.problems.append(
-                    f"port={quote(port)} ({self.where('port')}) is no number of a port"
+                    f"{self.shown('port')} is not a port: write a number from 1 to 65535"
                 )
         if len(ports) not in (1, host_count):
             self.problems.append(
-                f"port gives {len(ports)} for {host_count} hosts: one a host, or one"
+                f"port has {len(ports)} entries for {host_count} hosts: write one port, or one for "
+                f"each host"
             )
         requested = self.summary.pgbouncer
         if requested and not (self.has("port") and source == "keyword"):
             ports = [PGBOUNCER_PORTS.get(port, port) for port in ports]
             if not all(map(_is_pgbouncer_port, ports)):
-                shown = quote(self.params["port"], "[0-9,]+").strip("'")
-                place = self.where("port")
-                place = f"the {place}" if source == "conninfo" else place
                 self.problems.append(
-                    f"pgbouncer=True means port 6432, and {place} says {shown}: write "
-                    f"port= as a keyword, or leave it out there"
+                    f"pgbouncer=True means port 6432, but {self.shown('port')} is "
+                    f"given: leave it out there, or write port= as a keyword"
                 )
         self.params["port"] = ",".join(ports)
         return any(map(_is_pgbouncer_port, ports)) if requested is None else requested
@@ -534,7 +541,8 @@ class _Resolver:
             # Given as empty: if it were absent, libpq could read it from PGSERVICE's file again
             self.params["sslkeylogfile"] = ""
             self.warnings.append(
-                f"sslkeylogfile ({self.where('sslkeylogfile')}) counts only as a keyword in code"
+                f"{self.named('sslkeylogfile')} is ignored: azpg takes sslkeylogfile only as a "
+                f"keyword in code"
             )
 
     def libpq_defaults(self) -> dict[str, str]:
@@ -550,8 +558,9 @@ class _Resolver:
             self.params.setdefault(keyword, value)
         else:
             self.problems.append(
-                f"{purpose} is protected by {keyword}, which libpq {_libpq.SINCE_VERSION[keyword]} "
-                f"and newer have, and this is libpq {self.platform.libpq_version}: {_libpq.INSTALL}"
+                f"{purpose} needs {keyword}, which libpq has since version "
+                f"{_libpq.SINCE_VERSION[keyword]}, and this is libpq "
+                f"{self.platform.libpq_version}: {_libpq.INSTALL}"
             )
 
     def set_default(self, keyword: str, value: str) -> None:

@@ -30,8 +30,8 @@ _IDENTITY = {"client_id": "CLIENTID", "client_secret": "CLIENTSECRET", "tenant_i
 VARIABLES = (CONNECTION_STRING, *(PREFIX + name for name in (*_KEYWORDS, *_IDENTITY.values())))
 
 INCOMPLETE_PRINCIPAL = (
-    f"{PREFIX}CLIENTSECRET is a service principal's, which needs {PREFIX}CLIENTID and "
-    f"{PREFIX}TENANTID too: set them, or leave it out"
+    f"{PREFIX}CLIENTSECRET belongs to a service principal, which also needs {PREFIX}CLIENTID and "
+    f"{PREFIX}TENANTID: set them, or unset {PREFIX}CLIENTSECRET"
 )
 
 

@@ -22,11 +22,16 @@ from azpg.errors import ConfigError
 
 from . import service_connector
 from .suggestions import (
+    STRIP_LINE_BREAK,
     ado_net_error,
     ambiguous_uri_error,
+    bracketed_name,
+    bracketed_word,
     following_parameter,
     host_error,
     not_a_conninfo_error,
+    placeholder,
+    secret_placeholder_error,
     unknown_keyword,
     unknown_keyword_error,
     unreadable_conninfo_error,
@@ -55,6 +60,12 @@ class Parameter(NamedTuple):
     def where(self) -> str:
         """Return where it came from, for a message."""
         return self.place or _WHERE.get(self.source, self.source)
+
+    def named(self, keyword: str) -> str:
+        """Return how to name it in a message: by its variable, or by the keyword and its place."""
+        if self.source == "environment" and self.place:
+            return self.place
+        return keyword if self.source == "keyword" else f"{keyword} ({self.where})"
 
 
 _WHERE = {"conninfo": "connection string"}
@@ -121,8 +132,8 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
         for keyword, parameter in from_connector.items():
             params.setdefault(keyword, parameter)
     problems += [
-        f"{keyword} ({each.where}) holds a NUL, or bytes that are no UTF-8, which libpq cannot be "
-        f"handed"
+        f"{each.named(keyword)} contains a NUL or bytes that are not UTF-8, which libpq "
+        f"does not accept"
         for keyword, each in params.items()
         if not is_encodable(each.value)
     ]
@@ -176,14 +187,19 @@ def _from_service_connector(environ: Mapping[str, str]) -> tuple[Parameters, lis
     }, problems
 
 
-def near_misses(params: Parameters, conninfo: str) -> dict[str, str]:
+def near_misses(params: Parameters, conninfo: str, *, needs_server: bool = False) -> dict[str, str]:
     """Return the problems with values that are nearly right, by keyword; no value is quoted whole.
 
     They are found before any other rule looks at the values, whose problem would mislead.
+
+    Args:
+        params: the parameters of all sources.
+        conninfo: the caller's connection string.
+        needs_server: whether the host must be one of Azure, and no `server` is given.
     """
     problems: dict[str, str] = {}
     for keyword, parameter in params.items():
-        if problem := _near_miss(keyword, parameter, conninfo):
+        if problem := _near_miss(keyword, parameter, conninfo, needs_server=needs_server):
             problems[keyword] = problem
     with_commas = [
         keyword
@@ -191,32 +207,52 @@ def near_misses(params: Parameters, conninfo: str) -> dict[str, str]:
         if parameter.source == "conninfo" and parameter.value.endswith(",")
     ]
     if len(with_commas) > 1:
-        problem = "the parameters are separated by commas: use spaces"
+        problem = "the connection string has commas between its parameters: write spaces"
         return dict.fromkeys(with_commas, problem)
     return problems
 
 
-def _near_miss(keyword: str, parameter: Parameter, conninfo: str) -> str | None:
+def _near_miss(
+    keyword: str, parameter: Parameter, conninfo: str, *, needs_server: bool
+) -> str | None:
     value, source = parameter.value, parameter.source
-    where = f"{keyword} ({parameter.where})"
+    where = parameter.named(keyword)
     if value.endswith(("\n", "\r")):
-        return f"{where} ends in a line break: strip it where the value is read"
+        return f"{where} {STRIP_LINE_BREAK}"
     if keyword in libpq_info().secrets:
-        return None
+        return secret_placeholder_error(where, value)
     if source != "keyword" or keyword in _NAME_KEYWORDS:
         separator = following_parameter(value, libpq_info().variables)
         if separator == ";" and source == "conninfo":
             return ado_net_error(conninfo)
         if separator:
             return (
-                f"{where} goes on with another parameter after {separator!r}: separate "
-                f"parameters by spaces (in a URI by '?' and '&')"
+                f"{where} contains another parameter after {separator!r}: write a space between "
+                f"parameters (in a URI '?' before the first and '&' between them)"
             )
+    if found := _placeholder_in(keyword, value):
+        return f"{where} is still the placeholder {found}: write the real value"
     if keyword in _HOST_KEYWORDS:
         for host in value.split(","):
-            if not is_socket(host) and (problem := host_error(keyword, host)):
+            if not is_socket(host) and (
+                problem := host_error(keyword, host, needs_server=needs_server)
+            ):
                 return f"{where} {problem}"
+        if re.fullmatch(r"[^,]+,\d{1,5}", value):
+            return (
+                f"{where} ends in a port after a comma, as in ADO.NET: write the port as "
+                f"port={value.partition(',')[2]}"
+            )
     return None
+
+
+def _placeholder_in(keyword: str, value: str) -> str | None:
+    """Return the placeholder that a value is or contains, or None."""
+    if found := placeholder(value):
+        return found
+    if keyword == "port":
+        return bracketed_word(value)
+    return bracketed_name(value) if keyword in {"dbname", "user"} else None
 
 
 def source_of(params: Parameters, keyword: str) -> Source | None:
@@ -333,9 +369,10 @@ def _service_params(lines: Iterable[str], path: str) -> tuple[dict[str, str], li
         else:
             # The line itself is not shown: it may hold a password
             is_word = re.fullmatch("[a-z_]{1,30}", keyword) is not None
+            shown = f" ({keyword!r})" if is_word and equals else ""
             problems.append(
-                f"the service file {path!r} has a line that is not keyword=value with a "
-                f"libpq keyword" + (f" ({keyword!r})" if is_word and equals else "")
+                f"the service file {path!r} has a line that is not keyword=value, or whose keyword "
+                f"libpq does not have{shown}: correct the line"
             )
     return values, problems
 

@@ -11,10 +11,12 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from azpg._clouds import cloud_for_host, is_dns_label
+
 from .options import OPTION_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
 # What other drivers, ORMs and the portal call libpq's keywords
 _ALIASES = {
@@ -36,7 +38,7 @@ _ALIASES = {
     "username": "user",
 }
 
-_PLACEHOLDER = r"(?i)[{<]\s*your[ _-][^{}<>]*[}>]"
+_PLACEHOLDER = r"(?i)[{<\[]\s*your[ _-][^{}<>\[\]]*[}>\]]"
 
 
 # User and password, if there are any, end at the first "@", as for libpq. A further "@" is part of
@@ -49,8 +51,8 @@ def unknown_keyword_error(name: str, known: Collection[str]) -> str:
     suggestion = _suggestion(name, known)
     if not suggestion and not re.fullmatch("[a-z_]{1,30}", name):
         return (
-            "there is a keyword that neither libpq nor azpg has; it is not shown, as it may be a "
-            "piece of a password: write host=… user=… password='…', or a postgresql:// URI"
+            "an option is neither libpq's nor azpg's; it is not shown, because it may be part of a "
+            "password: write host=… user=… password='…', or a postgresql:// URI"
         )
     return f"{name!r} is not a libpq or azpg keyword" + suggestion
 
@@ -71,13 +73,27 @@ def ambiguous_uri_error(conninfo: str) -> str | None:
     if not re.match("postgres(?:ql)?://", conninfo) or re.fullmatch(_URI, conninfo):
         return None
     return (
-        "the URI has an '@' or '/' that belongs to the user's name or the password: "
-        "percent-encode them there (@ is %40, / is %2F)"
+        "the URI has an '@' or '/' in the user's name or the password: percent-encode it there (@ "
+        "is %40, / is %2F)"
     )
 
 
-_COMMAND = r"""\$?\s*(export\s|set\s|(\w+=\S*\s+)*(psql|pg_\w+|pgbench|vacuumdb)(\.exe)?\s)"""
-_SCHEME = r"([A-Za-z][A-Za-z0-9.-]{0,30}):/"
+_COMMANDS = (
+    r"psql|pg_\w+|pgbench|pgcli|usql|(?:create|drop|vacuum|reindex|cluster)(?:db|user)|azpg|az|sudo|"
+    r"docker|kubectl"
+)
+_COMMAND = (
+    rf"(?i)[$>#]?\s*(?:(?:export|set|setx)\s|\$env:|(?:\w+=\S+\s+)*(?:{_COMMANDS})(?:\.exe)?\s)"
+)
+_SCHEME = r"([A-Za-z][A-Za-z0-9.+-]{0,30}):/"
+_URL_ASSIGNMENT = r"(?:[A-Z][A-Z0-9_]*|\w*(?:conninfo|dsn|string|uri|url))\s*=\s*['\"]?(?:jdbc:)?[A-Za-z][\w+]*://"
+_QUOTES = ('""', "''", "``", "<>", "\u201c\u201d", "\u2018\u2019")
+_OTHER_SCHEMES = frozenset(
+    {
+        *("cockroachdb", "gis", "http", "https", "mysql", "pg", "pgsql", "postgis", "postgresqls"),
+        *("psql", "psycopg", "redshift", "timescale", "timescaledb", "timescalegis"),
+    }
+)
 
 
 def not_a_conninfo_error(conninfo: str) -> str | None:
@@ -85,17 +101,32 @@ def not_a_conninfo_error(conninfo: str) -> str | None:
     text = conninfo.strip()
     if re.match(_COMMAND, text):
         return (
-            "this is a command line: pass only the connection string in it, without the command, "
-            "its options and the quotes"
+            "the connection string is a whole command line: pass only what the command connects "
+            "to, 'host=… dbname=… user=…' or 'postgresql://…', without the command, its options "
+            "and its quotes"
         )
-    if len(text) > 1 and text[0] in "\"'`" and text[-1] == text[0]:
-        return "the connection string is in quotes that belong to a shell: leave them out"
+    if re.match(_URL_ASSIGNMENT, text):
+        return (
+            "the connection string is an assignment of a URL: pass only the URL, without the name, "
+            "the '=' and the quotes"
+        )
+    if len(text) > 1 and text[0] + text[-1] in _QUOTES:
+        return "the connection string has quotes or brackets around it: leave them out"
     scheme = re.match(_SCHEME, text)
-    if scheme is None or re.match("postgres(ql)?://", text) or scheme[1].lower() == "jdbc":
+    if scheme is None:
         return None
-    if scheme[1].lower() in ("postgres", "postgresql"):
-        return "a URI begins with 'postgresql://', in lower case and with two slashes"
-    return "this is a URL of another kind: libpq's begins with 'postgresql://'"
+    name = scheme[1].lower()
+    if re.match("postgres(ql)?://", text):
+        is_libpqs = conninfo == conninfo.lstrip()
+        return (
+            None if is_libpqs else "the connection string has white space before it: leave it out"
+        )
+    if name == "jdbc" or re.match(r"postgres(ql)?\+\w+://", text):
+        return None  # libpq cannot parse it
+    if name in ("postgres", "postgresql"):
+        return "the URI must begin with 'postgresql://', in lower case and with two slashes"
+    shown = f", not with '{name}://'" if name in _OTHER_SCHEMES else ""
+    return f"the URI must begin with 'postgresql://'{shown}"
 
 
 def unreadable_conninfo_error(conninfo: str, reason: str, known: Collection[str]) -> str:
@@ -108,19 +139,20 @@ def unreadable_conninfo_error(conninfo: str, reason: str, known: Collection[str]
     """
     text = conninfo.strip()
     if text.lower().startswith("jdbc:"):
-        return f"this is a JDBC URL; libpq's form is: {_from_jdbc(text)}"
+        return f"the connection string is a JDBC URL: write it in libpq's form, {_from_jdbc(text)}"
     if re.match(r"[\w ]+=[^;]*;", text):
         return ado_net_error(text)
     if scheme := re.match(r"(postgres(?:ql)?)\+\w+://", text):
         return (
-            f"this is a SQLAlchemy URL; libpq's begins with '{scheme[1]}://', without the '+driver'"
+            f"the connection string is a SQLAlchemy URL: write "
+            f"'{scheme[1]}://' without the '+driver'"
         )
     if name := unknown_keyword(reason):
         return _unknown_in_conninfo_error(name, conninfo, known)
     return (
-        "conninfo cannot be read: it is neither keyword=value pairs nor a postgresql:// URI; in "
-        "pairs put single quotes round a value with spaces (password='a b'), and in a URI "
-        "percent-encode what is special (@ is %40, / is %2F)"
+        "the connection string is invalid: it is neither keyword=value pairs nor a postgresql:// "
+        "URI. In pairs, put single quotes around a value with spaces (password='a b'). In a URI, "
+        "percent-encode special characters (@ is %40, / is %2F)"
     )
 
 
@@ -136,8 +168,8 @@ def _unknown_in_conninfo_error(name: str, conninfo: str, known: Collection[str])
     if _suggestion(name, known) or not has_secret:
         return unknown_keyword_error(name, known)
     return (
-        "conninfo has a word before '=' or '&' that is not a libpq keyword; if it is part of "
-        "a password, put the password in single quotes (in a URI: percent-encode it)"
+        "the connection string has an unknown option before '=' or '&'. If it is part of a "
+        "password, put the password in single quotes (in a URI: percent-encode it)"
     )
 
 
@@ -146,7 +178,10 @@ _EXAMPLE = "host=… port=… dbname=… user=…"
 
 def ado_net_error(text: str) -> str:
     """Return the problem with an ADO.NET string, and the same string in libpq's form."""
-    return f"this is an ADO.NET string; libpq's form is: {_from_ado_net(text)}"
+    return (
+        f"the connection string is in ADO.NET's form: write it in libpq's form, "
+        f"{_from_ado_net(text)}"
+    )
 
 
 def _from_ado_net(text: str) -> str:
@@ -196,14 +231,73 @@ def placeholder(value: str) -> str | None:
     return found[0] if found else None
 
 
-def placeholder_errors(secrets: Mapping[str, str]) -> list[str]:
-    """Return the problems with secrets that are still a placeholder of the portal."""
-    return [
-        f"{name} still holds the portal's placeholder {found}: write your own, or leave it out to "
-        f"sign in with Microsoft Entra"
-        for name, value in secrets.items()
-        if (found := placeholder(value))
-    ]
+def bracketed_word(value: str) -> str | None:
+    """Return a value without white space around it if it is wholly one word in brackets, or None.
+
+    The brackets are those of documentation (`<password>`, `[password]`, `{password}`) and of
+    variables that nothing has replaced (`${PASSWORD}`, `$(PASSWORD)`, `{{ password }}`,
+    `%PASSWORD%`).
+    """
+    value = value.strip()
+    return value if re.fullmatch(_BRACKETED_WORD, value) else None
+
+
+def bracketed_name(value: str) -> str | None:
+    """Return a bracketed word that names a parameter, such as `<user>`, or None.
+
+    A group or a database may have brackets in its name.
+    """
+    word = bracketed_word(value)
+    words = re.findall("[a-z]+", word.lower()) if word else []
+    return word if not _PARAMETER_WORDS.isdisjoint(words) else None
+
+
+def secret_placeholder_error(name: str, value: str) -> str | None:
+    """Return the problem with a secret that is still a placeholder; it is not quoted."""
+    if not (placeholder(value) or bracketed_word(value)):
+        return None
+    return (
+        f"{name} is still a placeholder, a word in brackets: write the real value, or leave it out "
+        f"to sign in with Microsoft Entra"
+    )
+
+
+def client_id_error(client_id: str) -> str | None:
+    """Return the problem with a client ID that is nearly right, or None."""
+    if client_id.endswith(("\n", "\r")):
+        return f"client_id {STRIP_LINE_BREAK}"
+    if found := placeholder(client_id) or bracketed_word(client_id):
+        return f"client_id is still the placeholder {found}: write the identity's client ID"
+    return None
+
+
+def is_common_placeholder(password: str) -> bool:
+    """Return whether a password is one that examples have, such as `CHANGE_ME`.
+
+    Many compose files really use one, so it is no problem by itself.
+    """
+    return re.sub(r"[\W_]", "", password).lower() in _COMMON_PLACEHOLDERS
+
+
+_COMMON_PLACEHOLDERS = frozenset(
+    {
+        *("changeit", "changeme", "changethis", "replaceme", "replacethis", "fixme", "todo"),
+        *("password", "mypassword", "yourpassword", "secret", "mysecretpassword", "example"),
+        *("dbpassword", "databasepassword", "postgrespassword", "pgpassword", "xxx", "xxxxxxxx"),
+    }
+)
+_WORD = r"\s*[A-Za-z]+(?:[ _.-]+[A-Za-z]+)*\s*"
+_BRACKETED_WORD = (
+    rf"\$?\{{{_WORD}\}}|\$?\{{\{{{_WORD}\}}\}}|\$?\({_WORD}\)|\[{_WORD}\]|<{_WORD}>|<<{_WORD}>>"
+    rf"|%{_WORD}%"
+)
+_PARAMETER_WORDS = frozenset(
+    {
+        *("account", "database", "databasename", "db", "dbname", "dbuser", "email", "host"),
+        *("hostname", "id", "identity", "login", "name", "password", "port", "role", "server"),
+        *("user", "userid", "username"),
+    }
+)
 
 
 def following_parameter(value: str, known: Collection[str]) -> str | None:
@@ -215,32 +309,91 @@ def following_parameter(value: str, known: Collection[str]) -> str | None:
     return found[1] if found else None
 
 
-def host_error(keyword: str, host: str) -> str | None:
-    """Return the problem with one host of a list, or None; do not pass Unix sockets."""
-    if re.fullmatch(r"[A-Za-z0-9.-]*", host):
-        return None
-    if "://" in host:
-        return f"holds a URL: pass it as the connection string, and leave out {keyword}="
-    if re.search(r"\s", host):
-        return "holds white space: write one name, or a list separated by commas"
-    if "=" in host or ";" in host:
+def host_error(keyword: str, host: str, *, needs_server: bool = False) -> str | None:
+    """Return the problem with one host of a list, or None; do not pass Unix sockets.
+
+    Args:
+        keyword: "server", "host" or "hostaddr".
+        host: The text.
+        needs_server: Whether only hosts of Azure are allowed, and no `server` is given.
+    """
+    if host.endswith(("\n", "\r")):
+        return STRIP_LINE_BREAK
+    name = placeholder(host) or bracketed_word(host)
+    if name and "." not in name:
+        return f"is still the placeholder {name}: write the server's name"
+    if re.search(r"[=;?]", host):
         return (
-            "holds more than a name: write host=… port=… user=… with a space between two parameters"
+            "contains other parameters too: pass the text as the connection string, the first "
+            f"argument, in libpq's form (host=… port=… dbname=… user=…), and leave out {keyword}="
         )
+    problem = _shape_problem(host)
+    if problem is None:
+        return None
+    if re.search(r"\S\s+\S", host):
+        return f'{problem}: write one name, or a list separated by commas, {keyword}="a,b"'
+    fix = _write_host(keyword, host, needs_server=needs_server)
+    if "://" in host:
+        fix = f"{fix}, or pass the whole URL as the connection string (postgresql://…)"
+    return f"{problem}: {fix}"
+
+
+STRIP_LINE_BREAK = (
+    "ends in a line break, as a file does that echo wrote, or a Kubernetes secret made from one: "
+    "write printf in place of echo, or .strip() where the value is read"
+)
+
+
+def _shape_problem(host: str) -> str | None:
+    """Return what a text contains that is no part of a host's name or address, or None."""
+    if re.match(r"[A-Za-z][\w+.-]*:/|(tcp|https?):", host):
+        return "contains the beginning of a URL"
+    if re.search(r"\s", host):
+        return "contains white space"
     if "@" in host:
-        return f"holds a user: write it as user=, and {keyword}= without it"
+        return "contains a user"
     if "/" in host or "\\" in host:
-        return "holds a path: write only the name, and a database as dbname="
-    if bracketed := re.fullmatch(r"\[([0-9A-Fa-f:.%]+)\](?::(\d+))?", host):
-        port = f" and port={bracketed[2]}" if bracketed[2] else ""
-        return f"holds an IPv6 address in brackets: write {keyword}={bracketed[1]}{port}"
-    if ported := re.fullmatch(r"([\w.-]+):(\d{1,5})", host):
-        return f"holds a port: write {keyword}={ported[1]} and port={ported[2]}"
+        return "contains a path"
+    if re.fullmatch(r"\[[^\]]*\](:\d*)?", host):
+        return "contains an IPv6 address in brackets"
+    if re.fullmatch(r"[^:]+:\d{1,5}", host):
+        return "contains a port"
     if ":" in host and not _is_ip(host):
-        return "holds more than a name: write only the name, and a port as port="
+        return "contains more than a name"
     if not re.fullmatch(r"[\w.:%-]*", host):
-        return "holds a character that no host name has"
+        return "contains a character that no host name has"
     return None
+
+
+_HOST_IN_TEXT = re.compile(
+    r"""(?x)
+    (?P<before> \s* ["'`<]? (?: [A-Za-z][\w+.-]*:/{1,3} | //? | tcp: | https?: )? (?: .*@ )? )
+    (?P<name> [A-Za-z0-9](?:[\w.-]*\w)? | \[[0-9A-Fa-f:.%]+\] ) \.?
+    (?: [:,]\s* (?P<port> \d{1,5} ) )?
+    (?: [/\\] .* )?
+    ["'`>]? \s*
+    """,
+    re.DOTALL | re.ASCII,
+)
+
+
+def _write_host(keyword: str, text: str, *, needs_server: bool) -> str:
+    """Return the instruction to write a host without what does not belong to it."""
+    found = _HOST_IN_TEXT.fullmatch(text)
+    # Next to a user or in a URL, what looks like a host may be part of a password
+    may_be_secret = re.search(r"@|^\s*\W?[A-Za-z][\w+.-]*:/", text)
+    is_azure = found is not None and cloud_for_host(found["name"]) is not None
+    if found is None or (may_be_secret and not is_azure):
+        example = 'server="myserver"' if keyword == "server" or needs_server else f'{keyword}="…"'
+        return f"write only the name, {example}, a port as port=, and a user as user="
+    name = found["name"].strip("[]")
+    port = f", port={found['port']}" if found["port"] else ""
+    is_short_name = is_dns_label(name) and "_" not in name and name != "localhost"
+    if is_azure or keyword == "hostaddr" or (keyword == "host" and not needs_server):
+        return f'write {keyword}="{name}"{port}'
+    if is_short_name and not name.isdecimal():
+        return f'write server="{name}"{port}'
+    return f'write server="myserver", host="{name}"{port}, with the server\'s Azure name as server='
 
 
 def _is_ip(text: str) -> bool:
@@ -256,9 +409,13 @@ def to_cli_options(text: str) -> str:
     text = text.replace("pgbouncer=True", "--pgbouncer").replace(
         "pgbouncer=False", "--no-pgbouncer"
     )
-    text = re.sub(_KEYWORD, lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
+    text = re.sub(
+        _KEYWORD, lambda found: f"--{found[1].replace('_', '-')} {found[3] or found[4]}", text
+    )
     return re.sub(_NAMED, lambda found: f"--{found[1].replace('_', '-')}", text)
 
 
-_KEYWORD = r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=([\"'])(.*?)\2"
+_KEYWORD = (
+    r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=(?:([\"'])(.*?)\2|(?<=port=)(\d+))"
+)
 _NAMED = r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=(?=[ .,:;)]|$)"

@@ -132,7 +132,7 @@ def test_a_usage_error(argv: list[str], pattern: str, capsys: pytest.CaptureFixt
         (["conninfo", "--host", "localhost"], ["--server myserver", "--host localhost"]),
         (
             ["conninfo", "--server=a b", "--cloud=mars"],
-            ["azpg: server holds white space", "azpg: --cloud mars is"],
+            ["azpg: server contains white space", "azpg: --cloud mars is not a cloud"],
         ),
         (
             ["exec", "--host", "evil.example", "--", "true"],

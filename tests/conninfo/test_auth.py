@@ -288,13 +288,13 @@ def test_everything_else_is_passed_untouched(handed: Handed) -> None:
     [
         (
             {"user": "{your_user}"},
-            "user (keyword) still holds the portal's placeholder {your_user}",
+            "user is still the placeholder {your_user}",
         ),
         ({"dbname": "<your-database>"}, "placeholder <your-database>"),
         ({"conninfo": "user={your_user_name}"}, "user (connection string)"),
-        ({"password": "{your_password}"}, "password still holds"),
-        ({"conninfo": "password={your_password}"}, "password still holds"),
-        ({"conninfo": "postgresql://u:%7Byour-password%7D@/"}, "password still holds"),
+        ({"password": "{your_password}"}, "is still a placeholder"),
+        ({"conninfo": "password={your_password}"}, "is still a placeholder"),
+        ({"conninfo": "postgresql://u:%7Byour-password%7D@/"}, "is still a placeholder"),
     ],
 )
 def test_a_portals_placeholder_is_refused(
@@ -308,7 +308,7 @@ def test_a_portals_placeholder_is_refused(
 def test_a_timeout_that_is_no_number_is_refused(problems: Problems, timeout: str) -> None:
     """connect_timeout is in seconds."""
     (problem,) = problems(host=HOST, connect_timeout=timeout)
-    assert problem == f"connect_timeout={timeout!r} is no number of seconds"
+    assert problem == f"connect_timeout={timeout!r} is not a number of seconds"
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", " 5 ", "2.5", 7])

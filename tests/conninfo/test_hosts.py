@@ -67,11 +67,11 @@ def test_a_token_goes_to_a_host_under_a_known_suffix(
         (".postgres.database.azure.com", "a token never goes to"),
         ("a..postgres.database.azure.com", "a token never goes to"),
         (HOST + "..", "a token never goes to"),
-        (f" {HOST}", "host (keyword) holds white space"),
-        (f"{HOST}\n", "host (keyword) ends in a line break"),
-        (f"{HOST}:5432", f"write host={HOST} and port=5432"),
-        (f"user@{HOST}", "host (keyword) holds a user"),
-        (f"evil.example/{HOST}", "host (keyword) holds a path"),
+        (f" {HOST}", "host contains white space"),
+        (f"{HOST}\n", "host ends in a line break"),
+        (f"{HOST}:5432", f'write host="{HOST}", port=5432'),
+        (f"user@{HOST}", "host contains a user"),
+        (f"evil.example/{HOST}", "host contains a path"),
         ("a.postgres.database.azure\u3002com", "a character that no host name has"),
         ("\u212a.postgres.database.azure.com", "a token never goes to"),
         ("a.postgres.databa\u017fe.azure.com", "a token never goes to"),
@@ -88,9 +88,9 @@ def test_a_token_goes_to_a_host_under_a_known_suffix(
         (f"{HOST},a.postgres.database.chinacloudapi.cn", "hosts of one cloud only"),
         (f"{HOST},a.postgres.cosmos.azure.com", "hosts of one cloud only"),
         (f"a.postgres.cosmos.azure.com,{HOST}", "hosts of one cloud only"),
-        (f"{HOST},", "has an empty place"),
-        (f",{HOST}", "has an empty place"),
-        (",", "has an empty place"),
+        (f"{HOST},", "has an empty entry"),
+        (f",{HOST}", "has an empty entry"),
+        (",", "has an empty entry"),
     ],
 )
 def test_a_token_goes_nowhere_else(problems: Problems, host: str, told: str) -> None:
@@ -189,8 +189,8 @@ def test_an_unknown_clouds_error_lists_the_known(problems: Problems) -> None:
     """A misspelt cloud is refused with the good names."""
     (problem,) = problems(server="x", cloud="azure")
     assert problem == (
-        "cloud='azure' is none of 'public', 'usgov', 'china', 'cosmos', 'cosmos-china', "
-        "'horizondb', 'bleu', nor an azpg.Cloud"
+        "cloud='azure' is not a cloud: write one of 'public', 'usgov', 'china', 'cosmos', "
+        "'cosmos-china', 'horizondb', 'bleu', or pass an azpg.Cloud"
     )
 
 
@@ -297,18 +297,19 @@ def test_server_takes_no_other_name(problems: Problems, server: str) -> None:
     """Anything else as server is refused, also with a password, and named."""
     for options in ({}, {"password": "x"}):
         (problem,) = problems(server=server, **options)
-        assert problem.startswith(f"server={server!r} is neither a short name")
+        assert problem.startswith(f"server={server!r} is not" if server else "server is not")
+        assert 'server="myserver"' in problem
 
 
 @pytest.mark.parametrize(
     ("server", "told"),
     [
-        ("my server", "holds white space"),
-        ("/tmp", "holds a path"),
+        ("my server", "contains white space"),
+        ("/tmp", "contains a path"),
         ("a,b", "a character that no host name has"),
-        (f"{HOST}:5432", f"write server={HOST} and port=5432"),
-        (f"postgresql://{HOST}/db", "holds a URL"),
-        (f"app@{HOST}", "holds a user"),
+        (f"{HOST}:5432", f'write server="{HOST}", port=5432'),
+        (f"postgresql://{HOST}/db", "a URL"),
+        (f"app@{HOST}", "contains a user"),
     ],
 )
 def test_a_server_that_is_nearly_right_is_named(problems: Problems, server: str, told: str) -> None:
@@ -387,7 +388,7 @@ def test_pghostaddr_leads_server_and_warns(
     plan = planned(server="myserver")
     assert plan.params["hostaddr"] == "127.0.0.77"
     (warning,) = plan.warnings
-    assert warning.startswith(f"PGHOSTADDR in the environment decides how {HOST} is reached")
+    assert warning.startswith(f"PGHOSTADDR decides how {HOST} is reached")
 
 
 def test_a_redirection_of_another_host_is_no_warning(
@@ -402,16 +403,19 @@ def test_a_redirection_of_another_host_is_no_warning(
 def test_server_is_never_reached_through_a_socket(problems: Problems, host: str) -> None:
     """Beside server only a name or an address is a way."""
     (problem,) = problems(server="myserver", host=host)
-    assert problem.startswith("server is reached over TCP")
+    assert "is not a name or an address" in problem
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"host": f"{HOST},{HOST}", "hostaddr": "192.0.2.1"}, "host names 2 and hostaddr 1"),
-        ({"server": "a", "hostaddr": "192.0.2.1,192.0.2.2", "port": "1,2,3"}, "3 for 2 hosts"),
-        ({"server": "a", "host": "127.0.0.1,127.0.0.2", "port": "1,2,3"}, "3 for 2 hosts"),
-        ({"host": f"{HOST},{HOST}", "port": "1,2,3"}, "port gives 3 for 2 hosts"),
+        ({"host": f"{HOST},{HOST}", "hostaddr": "192.0.2.1"}, "host has 2 entries and hostaddr 1"),
+        (
+            {"server": "a", "hostaddr": "192.0.2.1,192.0.2.2", "port": "1,2,3"},
+            "3 entries for 2 hosts",
+        ),
+        ({"server": "a", "host": "127.0.0.1,127.0.0.2", "port": "1,2,3"}, "3 entries for 2 hosts"),
+        ({"host": f"{HOST},{HOST}", "port": "1,2,3"}, "port has 3 entries for 2 hosts"),
     ],
 )
 def test_lists_have_to_match(problems: Problems, options: dict[str, Any], told: str) -> None:

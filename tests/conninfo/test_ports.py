@@ -78,12 +78,12 @@ def test_another_port_beside_pgbouncer_is_refused(
     host = ",".join([HOST] * (port.count(",") + 1))
     (problem,) = problems(f"port={port}", host=host, pgbouncer=True)
     assert problem.startswith(
-        f"pgbouncer=True means port 6432, and the connection string says {port}"
+        f"pgbouncer=True means port 6432, but port={port!r} (connection string) is given"
     )
     assert "as a keyword" in problem
     monkeypatch.setenv("PGPORT", port)
     (problem,) = problems(host=host, pgbouncer=True)
-    assert "PGPORT says" in problem
+    assert "PGPORT=" in problem
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_port_that_is_no_number_is_refused(problems: Problems, port: str) -> N
     """It is told with the source it came from."""
     (problem,) = problems(host=HOST, port=port)
     assert problem.startswith("port=")
-    assert problem.endswith("(keyword) is no number of a port")
+    assert "is not a port" in problem
 
 
 @pytest.mark.parametrize("port", ["1", "65535", "05432"])

@@ -134,7 +134,7 @@ def test_what_else_is_said_beats_it(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("string", "told"),
     [
-        (f"Server={HOST};Database=mydb;Port=5432;User Id=myapp;", "ADO.NET string"),
+        (f"Server={HOST};Database=mydb;Port=5432;User Id=myapp;", "ADO.NET"),
         (f"jdbc:postgresql://{HOST}:5432/mydb?user=myapp", "JDBC URL"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_string_for_another_language_is_told(
     with pytest.raises(azpg.ConfigError) as caught:
         azpg.conninfo()
     (problem,) = caught.value.problems
-    assert problem.startswith("AZURE_POSTGRESQL_CONNECTIONSTRING: this is a")
+    assert problem.startswith("AZURE_POSTGRESQL_CONNECTIONSTRING: the connection string is")
     assert told in problem
     assert f"host={HOST}" in problem
 
@@ -284,7 +284,9 @@ def test_half_a_service_principal_is_refused(
 ) -> None:
     """A secret without its client and tenant cannot be meant; with a password nobody asks."""
     connected(HOST=HOST, **{name: value for name, value in PRINCIPAL.items() if name != missing})
-    with pytest.raises(azpg.ConfigError, match="CLIENTSECRET is a service principal's") as caught:
+    with pytest.raises(
+        azpg.ConfigError, match="CLIENTSECRET belongs to a service principal"
+    ) as caught:
         api.open()
     leaks.none_shown(caught.value, "pr1ncipal-secret")
     assert "host=" in azpg.conninfo(password="geheim")

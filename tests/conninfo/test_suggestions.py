@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,9 @@ from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.sources import merge
 from azpg._conninfo.suggestions import placeholder
 from azpg._libpq import libpq_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HOST = "myserver.postgres.database.azure.com"
 
@@ -45,7 +48,10 @@ def told(conninfo: str, **options: Any) -> str:
 )
 def test_an_ado_net_string_is_shown_in_libpqs_form(text: str, form: str) -> None:
     """The portal's ADO.NET string becomes the conninfo to paste."""
-    assert told(text) == f"this is an ADO.NET string; libpq's form is: {form}"
+    assert (
+        told(text)
+        == f"the connection string is in ADO.NET's form: write it in libpq's form, {form}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def test_an_ado_net_string_is_shown_in_libpqs_form(text: str, form: str) -> None
 )
 def test_a_jdbc_url_is_shown_in_libpqs_form(text: str, form: str) -> None:
     """The portal's JDBC URL becomes the conninfo to paste."""
-    assert told(text) == f"this is a JDBC URL; libpq's form is: {form}"
+    assert told(text) == f"the connection string is a JDBC URL: write it in libpq's form, {form}"
 
 
 @pytest.mark.parametrize("rest", ["", "?sslmode=require", "/x?ssl=true&x"])
@@ -71,9 +77,7 @@ def test_a_jdbc_url_is_shown_in_libpqs_form(text: str, form: str) -> None:
 def test_a_sqlalchemy_url_loses_its_driver(driver: str, rest: str) -> None:
     """SQLAlchemy's URL is libpq's with the driver's name in it."""
     text = told(f"postgresql+{driver}://app:s3cret@{HOST}/mydb{rest}")
-    assert text == (
-        "this is a SQLAlchemy URL; libpq's begins with 'postgresql://', without the '+driver'"
-    )
+    assert text.endswith("SQLAlchemy URL: write 'postgresql://' without the '+driver'")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_a_word_that_may_be_of_a_password_is_not_named(text: str) -> None:
 @pytest.mark.parametrize("text", ["nonsense", "host='db", "host=db port", "host"])
 def test_an_unreadable_conninfo_is_told_how_to_write(text: str) -> None:
     """What is neither pairs nor URI."""
-    assert told(text).startswith("conninfo cannot be read")
+    assert told(text).startswith("the connection string is invalid")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,60 @@ def test_a_placeholder_is_seen(text: str) -> None:
     """In the manners of the portal and of its pages, alone or inside a value."""
     assert placeholder(text) == text
     assert placeholder(f"a{text}b") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["[password]", "<PASSWORD>", "{your-password}", "${PASSWORD}", "{{ password }}", "%PW%"]
+)
+@pytest.mark.parametrize("source", ["password", "conninfo", "PGPASSWORD"])
+def test_a_bracketed_word_is_no_password(
+    monkeypatch: pytest.MonkeyPatch, text: str, source: str
+) -> None:
+    """A password that is wholly one bracketed word is refused, and not quoted."""
+    options: dict[str, str] = {}
+    conninfo = f"password='{text}'" if source == "conninfo" else ""
+    if source == "password":
+        options["password"] = text
+    elif source == "PGPASSWORD":
+        monkeypatch.setenv("PGPASSWORD", text)
+    (problem,) = problems_of(conninfo, server="myserver", user="u", **options)
+    assert problem.startswith(f"{'password (connection string)' if conninfo else source} is still")
+    assert text not in problem
+
+
+@pytest.mark.parametrize("text", ["changeme", "CHANGE_ME", "password", "{ab12}", "<a1>", "x[a]"])
+def test_a_password_that_may_be_real_is_used(text: str) -> None:
+    """What compose files really use, and brackets in or around other text."""
+    assert azpg.conninfo(server="myserver", user="u", password=text)
+
+
+def test_an_unused_password_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGPASSWORD may hold a placeholder if another password or identity is given."""
+    monkeypatch.setenv("PGPASSWORD", "<password>\n")
+    assert azpg.conninfo(server="myserver", user="u", password="hunter2")
+    assert azpg.conninfo(server="myserver", user="u", client_id="an-id")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"user": "<user>"}, "user is still the placeholder <user>"),
+        ({"dbname": "[database]"}, "dbname is still the placeholder [database]"),
+        ({"port": "{port}"}, "port is still the placeholder {port}"),
+        ({"client_id": "<client-id>"}, "client_id is still the placeholder <client-id>"),
+        ({"client_id": "an-id\n"}, "client_id ends in a line break"),
+    ],
+)
+def test_other_placeholders_are_named(options: dict[str, str], found: str) -> None:
+    """A name in brackets is one of a parameter, not of a user or database."""
+    (problem,) = problems_of("", server="myserver", **options)
+    assert problem.startswith(found)
+
+
+@pytest.mark.parametrize("user", ["[Developers]", "{sales}", "[AZ] Database Admins"])
+def test_a_group_may_have_brackets(user: str) -> None:
+    """A role is named as its Entra group, whose name may have any character."""
+    assert azpg.conninfo(server="myserver", user=user)
 
 
 @pytest.mark.parametrize("text", ["", "your_password", "{pw}", "a<b>c", "{your", "<yourself"])
@@ -249,7 +307,7 @@ SEPARATED = [
 def test_separators_of_other_drivers_are_named(text: str) -> None:
     """';', ',' and '&' between parameters are named, before any rule looks at the values."""
     found = problems_of(text)
-    assert re.search("separated|separate|ADO.NET|more than a name", found[0])
+    assert re.search("between|ADO.NET|other parameters", found[0])
 
 
 def problems_of(conninfo: str, **options: Any) -> tuple[str, ...]:
@@ -269,6 +327,11 @@ def problems_of(conninfo: str, **options: Any) -> tuple[str, ...]:
         "export PGHOST=db",
         "pg_dump host=db",
         "psql.exe -h db",
+        "pgcli postgresql://db/x",
+        "sudo -u postgres psql",
+        "docker exec -it db psql -U postgres",
+        "az postgres flexible-server connect -n db",
+        "$env:PGHOST = 'db'",
     ],
 )
 def test_a_command_line_is_named(text: str) -> None:
@@ -280,18 +343,24 @@ def test_a_command_line_is_named(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "right"),
     [
-        ("PostgreSQL://db/x", "postgresql://"),
+        ("PostgreSQL://db/x", "lower case"),
+        (" postgresql://db/x", "white space"),
         ("postgres:/db/x", "postgresql://"),
-        ("postgis://db/x", "postgresql://"),
+        ("postgis://db/x", "'postgresql://', not with 'postgis://'"),
+        ("pgsql://db/x", "not with 'pgsql://'"),
+        ("DATABASE_URL=postgresql://u:hunter2@db/x", "pass only the URL"),
+        ("url = 'postgresql://u:hunter2@db/x'", "pass only the URL"),
         ("mysql://db/x?a=b", "postgresql://"),
         ('"host=db"', "quotes"),
         ("'postgresql://db/x'", "quotes"),
+        ("<postgresql://db/x>", "brackets"),
     ],
 )
 def test_a_url_or_quotes_are_named(text: str, right: str) -> None:
     """Another scheme, a scheme in capitals, one slash, or a shell's quotes."""
     (problem,) = problems_of(text)
     assert right in problem
+    assert "hunter2" not in problem
 
 
 @pytest.mark.parametrize("source", ["keyword", "conninfo", "environment"])
@@ -301,6 +370,7 @@ def test_a_trailing_line_break_is_named(
 ) -> None:
     """A file that was read with its line break is named, and a secret is not shown."""
     value = "hunter2hunter2\n"
+    name = libpq_info().variables[keyword] if source == "environment" else keyword
     options: dict[str, Any] = {"server": "myserver"} if keyword != "host" else {}
     conninfo = ""
     if source == "keyword":
@@ -310,7 +380,7 @@ def test_a_trailing_line_break_is_named(
     else:
         monkeypatch.setenv(libpq_info().variables[keyword], value)
     found = problems_of(conninfo, **options)
-    assert any("line break" in problem and keyword in problem for problem in found)
+    assert any("line break" in problem and name in problem for problem in found)
     assert "hunter2" not in str(found)
 
 
@@ -325,34 +395,70 @@ def test_a_callbacks_line_break_is_named(ending: str) -> None:
 @pytest.mark.parametrize(
     ("host", "told"),
     [
-        ("db.example.net:5432", "host=db.example.net and port=5432"),
-        ("[::1]:5432", "host=::1 and port=5432"),
-        ("https://db.example.net", "URL"),
-        ("postgresql://u:hunter2@db.example.net/x", "URL"),
-        ("u:hunter2@db.example.net", "user"),
-        ("db.example.net/mydb", "path"),
-        ("db1 db2", "white space"),
-        ("db1;db2", "more than a name"),
+        (f"{HOST}:5432", f'="{HOST}", port=5432'),
+        ("myserver:5432", 'write server="myserver", port=5432'),
+        ("localhost:15432", 'write server="myserver", host="localhost", port=15432'),
+        ("10.0.0.4:5432", 'write server="myserver", host="10.0.0.4", port=5432'),
+        ("db.example.net:5432", 'write server="myserver", host="db.example.net", port=5432'),
+        ("[::1]:5432", 'server="myserver", host="::1", port=5432'),
+        (f"https://{HOST}/x", f'="{HOST}", or pass the whole URL'),
+        (f"tcp:{HOST},1433", f'="{HOST}"'),
+        (f"postgresql://u:hunter2@{HOST}/x", f'="{HOST}", or pass the whole URL'),
+        ("postgresql://u:hunter2@db.example.net/x", "pass the whole URL"),
+        ("postgresql://u:12345", "pass the whole URL"),
+        (f"u:hunter2@{HOST}", "contains a user: write "),
+        ("u:hunter2@db.example.net", 'server="myserver"'),
+        (f"{HOST}/mydb", "contains a path: write "),
+        (f" {HOST}\t", f'="{HOST}"'),
+        (f'"{HOST}"', f'="{HOST}"'),
+        (f"{HOST}\r\n", "line break"),
+        ("db1 db2", '="a,b"'),
+        ("db1;db2", "other parameters"),
+        (f"host={HOST} user=u", "connection string"),
         ("db:5432:x:u:hunter2", "more than a name"),
-        ("db1,db2:5433", "host=db2 and port=5433"),
         ("db!", "character"),
+        ("{your_server}", "placeholder {your_server}"),
+        ("<server-name>", "placeholder <server-name>"),
+        ("[host]", "placeholder [host]"),
     ],
 )
-@pytest.mark.parametrize("source", ["keyword", "conninfo", "environment"])
+@pytest.mark.parametrize("source", ["keyword", "conninfo", "environment", "service", "server"])
 def test_a_host_that_is_nearly_right_is_named(
-    monkeypatch: pytest.MonkeyPatch, host: str, told: str, source: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, told: str, source: str
 ) -> None:
-    """A port, a scheme, a path, a user or white space in a host is named for what it is."""
+    """A port, a scheme, a path, a user or white space in a host: the message has what to write."""
     if source == "environment":
         monkeypatch.setenv("PGHOST", host)
         found = problems_of("")
+        assert found[0].startswith("PGHOST ")
     elif source == "conninfo":
         found = problems_of(make_conninfo("", host=host))
+    elif source == "service":
+        if host.strip() != host:
+            return  # libpq strips a service file's lines
+        file = tmp_path / "services"
+        file.write_text(f"[shop]\nhost={host}\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(file))
+        found = problems_of("service=shop")
     else:
-        found = problems_of("", host=host)
+        found = problems_of("", **{"server" if source == "server" else "host": host})
     (problem,) = found
     assert told in problem
     assert "hunter2" not in problem
+    assert "12345" not in problem
+
+
+def test_a_host_for_a_password_is_written_as_host() -> None:
+    """Without Entra a host need not be Azure's: the port moves, and the host stays."""
+    assert told("", host="db:5432") == 'host contains a port: write host="db", port=5432'
+    assert 'host="db2", port=5433' in told("", host="db1,db2:5433")
+
+
+@pytest.mark.parametrize("name", ["server", "host"])
+def test_a_name_outside_azure_needs_one_correction(name: str) -> None:
+    """host= and server= do not send to each other: the message has both, and what each is for."""
+    (problem,) = problems_of("", **{name: "db.example.net"})
+    assert 'server="myserver", host="db.example.net"' in problem
 
 
 @pytest.mark.parametrize(

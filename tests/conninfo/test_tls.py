@@ -136,7 +136,7 @@ def test_a_weaker_sslmode_is_raised_for_a_token(
     plan = planned(conninfo, host=HOST, **words)
     assert plan.params["sslmode"] == "verify-full"
     (decision,) = plan.log_messages
-    assert decision.startswith(f"sslmode={mode} (")
+    assert f"={mode}" in decision
     assert decision.endswith("raised to verify-full")
 
 
@@ -157,7 +157,7 @@ def test_pgrequiressl_is_raised_too(monkeypatch: pytest.MonkeyPatch, planned: Pl
     monkeypatch.setenv("PGREQUIRESSL", "1")
     plan = planned(host=HOST)
     assert plan.params["sslmode"] == "verify-full"
-    assert plan.log_messages == ("sslmode=require (PGREQUIRESSL) raised to verify-full",)
+    assert plan.log_messages == ("PGREQUIRESSL=require raised to verify-full",)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -171,7 +171,7 @@ def test_no_encryption_is_refused(
     """sslmode=disable towards Azure is a ConfigError, wherever it was said."""
     conninfo, words = source(kind, "disable", monkeypatch, tmp_path)
     (problem,) = problems(conninfo, host=HOST, **sign_in, **words)
-    assert problem.startswith("sslmode=disable")
+    assert "=disable" in problem
 
 
 def test_gss_encryption_is_refused(problems: Problems, sign_in: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ def test_the_strictest_row_holds_for_a_whole_list(handed: Handed, hosts: str) ->
 def test_one_azure_host_in_a_list_refuses_no_encryption(problems: Problems) -> None:
     """sslmode=disable for a list with an Azure host is refused."""
     (problem,) = problems(host=f"localhost,{HOST}", sslmode="disable", password="x")
-    assert problem.startswith("sslmode=disable")
+    assert "=disable" in problem
 
 
 # Other hosts, by password
@@ -298,7 +298,7 @@ def test_pgsslrootcert_wins_and_warns(monkeypatch: pytest.MonkeyPatch, planned: 
     assert plan.params["sslrootcert"] == "/left/root.pem"
     assert plan.roots is None
     (warning,) = plan.warnings
-    assert warning.startswith("PGSSLROOTCERT in the environment")
+    assert warning.startswith("PGSSLROOTCERT decides")
 
 
 def test_both_redirections_are_one_warning(
@@ -308,7 +308,7 @@ def test_both_redirections_are_one_warning(
     monkeypatch.setenv("PGSSLROOTCERT", "/left/root.pem")
     monkeypatch.setenv("PGHOSTADDR", "127.0.0.77")
     (warning,) = planned(host=HOST).warnings
-    assert warning.startswith("PGHOSTADDR and PGSSLROOTCERT in the environment")
+    assert warning.startswith("PGHOSTADDR and PGSSLROOTCERT decide")
 
 
 def test_a_callers_client_certificate_is_sent(handed: Handed) -> None:

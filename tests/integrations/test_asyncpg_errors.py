@@ -78,14 +78,14 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
         ({"host": "/run/postgresql"}, "a token never goes through a Unix socket"),
         ({"host": "db.example.net"}, "a token never goes to 'db.example.net'"),
         ({"host": "localhost"}, "for a tunnel write server="),
-        ({"server": "a", "ssl": False}, "sslmode=disable (keyword) would send everything in clear"),
+        ({"server": "a", "ssl": False}, "sslmode=disable turns off TLS"),
         ({"server": "a", "ssl": "disable"}, "sslmode=disable (keyword)"),
         ({"server": "a", "dsn": "channel_binding=require"}, "asyncpg has no channel_binding"),
         ({"server": "a", "require_auth": "scram-sha-256"}, "asyncpg has no require_auth"),
         ({"server": "a", "load_balance_hosts": "random"}, "asyncpg has no load_balance_hosts"),
         ({"server": "a", "keepalives_idle": "-1"}, "keepalives_idle='-1' is no whole number"),
-        ({"server": "a", "timeout": "soon"}, "connect_timeout='soon' is no number of seconds"),
-        ({"server": "a", "port": "x"}, "port='x' (keyword) is no number of a port"),
+        ({"server": "a", "timeout": "soon"}, "connect_timeout='soon' is not a number of seconds"),
+        ({"server": "a", "port": "x"}, "port='x' is not a port"),
         ({"dsn": "host=a hots=b"}, "hots"),
         (
             {
