@@ -235,7 +235,7 @@ def prepared(servers: Servers) -> None:
             conn.commit()
 
 
-@fails_with("refused", "is that its port?", "Connection refused")
+@fails_with("refused", "leave out hostaddr=", "Connection refused")
 def refused(servers: Servers) -> None:
     with contextlib.closing(socket.create_server((servers.azure.hostaddr, 0))) as closed:
         port = closed.getsockname()[1]
@@ -348,7 +348,7 @@ def test_every_other_kind_is_tested_elsewhere() -> None:
         # test_classify and conninfo/test_bad_input
         *("config", "unknown-host", "root-file", "certificate", "tls-refused"),
         # tokens/test_token_rejected
-        *("token-expired", "token-audience", "wrong-role"),
+        *("token-expired", "token-audience", "wrong-role", "query-timeout"),
         # Only test_classify: a full disk, a resolver that is down, a missing route, Windows, and
         # messages of a newer libpq or a busy PgBouncer
         *("storage-full", "resolver", "no-route", "event-loop", "direct-tls", "pgbouncer-server"),
