@@ -77,6 +77,11 @@ def nothing_more() -> None:
     azpg.ConnectionPool("", open=False, kwargs={"server": "myserver"}).close()
 
 
+def run_connect_async(conninfo: str) -> object:
+    """Connect on an event loop of its own."""
+    return asyncio.run(azpg.connect_async(conninfo))
+
+
 def newer_keywords() -> None:
     """A keyword that only a newer libpq has is named with the first version that has it."""
     uri = "postgresql://me:secret@myserver.postgres.database.azure.com/mydb"
@@ -91,11 +96,11 @@ def newer_keywords() -> None:
         keyword, value = pair.split("=")
         arguments: dict[str, Any] = {keyword: value}
         calls: dict[str, Callable[[], object]] = {
-            "keyword": lambda given=arguments: azpg.connect(HOST, **given),
+            "keyword": partial(azpg.connect, HOST, **arguments),
             "pairs": partial(azpg.connect, f"{HOST} {pair}"),
             "with a password": partial(azpg.connect, f"{HOST} password=secret {pair}"),
             "URI": partial(azpg.connect, f"{uri}?{pair}"),
-            "connect_async": lambda text=f"{HOST} {pair}": asyncio.run(azpg.connect_async(text)),
+            "connect_async": partial(run_connect_async, f"{HOST} {pair}"),
             "pool": partial(azpg.create_pool, f"{HOST} {pair}"),
             "conninfo": partial(azpg.conninfo, f"{HOST} {pair}"),
         }
