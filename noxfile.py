@@ -220,6 +220,29 @@ def frozen(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def debian13(session: nox.Session) -> None:
+    """Run the tests marked `compat` on Debian 13, in a chroot that debootstrap makes as root."""
+    _in_chroot(session)
+
+
+@nox.session(default=False)
+def sid(session: nox.Session) -> None:
+    """Run the tests marked `compat` on Debian sid with Python 3.14 and 3.15, in such a chroot."""
+    _in_chroot(session)
+
+
+@nox.session(default=False)
+def windows(session: nox.Session) -> None:
+    """Run the checks for Windows with its CPython under sid's Wine, in the chroot of `sid`."""
+    _in_chroot(session)
+
+
+def _in_chroot(session: nox.Session) -> None:
+    _install(session, "uv")
+    session.run("python", "tests/tools/chroot.py", session.name, *session.posargs)
+
+
+@nox.session(default=False)
 def roots(session: nox.Session) -> None:
     """Show the pinned roots, and what the newest certifi has changed about them."""
     session.install("--upgrade", ".", "certifi")
