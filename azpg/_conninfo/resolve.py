@@ -221,7 +221,9 @@ class _Resolver:
 
     def check_values(self) -> None:
         mode = self.params.get("sslmode")
-        if mode is not None and mode not in SSLMODES:
+        if mode is not None and mode.lower() in SSLMODES:
+            self.params["sslmode"] = mode.lower()
+        elif mode is not None:
             self.problems.append(
                 f"{self.shown('sslmode')} is not an sslmode: write one of {', '.join(SSLMODES)}"
                 + _did_you_mean(mode, SSLMODES)

@@ -161,6 +161,17 @@ def test_pgrequiressl_is_raised_too(monkeypatch: pytest.MonkeyPatch, planned: Pl
 
 
 @pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("mode", ["Require", "VERIFY-CA", "Verify-Full"])
+def test_sslmode_is_read_in_any_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, planned: Planned, kind: str, mode: str
+) -> None:
+    """The lower case that libpq requires is handed over."""
+    conninfo, words = source(kind, mode, monkeypatch, tmp_path)
+    plan = planned(conninfo, host="db", password="x", **words)
+    assert plan.params["sslmode"] == mode.lower()
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 def test_no_encryption_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -366,7 +377,7 @@ def test_nothing_is_filled_in_that_libpq_does_not_know() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "told"),
-    [("verify_full", "did you mean 'verify-full'?"), ("Require", "did you mean 'require'?")],
+    [("verify_full", "did you mean 'verify-full'?"), ("Requir", "did you mean 'require'?")],
 )
 def test_a_misspelt_sslmode_lists_the_good_ones(problems: Problems, mode: str, told: str) -> None:
     """An sslmode that is none is refused with all that are, and the one that was meant."""
