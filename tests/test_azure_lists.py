@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+import check_azure_lists as lists
 import pytest
-from tools import check_azure_lists as lists
 
 from azpg._clouds import AZURE_ROOTS
 from azpg._tls.roots import certificates

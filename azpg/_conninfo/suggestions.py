@@ -271,21 +271,6 @@ def client_id_error(client_id: str) -> str | None:
     return None
 
 
-def is_common_placeholder(password: str) -> bool:
-    """Return whether a password is one that examples have, such as `CHANGE_ME`.
-
-    Many compose files really use one, so it is no problem by itself.
-    """
-    return re.sub(r"[\W_]", "", password).lower() in _COMMON_PLACEHOLDERS
-
-
-_COMMON_PLACEHOLDERS = frozenset(
-    {
-        *("changeit", "changeme", "changethis", "replaceme", "replacethis", "fixme", "todo"),
-        *("password", "mypassword", "yourpassword", "secret", "mysecretpassword", "example"),
-        *("dbpassword", "databasepassword", "postgrespassword", "pgpassword", "xxx", "xxxxxxxx"),
-    }
-)
 _WORD = r"\s*[A-Za-z]+(?:[ _.-]+[A-Za-z]+)*\s*"
 _BRACKETED_WORD = (
     rf"\$?\{{{_WORD}\}}|\$?\{{\{{{_WORD}\}}\}}|\$?\({_WORD}\)|\[{_WORD}\]|<{_WORD}>|<<{_WORD}>>"
