@@ -220,13 +220,18 @@ class SilentAddresses:
             return params
         lists = {name: params[name].split(",") for name in _ADDRESS_KEYWORDS if params.get(name)}
         count = max(map(len, lists.values()), default=1)
+        if count == 1:
+            return params
         rows = [
             {name: each[index] if len(each) > 1 else each[0] for name, each in lists.items()}
             for index in range(count)
         ]
         now = time.monotonic()
         with self._lock:
-            rows.sort(key=lambda row: self._until.get(_address(row), 0.0) > now)
+            silent = [row for row in rows if self._until.get(_address(row), 0.0) > now]
+        if not silent:
+            return params
+        rows.sort(key=lambda row: row in silent)
         return params | {name: ",".join(row[name] for row in rows) for name in lists}
 
 

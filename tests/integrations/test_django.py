@@ -111,7 +111,7 @@ def test_invalid_settings_are_improperly_configured(databases: Databases, pool: 
     with pytest.raises(ImproperlyConfigured) as caught:
         connection.ensure_connection()
     assert "DATABASES['default']" in str(caught.value)
-    assert "'sslmod' is no keyword" in str(caught.value)
+    assert "write 'sslmode'" in str(caught.value)
     assert "'localhost' is none" in str(caught.value)
     assert "HINT: HOST, PORT" in str(caught.value)
 
