@@ -100,7 +100,7 @@ def windows_path(path: str | Path) -> str:
 
 
 def wine(*arguments: str, environ: dict[str, str]) -> None:
-    """Run Windows' Python; it needs pipes, because Wine opens a terminal as a console."""
+    """Run Windows' Python, with pipes for its streams: it does not start on a terminal."""
     process = subprocess.Popen(
         ["wine", PYTHON, *arguments],
         stdin=subprocess.DEVNULL,

@@ -128,7 +128,7 @@ def emulator() -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a module: under Wine, azpg.exe starts from Linux only."""
+    """Run the command as a module: azpg.exe prints nothing under Wine, for an unknown reason."""
     return subprocess.run(
         [sys.executable, "-m", "azpg", *arguments],
         check=False,
