@@ -155,7 +155,7 @@ def test_an_option_of_the_wrong_type_shows_no_password(
 def test_a_password_that_cannot_be_sent_is_not_shown(
     api: Api, postgres: Postgres, leaks: Leaks, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that are no UTF-8 in a password end in an error of azpg's, not one that quotes it."""
+    """Bytes that are not UTF-8 in a password end in an error of azpg's, not one that quotes it."""
     secret = "hunter2hunter2"
     keywords = postgres.conninfo()
     del keywords["password"]
@@ -165,7 +165,7 @@ def test_a_password_that_cannot_be_sent_is_not_shown(
         keywords["password"] = api.callback(lambda: f"{'hunter2' * 2}\udcff")
     else:
         monkeypatch.setenv("PGPASSWORD", f"{secret}\udcff")
-    with pytest.raises((azpg.ConfigError, azpg.CredentialError), match="no UTF-8") as caught:
+    with pytest.raises((azpg.ConfigError, azpg.CredentialError), match="not UTF-8") as caught:
         api.open(**keywords)
     leaks.none_held(caught.value, secret)
 

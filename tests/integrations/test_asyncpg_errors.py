@@ -79,7 +79,7 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
         ({"host": "db.example.net"}, "a token never goes to 'db.example.net'"),
         ({"host": "localhost"}, "for a tunnel write server="),
         ({"server": "a", "ssl": False}, "sslmode=disable turns off TLS"),
-        ({"server": "a", "ssl": "disable"}, "sslmode=disable (keyword)"),
+        ({"server": "a", "ssl": "disable"}, "sslmode=disable"),
         ({"server": "a", "dsn": "channel_binding=require"}, "asyncpg has no channel_binding"),
         ({"server": "a", "require_auth": "scram-sha-256"}, "asyncpg has no require_auth"),
         ({"server": "a", "load_balance_hosts": "random"}, "asyncpg has no load_balance_hosts"),
