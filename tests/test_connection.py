@@ -194,8 +194,10 @@ def test_many_statements_go_through_pgbouncer(api: Api, azure: Emulator) -> None
     """The same query, over and over, is never prepared under PgBouncer."""
     with api.connect(pgbouncer=True, autocommit=True) as conn:
         for number in range(12):
-            assert api.row(conn, "select %s::int", number) == (number,)
-        assert api.row(conn, "select count(*) from pg_prepared_statements") == (0,)
+            assert api.row(conn, "select %s::int as unprepared", number) == (number,)
+        # PgBouncer's connection may have statements that another test has prepared
+        query = "select count(*) from pg_prepared_statements where statement like %s"
+        assert api.row(conn, query, "%as unprepared%") == (0,)
 
 
 def test_psycopgs_own_options_pass(api: Api, azure: Emulator) -> None:
