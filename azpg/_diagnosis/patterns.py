@@ -231,14 +231,14 @@ PATTERNS = (
         TLSError,
         r"certificate has expired|certificate is not yet valid",
         "the certificate or its root has expired, or is not valid yet: check this machine's "
-        "clock{timedatectl}. {roots}python -m azpg doctor shows the dates. {own_machine}",
+        "clock{timedatectl}. {roots}azpg doctor shows the dates. {own_machine}",
     ),
     Pattern(
         "certificate",
         TLSError,
         r"self.signed certificate",
         "the chain ends in a self-signed root that is not trusted: that of a TLS-inspecting proxy "
-        "between you and {host}, or a private one. {roots}python -m azpg doctor shows its name. "
+        "between you and {host}, or a private one. {roots}azpg doctor shows its name. "
         "{own_machine}",
     ),
     Pattern(
@@ -246,13 +246,13 @@ PATTERNS = (
         TLSError,
         r"unable to get (local )?issuer|unable to verify the (first|leaf)",
         "the chain ends in a root that is not trusted, or the server did not send all of it: "
-        "python -m azpg doctor tells which. {roots}{new_root}{own_machine}",
+        "azpg doctor tells which. {roots}{new_root}{own_machine}",
     ),
     Pattern(
         "certificate",
         TLSError,
         r"certificate verify failed",
-        "{roots}python -m azpg doctor tells whether the cause is a TLS-inspecting proxy between "
+        "{roots}azpg doctor tells whether the cause is a TLS-inspecting proxy between "
         "you and {host}, an incomplete chain, a root that is not pinned, or an expired "
         "certificate. {new_root}{own_machine}",
     ),
