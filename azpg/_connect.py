@@ -288,7 +288,7 @@ class ConnectRequest:
         found = classify(str(error), self._hint_context(str(error)))
         redact_exception(error, self._handled, self._redact)
         message = str(error)
-        if found.kind == "config":
+        if issubclass(found.error, ConfigError):
             raise LibpqConfigError(message) from None
         failure = found.error(
             message,

@@ -17,7 +17,7 @@ Each ConnectError has a class in azpg.pool that is a psycopg_pool.PoolTimeout to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
@@ -41,8 +41,8 @@ class ConnectError(psycopg.OperationalError):
     """The connection could not be made; the message says why, and what to type.
 
     Attributes:
-        kind: a short word to branch on, such as `"certificate-name"` or `"refused"`; `"unknown"`
-            if azpg does not know the failure.
+        kind: the error kind to branch on, such as `"certificate-name"` or `"refused"`; `"unknown"`
+            if azpg does not know the failure. The reference lists all of them.
         hint: what to type, which the message ends with; empty if azpg knows nothing better.
         transient: whether a later attempt may succeed without any change.
         pgconn: a copy of the finished connection without its secrets, as on psycopg's errors.
@@ -127,3 +127,83 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 
 class LibpqConfigError(ConfigError, psycopg.OperationalError):
     """libpq rejects the arguments, which psycopg reports as an OperationalError."""
+
+
+class ErrorKind(NamedTuple):
+    """What every error of one kind has in common."""
+
+    error: type[ConnectError | ConfigError]
+    """the class that a failed connect raises"""
+    transient: bool | None
+    """whether a later attempt may succeed without any change; None if that depends on the cause"""
+    meaning: str
+
+
+KINDS = {
+    # Configuration
+    "config": ErrorKind(ConfigError, False, "the arguments are invalid or contradict each other"),
+    "file-descriptors": ErrorKind(ConnectError, False, "the process has no file descriptor left"),
+    "event-loop": ErrorKind(ConnectError, False, "psycopg cannot run on this event loop"),
+    # The token, or the password from a callback
+    "credential": ErrorKind(CredentialError, None, "the credential failed"),
+    "credential-timeout": ErrorKind(CredentialError, True, "the credential gave no token in time"),
+    "interaction-required": ErrorKind(CredentialError, False, "a person must sign in again"),
+    "no-user": ErrorKind(CredentialError, False, "the token names no role, and no user is given"),
+    "callback": ErrorKind(CredentialError, False, "the password callback raised, or no text"),
+    "token-expired": ErrorKind(LoginError, False, "the token has expired"),
+    "token-audience": ErrorKind(LoginError, False, "the token is for another resource"),
+    "token-invalid": ErrorKind(LoginError, False, "the server cannot read or check the token"),
+    # The role and the database
+    "login": ErrorKind(LoginError, False, "wrong role or password, or no role for the token"),
+    "no-role": ErrorKind(LoginError, False, "the role does not exist"),
+    "wrong-role": ErrorKind(LoginError, False, "the role is another identity's"),
+    "wrong-object-id": ErrorKind(LoginError, False, "the role is bound to another identity"),
+    "no-login": ErrorKind(LoginError, False, "the role may not log in"),
+    "no-connect": ErrorKind(LoginError, False, "the role may not connect to the database"),
+    "no-database": ErrorKind(LoginError, False, "the database does not exist or is disabled"),
+    "firewall": ErrorKind(LoginError, False, "the server rejects this machine's address"),
+    "no-tls": ErrorKind(LoginError, False, "the server requires TLS"),
+    "auth-method": ErrorKind(LoginError, False, "the authentication method does not fit"),
+    "startup-parameter": ErrorKind(LoginError, False, "PgBouncer does not take a setting"),
+    "server-option": ErrorKind(LoginError, False, "the server does not take a setting"),
+    "server-fault": ErrorKind(LoginError, False, "a known fault of the server"),
+    "pgbouncer-password-length": ErrorKind(LoginError, False, "a token too long for PgBouncer"),
+    # TLS
+    "certificate": ErrorKind(TLSError, False, "the server's certificate is not trusted"),
+    "certificate-name": ErrorKind(TLSError, False, "the certificate is for another name"),
+    "client-certificate": ErrorKind(TLSError, False, "the client certificate cannot be used"),
+    "root-file": ErrorKind(TLSError, False, "the file of root certificates cannot be used"),
+    "tls": ErrorKind(TLSError, False, "the TLS handshake failed"),
+    "tls-refused": ErrorKind(TLSError, False, "the server has no TLS"),
+    "direct-tls": ErrorKind(TLSError, False, "the server has no direct TLS negotiation"),
+    # The network
+    "resolver": ErrorKind(UnreachableError, True, "the name server did not answer"),
+    "unknown-host": ErrorKind(UnreachableError, False, "the host's name does not exist"),
+    "timeout": ErrorKind(ConnectTimeoutError, True, "no answer in time"),
+    "refused": ErrorKind(UnreachableError, True, "nothing listens on the port"),
+    "no-route": ErrorKind(UnreachableError, True, "the network is unreachable"),
+    "no-socket": ErrorKind(UnreachableError, True, "nothing listens on the Unix socket"),
+    "cut": ErrorKind(UnreachableError, True, "the connection was closed or reset"),
+    # The server
+    "too-many-connections": ErrorKind(ConnectError, True, "no connection slot is free"),
+    "starting": ErrorKind(ConnectError, True, "the server restarts, fails over or shuts down"),
+    "pgbouncer-server": ErrorKind(ConnectError, True, "PgBouncer cannot reach the server"),
+    "no-replica": ErrorKind(ConnectError, False, "no host is a read replica"),
+    "session-attrs": ErrorKind(ConnectError, True, "no host has the requested session attributes"),
+    "protocol": ErrorKind(ConnectError, False, "the answer is not PostgreSQL's protocol"),
+    # Queries and sessions
+    "read-only": ErrorKind(ConnectError, False, "a write in a read-only transaction"),
+    "storage-full": ErrorKind(ConnectError, False, "the server's storage is full"),
+    "idle": ErrorKind(ConnectError, True, "the server closed an idle session"),
+    "query-timeout": ErrorKind(ConnectError, False, "a query took longer than PgBouncer allows"),
+    "prepared-statement": ErrorKind(ConnectError, False, "a prepared statement behind PgBouncer"),
+    "extension": ErrorKind(ConnectError, False, "an extension is not allowed or not created"),
+    "permission": ErrorKind(ConnectError, False, "the role may not do that"),
+    "closed": ErrorKind(ConnectError, True, "the connection was closed before"),
+    # Pools
+    "configure": ErrorKind(ConnectError, None, "the pool's configure function raised"),
+    "pool-timeout": ErrorKind(ConnectError, True, "the pool had no connection in time"),
+    "pool-closed": ErrorKind(ConnectError, False, "the pool is closed"),
+    "unknown": ErrorKind(ConnectError, False, "azpg does not know the failure"),
+}
+"""Every error kind. Their names are API: docs/reference/support.md says how one is renamed."""

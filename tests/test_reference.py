@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import psycopg
 import psycopg_pool
@@ -14,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 import azpg
 import azpg.asyncpg
 from azpg import _retry
+from azpg._diagnosis.patterns import PATTERNS
 from azpg._tls.roots import PEM_FILE
 from azpg._tokens.refresh_policy import (
     NEXT_REQUEST_AFTER_SECONDS,
@@ -23,10 +25,12 @@ from azpg._tokens.refresh_policy import (
     REQUEST_BACKOFF_MAX_SECONDS,
 )
 from azpg._tokens.token import MIN_REMAINING_SECONDS
+from azpg.errors import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+SOURCE = Path(azpg.__file__).parent
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 PAGE = REFERENCE / "options.md"
 API = (REFERENCE / "api.md").read_text()
@@ -130,3 +134,67 @@ def test_each_cloud_is_told_by_its_name_and_its_hosts() -> None:
         cloud = getattr(azpg, constant)
         named, *suffixes = re.findall("`(.*?)`", text)
         assert (named, tuple(suffixes)) == (f'cloud="{cloud.name}"', cloud.suffixes)
+
+
+ERROR_KINDS = """
+    config file-descriptors event-loop credential credential-timeout interaction-required no-user
+    callback token-expired token-audience token-invalid login no-role wrong-role wrong-object-id
+    no-login no-connect no-database firewall no-tls auth-method startup-parameter server-option
+    server-fault pgbouncer-password-length certificate certificate-name client-certificate root-file
+    tls tls-refused direct-tls resolver unknown-host timeout refused no-route no-socket cut
+    too-many-connections starting pgbouncer-server no-replica session-attrs protocol read-only
+    storage-full idle query-timeout prepared-statement extension permission closed configure
+    pool-timeout pool-closed unknown
+"""
+"""Programs branch on them. docs/reference/support.md says how one may be renamed or removed."""
+
+
+def test_no_error_kind_is_renamed() -> None:
+    """The kinds are those that were published; a new one is added to this list."""
+    assert sorted(KINDS) == sorted(ERROR_KINDS.split())
+
+
+def test_each_error_kind_is_in_the_reference() -> None:
+    """The page has each kind with its class, whether it is transient, and its meaning."""
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| `(\w+)` \| (\w+) \| (.*) \|$",
+        (REFERENCE / "errors.md").read_text(),
+        re.MULTILINE,
+    )
+    transient = {True: "yes", False: "no", None: "depends"}
+    assert rows == [
+        (name, kind.error.__name__, transient[kind.transient], kind.meaning)
+        for name, kind in KINDS.items()
+    ]
+
+
+def test_every_error_kind_that_azpg_raises_is_listed() -> None:
+    """The table of patterns has listed kinds only, and so has every error with a kind of its own.
+
+    An error that is raised in the code has the class and the transience of its kind.
+    """
+    assert {pattern.kind for pattern in PATTERNS} <= KINDS.keys()
+    raised = set()
+    for path in SOURCE.rglob("*.py"):
+        if "emulator" not in path.parts:
+            for call in filter(_has_kind, ast.walk(ast.parse(path.read_text()))):
+                given = {each.arg: each.value for each in call.keywords}
+                kind = ast.literal_eval(given["kind"])
+                raised.add(kind)
+                assert call.func.id.removeprefix("Pool") == KINDS[kind].error.__name__  # type: ignore[attr-defined]
+                if KINDS[kind].transient is not None:
+                    transient = given.get("transient", ast.Constant(value=False))
+                    assert ast.literal_eval(transient) == KINDS[kind].transient
+    assert raised >= {"callback", "configure", "no-user", "pool-timeout", "root-file"}
+
+
+def _has_kind(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Return whether a node constructs an error with a literal kind."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id.endswith("Error")
+        and any(
+            each.arg == "kind" and isinstance(each.value, ast.Constant) for each in node.keywords
+        )
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from azpg.errors import ConnectError
+from azpg.errors import KINDS, ConfigError, ConnectError
 
 from .hints import HintContext, is_address, write_hint
 from .patterns import PATTERNS, SQLSTATES, Pattern, compile_pattern
@@ -15,7 +15,7 @@ class Diagnosis(NamedTuple):
     """The meaning of an error message."""
 
     kind: str = "unknown"
-    error: type[ConnectError] = ConnectError
+    error: type[ConnectError | ConfigError] = ConnectError
     hint: str = ""
     transient: bool = False
 
@@ -106,7 +106,8 @@ def _every_host_matches(regex: re.Pattern[str], failures: str, hosts: str) -> bo
 
 def _diagnosis(pattern: Pattern, context: HintContext, names: dict[str, str | None]) -> Diagnosis:
     hint = write_hint(pattern.hint, context, names)
-    return Diagnosis(pattern.kind, pattern.error, hint, pattern.transient)
+    kind = KINDS[pattern.kind]
+    return Diagnosis(pattern.kind, kind.error, hint, bool(kind.transient))
 
 
 def _attempt_context(message: str, context: HintContext) -> HintContext:

@@ -11,14 +11,6 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from azpg.errors import (
-    ConnectError,
-    ConnectTimeoutError,
-    LoginError,
-    TLSError,
-    UnreachableError,
-)
-
 
 class Pattern(NamedTuple):
     """One meaning of an error message.
@@ -27,12 +19,11 @@ class Pattern(NamedTuple):
     """
 
     kind: str
-    error: type[ConnectError]
+    """one of `errors.KINDS`"""
     regex: str
     """searched for case-insensitively; `compile_pattern` compiles it"""
     hint: str
     """a template: `hints.write_hint` fills in the `{...}`"""
-    transient: bool = False
     every_host: bool = False
     """it has this meaning only if every host answered with it"""
 
@@ -57,14 +48,12 @@ PATTERNS = (
     # Configuration
     Pattern(
         "config",
-        ConnectError,
         r"^(connection is bad: )?(connection to server at [^\n]* failed: )?"
         r"(invalid \S+ value|weak sslmode|could not match|could not parse network address)",
         "",
     ),
     Pattern(
         "file-descriptors",
-        ConnectError,
         r"^((?!FATAL:).)*Too many open files",
         "this process has no file descriptor left: close some{ulimit}",
     ),
@@ -72,19 +61,16 @@ PATTERNS = (
     # forums
     Pattern(
         "token-expired",
-        LoginError,
         r"access token has expired",
         "{expired}",
     ),
     Pattern(
         "token-audience",
-        LoginError,
         r"valid audience claim",
         "{audience}",
     ),
     Pattern(
         "token-invalid",
-        LoginError,
         r"access token (has invalid format|does ?n.t have|does not have)|"
         r"validating the access token",
         "{token}",
@@ -92,20 +78,17 @@ PATTERNS = (
     # github.com/cyrilgdn/terraform-provider-postgresql/issues/423
     Pattern(
         "wrong-object-id",
-        LoginError,
         r"oid mismatch for role",
         "{object_id}",
     ),
     Pattern(
         "wrong-role",
-        LoginError,
         r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
         "{wrong_role}",
     ),
     # github.com/Azure/azure-postgresql/issues/132
     Pattern(
         "server-fault",
-        LoginError,
         r"cannot read pg_class without having selected a database",
         "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support for its "
         "repair, and until then sign in with a password",
@@ -114,7 +97,6 @@ PATTERNS = (
     # articles/postgresql/release-notes-maintenance/2026-april.md
     Pattern(
         "pgbouncer-password-length",
-        LoginError,
         r"client sent partial pkt",
         "the {secret} has {secret_length} bytes. Azure's PgBouncer took about 4,080 until the "
         "server's maintenance after 2026-04-22 (portal: Maintenance): until then write "
@@ -123,84 +105,71 @@ PATTERNS = (
     # Role and database
     Pattern(
         "no-login",
-        LoginError,
         r"is not permitted to log in",
         "let it: ALTER ROLE {role} LOGIN",
     ),
     Pattern(
         "no-connect",
-        LoginError,
         r"permission denied for database .*\s.*CONNECT privilege",
         "let the role in: GRANT CONNECT ON DATABASE {database} TO {role}",
     ),
     Pattern(
         "login",
-        LoginError,
         r"authentication failed for user|(password|SASL) authentication failed|no such user",
         "{login}",
     ),
     Pattern(
         "no-role",
-        LoginError,
         r'role "[^"]*" does not exist',
         "{no_role}",
     ),
     Pattern(
         "no-database",
-        LoginError,
         r"database .*is disabled",
         "this database is disabled in PgBouncer: pgbouncer=False connects to the server itself",
     ),
     Pattern(
         "no-database",
-        LoginError,
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
         "correct dbname= (left out with a password, it is the user's name), or CREATE DATABASE "
         "{database}. SELECT datname FROM pg_database tells which there are",
     ),
     Pattern(
         "firewall",
-        LoginError,
         rf"{_PG_HBA} (?!.*({_UNENCRYPTED}))",
         "the server does not let {client_address} in: add a firewall rule for it (portal: "
         "Networking), or connect through the private endpoint",
     ),
     Pattern(
         "no-tls",
-        LoginError,
         rf"{_PG_HBA} .*({_UNENCRYPTED})|SSL connection is required|(SSL|TLS connection) required",
         "the server takes only TLS: leave out sslmode, azpg asks for verify-full",
     ),
     Pattern(
         "startup-parameter",
-        LoginError,
         r"unsupported (options )?startup parameter(( in options)?: (?P<setting>[a-z_.]+))?",
         "{startup_parameter}",
     ),
     Pattern(
         "server-option",
-        LoginError,
         r"unrecognized configuration parameter|invalid value for parameter",
         "the server does not take a setting of options= (or PGOPTIONS), of client_encoding= or of "
         "the role (ALTER ROLE {role} RESET ALL drops those): correct it",
     ),
     Pattern(
         "auth-method",
-        LoginError,
         r"channel binding (is )?required",
         "channel_binding=require (or PGCHANNELBINDING) wants SCRAM, and a Microsoft Entra token "
         "goes without: leave it out, the token is safe in verified TLS",
     ),
     Pattern(
         "auth-method",
-        LoginError,
         r"authentication method requirement",
         "the server asks for another way to sign in than require_auth (or PGREQUIREAUTH) allows: "
         "leave it out; a Microsoft Entra token goes as a password, inside TLS",
     ),
     Pattern(
         "auth-method",
-        LoginError,
         r"no password supplied",
         "the server asks for a password: give password=, or leave it out altogether (an empty one "
         "counts) to sign in with a Microsoft Entra token",
@@ -208,34 +177,29 @@ PATTERNS = (
     # TLS
     Pattern(
         "certificate-name",
-        TLSError,
         r"certificate for .* does not match|does not match host name",
         "{certificate_name}",
     ),
     Pattern(
         "root-file",
-        TLSError,
         r"root certificate file|root\.crt|no certificate or crl found",
         "sslrootcert (or PGSSLROOTCERT) names a file that is not there or holds no PEM "
         "certificates: leave it out for Azure's own roots",
     ),
     Pattern(
         "client-certificate",
-        TLSError,
         r"certificate file|private key file",
         "Azure asks for no client certificate: leave out sslcert and sslkey (or PGSSLCERT and "
         "PGSSLKEY)",
     ),
     Pattern(
         "certificate",
-        TLSError,
         r"certificate has expired|certificate is not yet valid",
         "the certificate or its root has expired, or is not valid yet: check this machine's "
         "clock{timedatectl}. {roots}azpg doctor shows the dates. {own_machine}",
     ),
     Pattern(
         "certificate",
-        TLSError,
         r"self.signed certificate",
         "the chain ends in a self-signed root that is not trusted: that of a TLS-inspecting proxy "
         "between you and {host}, or a private one. {roots}azpg doctor shows its name. "
@@ -243,14 +207,12 @@ PATTERNS = (
     ),
     Pattern(
         "certificate",
-        TLSError,
         r"unable to get (local )?issuer|unable to verify the (first|leaf)",
         "the chain ends in a root that is not trusted, or the server did not send all of it: "
         "azpg doctor tells which. {roots}{new_root}{own_machine}",
     ),
     Pattern(
         "certificate",
-        TLSError,
         r"certificate verify failed",
         "{roots}azpg doctor tells whether the cause is a TLS-inspecting proxy between "
         "you and {host}, an incomplete chain, a root that is not pinned, or an expired "
@@ -258,20 +220,17 @@ PATTERNS = (
     ),
     Pattern(
         "tls-refused",
-        TLSError,
         r"does not support SSL|server refused (SSL|TLS)",
         "Azure always has TLS, so this is not its server or something in between took TLS away; "
         "nothing was sent. {own_machine}",
     ),
     Pattern(
         "direct-tls",
-        TLSError,
         r"direct SSL connection|ALPN",
         "leave out sslnegotiation=direct: this server does not take it",
     ),
     Pattern(
         "tls",
-        TLSError,
         r"SSL error(?!: unexpected eof)|TLSv1 alert|wrong version number|unsupported protocol|"
         r"invalid response to SSL negotiation|after SSL response",
         "no TLS connection could be made: check that {place} is the PostgreSQL server, not "
@@ -280,40 +239,31 @@ PATTERNS = (
     # Connection limits
     Pattern(
         "too-many-connections",
-        ConnectError,
         r"too many connections for (role|database)",
         "the role or database has a limit of its own: use fewer connections, or raise it, ALTER "
         "ROLE {role} (or DATABASE {database}) CONNECTION LIMIT …",
-        transient=True,
     ),
     Pattern(
         "too-many-connections",
-        ConnectError,
         r"too many (clients|connections)|remaining connection slots",
         "the server's connections are used up (max_connections): make pools smaller, counting one "
         "for each process, or share them through PgBouncer (pgbouncer=True)",
-        transient=True,
     ),
     Pattern(
         "too-many-connections",
-        ConnectError,
         r"no more connections allowed|client connections exceeded",
         "PgBouncer's places are used up (server parameter pgbouncer.max_client_conn): make pools "
         "smaller, counting one for each process",
-        transient=True,
     ),
     Pattern(
         "too-many-connections",
-        ConnectError,
         r"query_wait_timeout",
         "PgBouncer had no server connection free: end transactions sooner, raise server parameter "
         "pgbouncer.default_pool_size, or see with pgbouncer=False whether the server is up",
-        transient=True,
     ),
     # Read-only
     Pattern(
         "no-replica",
-        ConnectError,
         r"session is not read-only|server is not in hot standby",
         "no host is a read replica, and a primary does not become one: name the replica in host=, "
         'or pass target_session_attrs="prefer-standby", which takes the primary if there is no '
@@ -322,16 +272,13 @@ PATTERNS = (
     ),
     Pattern(
         "session-attrs",
-        ConnectError,
         r"session is (not )?read-only|server is (not )?in hot standby|target_session_attrs",
         "no server is what target_session_attrs asks for. A failover fixes that in two minutes; "
         "else name the right server (a replica never becomes writable by itself), and look at the "
         "primary's storage: full, it is read-only",
-        transient=True,
     ),
     Pattern(
         "read-only",
-        ConnectError,
         r"in a read-only transaction",
         "SELECT pg_is_in_recovery() tells which: true, and this is a replica, or was the primary "
         "before a failover: connect again, to the primary's name. False, and the storage is more "
@@ -339,7 +286,6 @@ PATTERNS = (
     ),
     Pattern(
         "storage-full",
-        ConnectError,
         r"No space left on device|disk full",
         "the server's storage is full: enlarge it (portal: Compute + storage), and turn on "
         "autogrow",
@@ -347,41 +293,32 @@ PATTERNS = (
     # Startup, shutdown, timeouts of the server
     Pattern(
         "starting",
-        ConnectError,
         r"database system is (starting up|shutting down|in recovery|not (yet )?accept)|"
         r"crash of another server process|server shutting down|"
         r"client_login_timeout \(server down\)|immediate shutdown|unexpected postmaster exit|"
         r"server conn crashed",
         "the server is restarting or failing over, which takes up to two minutes: connect again",
-        transient=True,
     ),
     Pattern(
         "starting",
-        ConnectError,
         r"admin forced disconnect|client connections dropped, exiting|evicted for",
         "PgBouncer ended this connection, because it restarts or was told to: connect again",
-        transient=True,
     ),
     Pattern(
         "starting",
-        ConnectError,
         r"administrator command",
         "the server is restarting or failing over, which takes up to two minutes, or somebody "
         "ended this session with pg_terminate_backend: connect again",
-        transient=True,
     ),
     Pattern(
         "idle",
-        ConnectError,
         r"idle-session timeout|idle.in.transaction timeout|idle.transaction.timeout|"
         r"client_idle_timeout",
         "the server closed what did nothing for too long: end transactions at once, and let a "
         "pool keep connections (max_idle= below the server's limit)",
-        transient=True,
     ),
     Pattern(
         "query-timeout",
-        ConnectError,
         r"\bquery_timeout",
         "the query took longer than PgBouncer allows: make it faster, raise the server parameter "
         "pgbouncer.query_timeout, or run it with pgbouncer=False",
@@ -389,15 +326,12 @@ PATTERNS = (
     # Network
     Pattern(
         "resolver",
-        UnreachableError,
         r"temporary failure in name resolution|Errno -3\]|Errno 11002\]|: Try again",
         "the resolver itself gave no answer, so {address} may well exist: check the network, VPN "
         "and DNS here (in Kubernetes: CoreDNS)",
-        transient=True,
     ),
     Pattern(
         "unknown-host",
-        UnreachableError,
         r"failed to resolve host|could not translate host name|name or service not known|"
         r"nodename nor servname|getaddrinfo failed|Name does not resolve",
         "check the spelling of {address}; a server with private access has a name only inside its "
@@ -405,47 +339,36 @@ PATTERNS = (
     ),
     Pattern(
         "timeout",
-        ConnectTimeoutError,
         r"timeout expired|timed out|did not properly respond|/10060\)",
         "no answer from {address} on port {port}: {no_answer}",
-        transient=True,
     ),
     Pattern(
         "no-socket",
-        UnreachableError,
         r"on socket .*(No such file or directory|refused)",
         'no server has this Unix socket: name the server, server="myserver"',
-        transient=True,
     ),
     Pattern(
         "refused",
-        UnreachableError,
         r"connection refused|actively refused|/10061\)",
         "{port_closed}",
-        transient=True,
     ),
     Pattern(
         "no-route",
-        UnreachableError,
         r"network is unreachable|unreachable (network|host)|no route to host|/10051\)|/10065\)|"
         r"cannot assign requested address",
         "no way leads from here to {address}: check the network, the VPN, and whether it has IPv6 "
         "at all",
-        transient=True,
     ),
     Pattern(
         "cut",
-        UnreachableError,
         r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
         r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
         r"could not (send|receive)|response during SSL exchange|connection is lost",
         "the connection was cut on its way to {address}: a restart, or a firewall in between. "
         "Connect again",
-        transient=True,
     ),
     Pattern(
         "protocol",
-        ConnectError,
         r"(expected|invalid) authentication request|unexpected response from server|"
         r"lost synchronization with server|authentication method \d+ not supported|"
         r"SASL authentication mechanisms are supported|unsupported (SASL )?authentication|"
@@ -457,17 +380,14 @@ PATTERNS = (
     # PgBouncer in general. After the patterns above, because its messages can quote their errors
     Pattern(
         "pgbouncer-server",
-        ConnectError,
         r"server login (has been|failed)|client_login_timeout|pgbouncer cannot connect|"
         r"pgbouncer error|server DNS lookup failed",
         "PgBouncer cannot sign in to the server behind it, and tries again only every 15 s: is "
         "there such a database and user? pgbouncer=False goes there directly and says more",
-        transient=True,
     ),
     # Queries
     Pattern(
         "prepared-statement",
-        ConnectError,
         r"prepared statement .*(does not exist|already exists|already in use)|"
         r"bind message supplies \d+ parameters?, but prepared statement",
         "PgBouncer gives each transaction another server connection: pass prepare_threshold=None "
@@ -477,14 +397,12 @@ PATTERNS = (
     # Reported in public threads (2026-11-27)
     Pattern(
         "extension",
-        ConnectError,
         r"is not allow-listed for",
         "add the extension to the server parameter azure.extensions (portal: Server parameters), "
         "then CREATE EXTENSION in this database",
     ),
     Pattern(
         "extension",
-        ConnectError,
         r'type "[^"]*" does not exist|vector type not found in the database',
         "if it is an extension's type, such as vector: add the extension to the server parameter "
         "azure.extensions (portal: Server parameters), then run CREATE EXTENSION vector in this "
@@ -492,7 +410,6 @@ PATTERNS = (
     ),
     Pattern(
         "permission",
-        ConnectError,
         r"permission denied for (?P<object_type>schema|table|sequence|function|database) "
         r'"?(?P<object_name>[^"\n]*)',
         "let its owner or an administrator grant what the query needs: GRANT {privilege} ON "
@@ -500,36 +417,29 @@ PATTERNS = (
     ),
     Pattern(
         "permission",
-        ConnectError,
         r"permission denied|must be (owner|member|superuser)|row-level security",
         "the role may not do that: let the owner grant it, or sign in as a role that may, user=",
     ),
     # psycopg and its pool, whose messages are the least specific
     Pattern(
         "event-loop",
-        ConnectError,
         r"ProactorEventLoop",
         EVENT_LOOP_HINT,
     ),
     Pattern(
         "closed",
-        ConnectError,
         r"connection is closed|consuming input failed|sending query failed",
         "this connection ended before, and its first error says why: take another one, from a "
         "pool for each piece of work",
-        transient=True,
     ),
     Pattern(
         "pool-timeout",
-        ConnectError,
         r"couldn't get a connection|pool initialization incomplete|requests waiting",
         "all of the pool's connections are in use, or none can be made (then its log says why): "
         "give them back sooner, `with pool.connection() as conn:`, or raise max_size=",
-        transient=True,
     ),
     Pattern(
         "pool-closed",
-        ConnectError,
         r"the pool .* is (not open yet|already closed)|pool has already been opened/closed",
         "open it once, at the program's start, with pool.open() or `with pool:`, and close it at "
         "the end; an opened pool does not survive being closed",

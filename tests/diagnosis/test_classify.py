@@ -73,14 +73,6 @@ def test_every_pattern_matches_a_message_that_was_seen() -> None:
     assert all(each.hint for each in PATTERNS if each.kind != "config")
 
 
-@of_each_kind
-def test_patterns_of_a_kind_differ_in_their_hint_only(group: Group) -> None:
-    """They have the same error class and are all transient, or none is."""
-    patterns = [each for each in PATTERNS if each.kind == group.kind]
-    found = {(each.error.__name__, each.transient) for each in patterns}
-    assert found == {(group.error, group.transient)}
-
-
 @pytest.mark.parametrize("message", ["", "something new", FATAL + "bouncer config error"])
 def test_an_unknown_message_has_no_hint(message: str) -> None:
     """It is a ConnectError of kind "unknown", and not retried."""
