@@ -57,14 +57,14 @@ def defaults(function: Callable[..., Any], without: Collection[str]) -> dict[str
 
 def test_azpgs_own_options_are_all_there() -> None:
     """The page has azpg.connect's options, apart from psycopg's, with their defaults."""
-    assert table("azpg's own") == defaults(azpg.connect, PSYCOPGS)
+    assert table("azpg's options") == defaults(azpg.connect, PSYCOPGS)
 
 
 def test_a_pools_options_are_all_there() -> None:
     """The page has create_pool's further options with their defaults, also of the async one."""
     connects = {*inspect.signature(azpg.connect).parameters, "keywords"} - {"kwargs"}
-    assert table("Pools") == defaults(azpg.create_pool, connects)
-    assert table("Pools") == defaults(azpg.create_pool_async, connects)
+    assert table("Connection pools") == defaults(azpg.create_pool, connects)
+    assert table("Connection pools") == defaults(azpg.create_pool_async, connects)
 
 
 def test_a_pools_options_have_the_defaults_of_psycopg_pool() -> None:
@@ -95,14 +95,14 @@ def test_what_libpq_is_handed_is_all_there() -> None:
     handed = conninfo_to_dict(azpg.conninfo(server="myserver"))
     del handed["host"]
     assert handed.pop("sslrootcert") == str(PEM_FILE)
-    shown = table("What libpq is handed")
+    shown = table("Connection parameters")
     assert shown.pop("sslrootcert") == "azpg's file of root certificates"
     assert shown == {name: f"`{value}`" for name, value in handed.items()}
 
 
 def test_the_times_are_those_of_the_code() -> None:
     """The page has the seconds that cannot be set."""
-    section = PAGE.read_text().split("## Times that cannot be set")[1]
+    section = PAGE.read_text().split("## Fixed times")[1].split("\n## ")[0]
     seconds = [float(value) for value in re.findall(r"^\| ([\d.]+) \|", section, re.MULTILINE)]
     assert seconds == [
         MIN_REMAINING_SECONDS,
