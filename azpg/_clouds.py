@@ -32,7 +32,7 @@ AZURE_ROOTS = frozenset(
         "c741f70f4b2a8d88bf2e71c14122ef53ef10eba0cfa5e64cfa20f418853073e0",
         # Microsoft TLS RSA Root G2, self-signed. Servers send the certificate of the same key that
         # DigiCert Global Root G2 has signed, but some of Microsoft's front ends leave it out
-        # (Azure/azhpc-images#539, taskcluster/taskcluster#8569).
+        # (reported: Azure/azhpc-images#539, taskcluster/taskcluster#8569; 2026-11-27).
         # docs/explanation/roots.md says why it can be trusted.
         "6a170583db584151e1c454eeca2a64cc5d8e484a5bd1156e720b4458654ee9e5",
     }

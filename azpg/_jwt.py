@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 Claims: TypeAlias = dict[str, object]
 
 APPLICATION_ID = "123cd850-d9df-40bd-94d5-c9f07b7fa203"
-"""The application "Azure OSSRDBMS Database": a token's audience may be its ID."""
+"""The application "Azure OSSRDBMS Database": a token's audience may be its ID.
+
+Source: the ID stands in public lists of Microsoft's applications (2026-11-28). That a token's
+audience can be the ID instead of the resource is an assumption.
+"""
 
 # Issuers in the public cloud and in each national cloud. The form of a token's `iss` is an
 # assumption: the names are those of azure-cli-core 2.91.0 and MSAL 1.39.0 (2026-11-27)

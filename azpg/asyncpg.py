@@ -298,7 +298,12 @@ def _to_asyncpg_arguments(
 
 
 def _set_keepalives(conn: asyncpg.Connection[Any], params: Mapping[str, str]) -> None:
-    """Set TCP keepalives as libpq does: Azure's load balancer silently drops idle connections."""
+    """Set TCP keepalives as libpq does.
+
+    Azure's load balancer silently drops connections that are idle for 4 minutes
+    (https://learn.microsoft.com/azure/load-balancer/load-balancer-tcp-reset, 2026-11-27). That it
+    is in the path to a flexible server is an assumption.
+    """
     sock = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
     if sock.family in {socket.AF_INET, socket.AF_INET6} and params.get("keepalives") != "0":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-KNOWN = ("login.microsoftonline.com", "login.microsoftonline.us", "login.chinacloudapi.cn")
+KNOWN = (
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.chinacloudapi.cn",
+    "login.sovcloud-identity.fr",
+)
 """The authorities that Microsoft vouches for."""
 PRIVATE = "login.example.net"
 """The authority of a private cloud, which it does not."""

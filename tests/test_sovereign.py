@@ -8,6 +8,7 @@ import pytest
 from fix_entry_points import ASYNC, BOTH, SYNC
 
 import azpg
+from azpg._clouds import cloud_by_name
 from azpg.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ AUTHORITIES = {
     "db.postgres.database.usgovcloudapi.net": "login.microsoftonline.us",
     "db.postgres.database.chinacloudapi.cn": "login.chinacloudapi.cn",
     "c-db.123.postgres.cosmos.azure.com": "login.microsoftonline.com",
+    "db.postgres.database.sovcloud-api.fr": "login.sovcloud-identity.fr",
+    "db.1a2b.westus3.horizondb.azure.com": "login.microsoftonline.com",
 }
+PUBLIC_RESOURCE = "https://ossrdbms-aad.database.windows.net"
 
 
 @pytest.fixture(scope="module", params=AUTHORITIES)
@@ -48,15 +52,43 @@ def test_a_host_is_signed_in_with_its_clouds_token(api: Api, exported: Emulator)
         assert api.row(conn, "select current_user") == ("myapp",)
 
 
-def test_another_clouds_token_is_no_good_there(
+def test_a_token_for_another_cloud_is_rejected(
     api: Api, exported: Emulator, credentials: Credentials
 ) -> None:
-    """The server does look at the audience: the public cloud's token is refused, with a hint."""
-    public = "https://ossrdbms-aad.database.windows.net"
-    credential = credentials.with_get_token(lambda: exported.token(resource=public))
+    """The server checks the audience, and the error's hint names the cloud's resource."""
+    other = "https://ossrdbms-aad.database.usgovcloudapi.net"
+    if exported.host.endswith(".usgovcloudapi.net"):
+        other = PUBLIC_RESOURCE
+    credential = credentials.with_get_token(lambda: exported.token(resource=other))
     with pytest.raises(azpg.LoginError, match="audience") as caught:
         api.open(credential=credential)
     assert caught.value.kind == "token-audience"
+    if exported.host.endswith(".horizondb.azure.com"):
+        assert PUBLIC_RESOURCE in caught.value.hint
+        assert "assumption" in caught.value.hint
+
+
+def test_a_cloud_without_a_published_scope_takes_passwords(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cosmos DB in China: a password is enough, and a token is requested once a scope is given."""
+    host = "c-db.123.postgres.cosmos.chinacloudapi.cn"
+    with Emulator(host=host, pgbouncer=False) as emulator:
+        for name, value in emulator.env.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(azpg.ConfigError, match="is not published") as caught:
+            api.open()
+        assert "scope=" in str(caught.value)
+        emulator.add_role("native", kind="native", password="secret")
+        options = {"user": "native", "password": "secret", "dbname": "postgres"}
+        with api.connect(**options, sslmode="require") as conn:
+            assert api.row(conn, "select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+            assert "sslmode=verify-full" in conn.info.dsn
+        known = cloud_by_name("cosmos-china")
+        assert known is not None
+        scope = "https://token.postgres.cosmos.chinacloudapi.cn/.default"
+        with api.connect(cloud=known.replace(scope=scope)) as conn:
+            assert api.row(conn, "select current_user") == ("myapp",)
 
 
 def test_the_authority_is_the_clouds(

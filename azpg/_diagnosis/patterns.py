@@ -3,6 +3,11 @@
 libpq reports no SQLSTATE for a failed connect, so its message is all that there is to classify.
 The messages change between versions, so the patterns are loose. A message that no pattern matches
 is passed on unchanged.
+
+What the hints say of Azure, where no other source is named: TLS 1.2 and 1.3 and no client
+certificates from MicrosoftDocs/azure-databases-docs, articles/postgresql/security/security-tls.md,
+roles from security-entra-configure.md and security-manage-entra-users.md beside it, PgBouncer from
+connectivity/concepts-pgbouncer.md (checked 2026-11-27).
 """
 
 from __future__ import annotations
@@ -86,7 +91,7 @@ PATTERNS = (
         r"AAD_AUTH_TOKENTYPE|Service Principals cannot generate|(Azure AD|Entra) user token for",
         "{wrong_role}",
     ),
-    # github.com/Azure/azure-postgresql/issues/132
+    # Reported in Azure/azure-postgresql#132 (2026-11-27).
     Pattern(
         "server-fault",
         r"cannot read pg_class without having selected a database",

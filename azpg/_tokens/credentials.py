@@ -33,12 +33,18 @@ USER_AGENT = f"azpg/{__version__}"
 Microsoft's support can tell them."""
 
 TOKEN_PROXY = "AZURE_KUBERNETES_TOKEN_PROXY"
-"""AKS sets it in pods whose identity is bound to the cluster (identity bindings)."""
+"""AKS sets it in pods whose identity is bound to the cluster (identity bindings).
+
+Source: azure-identity 1.27.0, WorkloadIdentityCredential(enable_azure_proxy=) (2026-11-27).
+"""
 
 _IMDS_PATH = "/metadata/identity/oauth2/token"
 
 _ON_AZURE = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE")
-"""Variables that Azure sets where an identity endpoint serves the program."""
+"""Variables that Azure sets where an identity endpoint serves the program.
+
+Source: azure-identity 1.27.0, its managed and workload identity credentials (2026-11-27).
+"""
 
 _NO_PROXIES = {"NonCallableMock", "_FunctionWrapperBase"}
 """unittest.mock's base class, and wrapt's for decorated functions"""
@@ -169,7 +175,10 @@ def _record_response(response: PipelineResponse[Any, Any]) -> None:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; None for a date, which Azure does not send."""
+    """Return the seconds of a Retry-After header; None for a date.
+
+    That identity endpoints send only seconds is an assumption (2026-11-28).
+    """
     if header is None or not re.fullmatch(r"\d{1,6}(\.\d+)?", header.strip()):
         return None
     return float(header)

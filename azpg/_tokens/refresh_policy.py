@@ -31,8 +31,8 @@ NEXT_REQUEST_AFTER_SECONDS = 5.0
 """Age of an unanswered request at which a caller that needs a token starts another one."""
 
 MAX_REQUESTS = 3
-"""Requests of one credential that are in progress at most: an identity endpoint of Azure takes
-five at a time."""
+"""Requests of one credential that are in progress at most. The identity endpoint of a virtual
+machine is reported to allow five requests a second (docs.nginx.com/nginxaas, 2026-11-28)."""
 
 
 class CachedToken(NamedTuple):

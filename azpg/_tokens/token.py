@@ -19,7 +19,11 @@ server checks the expiry only once, when the connection authenticates."""
 
 ISSUED_AT_SKEW_SECONDS = 300.0
 """How far Microsoft Entra dates a token back: its `iat` is earlier than the moment it was issued.
-(The answer in the documentation of managed identities lives 3599 s and spans 3900.)"""
+
+An assumption, from the sample response in learn.microsoft.com/entra/identity/
+managed-identities-azure-resources/how-to-use-vm-token (copy of 07/2026), whose token is valid for
+3599 s and spans 3900.
+"""
 
 EXPIRY_TOLERANCE_SECONDS = 30.0
 """Difference in the expiry that a credential returns with the same token, for example because it

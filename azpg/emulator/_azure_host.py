@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from ._errors import EmulatorError
 
-# Each host suffix with the resource (audience) of the tokens that its servers accept. That of
-# HorizonDB, a preview, is an assumption. Source of Bleu's (France): azure-cli-core 2.91.0.
+# Each host suffix with the resource (audience) of the tokens that its servers accept. Those of
+# HorizonDB, a preview, and of Cosmos DB in China are assumptions. Source of Bleu's (France):
+# azure-cli-core 2.91.0 (2026-11-27); of the others: MicrosoftDocs/azure-databases-docs,
+# articles/postgresql and articles/cosmos-db/postgresql (checked 2026-11-27).
 _RESOURCE_BY_SUFFIX = {
     ".postgres.database.azure.com": "https://ossrdbms-aad.database.windows.net",
     ".postgres.database.usgovcloudapi.net": "https://ossrdbms-aad.database.usgovcloudapi.net",
@@ -14,6 +16,7 @@ _RESOURCE_BY_SUFFIX = {
     ".postgres.database.sovcloud-api.fr": "https://ossrdbms-aad.database.sovcloud-api.fr",
     ".horizondb.azure.com": "https://ossrdbms-aad.database.windows.net",
     ".postgres.cosmos.azure.com": "https://token.postgres.cosmos.azure.com",
+    ".postgres.cosmos.chinacloudapi.cn": "https://token.postgres.cosmos.chinacloudapi.cn",
 }
 HOST_SUFFIXES = tuple(_RESOURCE_BY_SUFFIX)
 
@@ -33,7 +36,8 @@ class AzureHost:
     def reader_host(self) -> str:
         """Return the host name of the read replica.
 
-        At Azure a read replica is a server with a name of its own under the same suffix.
+        At Azure a read replica is a server with a name of its own under the same suffix
+        (MicrosoftDocs/azure-databases-docs, articles/postgresql/read-replica, 2026-11-27).
         """
         server, _, domain = self.name.partition(".")
         return f"{server}-replica.{domain}"

@@ -1,4 +1,7 @@
-"""The error messages with which Azure's servers reject a connection."""
+"""The error messages with which Azure's servers reject a connection.
+
+Azure documents none of them (2026-11-27): they are from public issues and questions.
+"""
 
 from ._errors import RejectionError
 

@@ -67,7 +67,9 @@ class Emulator:
             the machine's own).
         pgbouncer: Whether to run PgBouncer, if it is installed.
         extensions: The names of the extensions that administrators may create, the value of
-            the server parameter `azure.extensions`. A new server at Azure allows none.
+            the server parameter `azure.extensions`. A new server at Azure allows none
+                (https://learn.microsoft.com/azure/postgresql/extensions/how-to-allow-extensions,
+                copy of 07/2026).
         standby: Whether to create the synchronous standby at the start. Otherwise it is created
             when it is first needed, by the `reader_...` properties or by `fail_over`.
         imds: Whether the identity endpoint has the form of virtual machines as well.
@@ -324,8 +326,9 @@ class Emulator:
             password: The password of a native PostgreSQL role, which accepts no token.
             resource_type: The Azure resource type that a "system-assigned" identity belongs to,
                 such as "Microsoft.Compute/virtualMachines" (default: a web app).
-            token_size: The minimum length of its tokens, in characters. At Azure the tokens of
-                users have up to 7,000.
+            token_size: The minimum length of its tokens, in characters. Tokens of users with many
+                groups are long: 7,000 is an assumption, since Azure documents no limit
+                (2026-11-28).
 
         Raises:
             EmulatorError: If the arguments are invalid or the role exists.
@@ -585,9 +588,11 @@ class Emulator:
         3. The address returns 57P03, "the database system is starting up".
         4. The same address leads to the promoted standby, which has every acknowledged commit.
 
-        At Azure this takes 60 to 120 seconds. The reader's connections end as well, and it refuses
-        new ones until a new standby is ready, which this method waits for. If there is no standby,
-        the first call creates one beforehand, which takes about a second.
+        At Azure this takes 60 to 120 seconds
+        (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability,
+        checked 2026-11-27). The reader's connections end as well, and it refuses new ones until a
+        new standby is ready, which this method waits for. If there is no standby, the first call
+        creates one beforehand, which takes about a second.
 
         Example::
 

@@ -126,6 +126,7 @@ def test_the_root_certificate_is_valid_for_at_most_a_day(emulator: Emulator) -> 
         ("myserver.postgres.database.sovcloud-api.fr", True),
         ("mycluster.abc.westus.horizondb.azure.com", True),
         ("mycluster.postgres.cosmos.azure.com", True),
+        ("mycluster.postgres.cosmos.chinacloudapi.cn", True),
         ("login.microsoftonline.com", False),
         ("database.azure.com", False),
         ("evil-postgres.database.azure.com", False),

@@ -19,7 +19,8 @@ from .hba import hba_rules
 from .installation import Installation
 
 # These are Azure's names: of its superuser, of the role that its customers' administrators are
-# members of, and of the database that customers cannot connect to.
+# members of, and of the database that customers cannot connect to. Source: MicrosoftDocs/
+# azure-databases-docs, articles/postgresql/security (copy of 07/2026).
 SUPERUSER = "azuresu"
 _ADMIN_ROLE = "azure_pg_admin"
 # The superuser's statements run in this database. In a database of their own, clients could

@@ -1,4 +1,8 @@
-"""The real PgBouncer, with the settings that Azure documents."""
+"""The real PgBouncer, with the settings that Azure documents.
+
+Source: MicrosoftDocs/azure-databases-docs, articles/postgresql/connectivity,
+concepts-pgbouncer.md and pgbouncer-parameters-table.md (checked 2026-11-27).
+"""
 
 import os
 import re

@@ -77,8 +77,8 @@ class CertificateAuthority:
 class ServerCertificates:
     """The TLS contexts of a server and its replica, with the right and with wrong certificates.
 
-    As at Azure, a certificate is for the exact name of its server and one internal name. The
-    replica is a server of its own.
+    As at Azure, a certificate is for the exact name of its server and one internal name (reported
+    in 05/2026; Azure documents no names). The replica is a server of its own.
     """
 
     def __init__(self, azure_host: AzureHost) -> None:
