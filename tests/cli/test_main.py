@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.compat
 
-REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference"
+DOCS = Path(__file__).parent.parent.parent / "docs"
 HOST = "myserver.postgres.database.azure.com"
 TOKEN = re.compile(r"eyJ[\w-]{20,}")
 
@@ -226,6 +226,23 @@ def test_the_printed_token_is_a_password(azure: Emulator, command: Command, tool
     assert ran.stdout == "1\n", ran.stderr
 
 
+def test_the_command_for_pgadmin(azure: Emulator, tools: Path) -> None:
+    """The documented command prints a password that works, and none for a host outside Azure."""
+    page = (DOCS / "how-to" / "token.md").read_text()
+    (pgadmins,) = re.findall(r"`/path/to/(azpg .*%HOSTNAME%.*?)`", page)
+    printed = {}
+    for host in (HOST, "db.corp.example"):
+        # What pgAdmin does: it replaces the placeholder, and runs the command in a shell
+        shell = pgadmins.replace("%HOSTNAME%", host).replace("azpg", f"{sys.executable} -m azpg", 1)
+        ran = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
+        printed[host] = ran.stdout.strip()
+    environ = {"PGUSER": "myapp", "PGDATABASE": "postgres", "PGPASSWORD": printed[HOST]}
+    psql = [tools / "psql", "-XwAtc", "select 1"]
+    environ = os.environ | environ | {"PGSSLMODE": "verify-full"}
+    assert subprocess.check_output(psql, env=environ, text=True) == "1\n"
+    assert printed["db.corp.example"] == ""
+
+
 def test_token_without_a_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is 1, the hint is on stderr, and nothing is on stdout."""
     with azure.fault(identity=400):
@@ -268,7 +285,7 @@ def test_other_subcommands_print_no_token(
     assert not TOKEN.search(ran.out + ran.err)
 
 
-@pytest.mark.parametrize("page", ["command", "doctor"])
+@pytest.mark.parametrize("page", ["reference/command", "reference/doctor", "how-to/token"])
 def test_documented_commands_run(
     azure15: Emulator, command: Command, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +295,9 @@ def test_documented_commands_run(
         conn.execute("create database mydb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    blocks = re.findall(r"```sh\n(.*?)```", (REFERENCE / f"{page}.md").read_text(), re.DOTALL)
+    Path("report.sh").write_text("#!/bin/sh\ntest ${#PGPASSWORD} -gt 500\n")
+    Path("report.sh").chmod(0o755)
+    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
         done = subprocess.run(
