@@ -183,6 +183,17 @@ def user_file(keyword: str) -> str:
     return os.path.join(os.path.expanduser("~"), posix_name)
 
 
+def system_config_folder(environ: Mapping[str, str]) -> str | None:
+    """Return the folder in which libpq looks for the system's service file, or None.
+
+    The default is compiled into libpq: this one in psycopg's wheels for Linux and macOS and in
+    Debian's libpq. The wheel for Windows has a folder that any user of the machine can create, so
+    only the variable counts there.
+    """
+    default = None if sys.platform == "win32" else "/etc/postgresql-common"
+    return environ.get("PGSYSCONFDIR", default)
+
+
 def with_native_paths(params: dict[str, str]) -> dict[str, str]:
     """Replace paths that libpq cannot open, in `params` itself, and return it.
 

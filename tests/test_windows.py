@@ -112,6 +112,18 @@ def test_service_files_are_where_libpq_on_windows_looks_for_them(
     assert _libpq.user_file("sslrootcert") == str(folder / "root.crt")
 
 
+def test_the_systems_service_file_is_read_only_if_a_variable_names_its_folder(
+    on_windows: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Any user of the machine could create the folder that is compiled into psycopg's wheel."""
+    with pytest.raises(azpg.ConfigError) as raised:
+        azpg.conninfo("service=shop", password="secret")
+    assert "/pg_service.conf" not in str(raised.value)
+    (tmp_path / "pg_service.conf").write_text(f"[shop]\r\n{SERVER}\r\ndbname=shop\r\n")
+    on_windows.setenv("PGSYSCONFDIR", str(tmp_path))
+    assert "dbname=shop" in azpg.conninfo("service=shop", password="secret")
+
+
 def test_without_appdata_no_file_of_the_working_directory_is_read(
     on_windows: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

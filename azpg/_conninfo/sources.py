@@ -16,7 +16,13 @@ from psycopg import pq
 
 from azpg import _passfile
 from azpg._clouds import is_socket
-from azpg._libpq import RESTRICTING_VARIABLES, libpq_info, too_old_for, user_file
+from azpg._libpq import (
+    RESTRICTING_VARIABLES,
+    libpq_info,
+    system_config_folder,
+    too_old_for,
+    user_file,
+)
 from azpg._redact import quote
 from azpg.errors import ConfigError
 
@@ -319,7 +325,7 @@ def read_service(name: str, environ: Mapping[str, str]) -> tuple[Parameters, lis
     """
     named = environ.get("PGSERVICEFILE")
     paths = [user_file("service") if named is None else named]
-    if folder := environ.get("PGSYSCONFDIR"):
+    if (folder := system_config_folder(environ)) is not None:
         paths.append(f"{folder}/pg_service.conf")
     for path in paths:
         try:

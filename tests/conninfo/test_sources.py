@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +16,6 @@ from azpg._conninfo.sources import merge
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fix_conninfo import Reading
     from fix_sources import Sources
 
@@ -152,6 +152,15 @@ def test_service_files_are_looked_for_where_libpq_looks(
     (tmp_path / "home" / ".pg_service.conf").write_text("[s]\nuser=own\n")
     assert merged("service=s")["user"] == ("own", "service file")
     assert merged("service=only")["user"] == ("system", "service file")
+
+
+def test_the_systems_service_file_is_in_the_folder_compiled_into_libpq() -> None:
+    """Without PGSYSCONFDIR libpq looks in a folder of its own; the error names both files."""
+    maps = Path("/proc/self/maps").read_text("utf-8")
+    (loaded,) = set(re.findall(r"/\S*/libpq\S*", maps))
+    assert b"\0/etc/postgresql-common\0" in Path(loaded).read_bytes()
+    (found,) = wrong("service=none")
+    assert "'/etc/postgresql-common/pg_service.conf'" in found
 
 
 @pytest.mark.parametrize(
