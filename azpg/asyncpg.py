@@ -89,8 +89,8 @@ async def connect(
         port: Port, or one for each host. Default: 5432, or 6432 with `pgbouncer=True`.
         user: Name of the PostgreSQL role. Default: the role that the token names.
         database: Name of the database.
-        ssl: True, False, an sslmode such as "verify-full", or your own `ssl.SSLContext`, which
-            must verify the server.
+        ssl: True (verify-full), False, an sslmode such as "verify-full", or your own
+            `ssl.SSLContext`, which must verify the server.
         direct_tls: Whether to begin with the TLS handshake instead of an SSLRequest.
         timeout: Seconds that one attempt may take; None for unlimited. Default: 15.
         statement_cache_size: Size of asyncpg's cache of prepared statements. Default: asyncpg's,
@@ -120,10 +120,8 @@ async def connect(
         kwargs = hide_secrets(kwargs)  # error reports show the variables of this frame
         if database is not None:
             libpq["dbname"] = database
-        if isinstance(ssl, bool):
-            ssl = "verify-full" if ssl else "disable"
-        if isinstance(ssl, str):
-            libpq["sslmode"] = ssl
+        if not isinstance(ssl, tls.SSLContext):
+            libpq["ssl"] = ssl
         if direct_tls is not None:
             libpq["sslnegotiation"] = "direct" if direct_tls else "postgres"
         if timeout is not UNSET:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -11,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import azpg
 from azpg import _child_env
+from azpg._cli.main import main
 from azpg._doctor.checks import run_checks
 
 if TYPE_CHECKING:
@@ -147,6 +150,14 @@ def _doctor(using: Integrations, options: Options) -> None:
     raise azpg.ConnectError(repr(steps))  # so that what it found is searched
 
 
+def _command(using: Integrations, options: Options) -> None:
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        status = main(["doctor", _dsn(options)])
+    if status:
+        raise azpg.ConnectError(" ".join(output.getvalue().split()))
+
+
 # The async API alone
 
 
@@ -221,3 +232,19 @@ ASYNC: dict[str, EntryPoint] = {
     "asyncpg-pool": _asyncpg_pool,
     "asyncpg-sqlalchemy": _asyncpg_sqlalchemy,
 }
+COMMAND: dict[str, EntryPoint] = {"command": _command}
+
+everywhere = pytest.mark.parametrize(
+    ("api", "entry"),
+    [
+        *(
+            pytest.param(kind, entry, id=f"{kind}-{name}")
+            for kind in ("sync", "async")
+            for name, entry in BOTH.items()
+        ),
+        *(pytest.param("sync", entry, id=name) for name, entry in (SYNC | COMMAND).items()),
+        *(pytest.param("async", entry, id=name) for name, entry in ASYNC.items()),
+    ],
+    indirect=["api"],
+)
+"""Run a test for each entry point, once for each API that has it."""

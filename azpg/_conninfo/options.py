@@ -115,5 +115,5 @@ _MAY_HOLD_SECRET = re.compile(r"[=;]|:.*[:@]|eyJ", re.DOTALL)
 
 @cache
 def _options_without_secrets() -> frozenset[str]:
-    names = {*libpq_info().variables, *OPTION_NAMES, *PSYCOPG_OPTIONS}
+    names = {*libpq_info().variables, "ssl", *OPTION_NAMES, *PSYCOPG_OPTIONS}
     return frozenset(names - libpq_info().secrets)

@@ -27,6 +27,7 @@ from azpg._clouds import (
 )
 from azpg._redact import quote
 
+from .ssl_option import SSLMODES
 from .suggestions import host_error
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     Auth = Literal["entra", "token", "password", "callback", "none"]
     """how a connection authenticates; "token" is a Microsoft Entra token passed as a password"""
 
-SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _PLAIN_VALUES = frozenset(SSLMODES)
 PGBOUNCER_PORTS = {"5432": "6432", "7432": "8432"}
 """Azure's ports, each with the port of its PgBouncer (7432 and 8432: an elastic cluster).

@@ -27,6 +27,7 @@ from azpg._redact import quote
 from azpg.errors import ConfigError
 
 from . import service_connector
+from .ssl_option import replace_ssl, replace_ssl_in_conninfo
 from .suggestions import (
     STRIP_LINE_BREAK,
     ado_net_error,
@@ -103,9 +104,10 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
         The parameters, and the problems met while reading the sources.
     """
     known = libpq_info().variables
-    problems = [
+    keywords, problems = replace_ssl(options.keywords)
+    problems += [
         too_old_for(name) or unknown_keyword_error(name, known)
-        for name in options.keywords
+        for name in keywords
         if name not in known
     ]
     problems += [
@@ -114,7 +116,7 @@ def merge(options: ConnectOptions, environ: Mapping[str, str]) -> tuple[Paramete
         if environ.get(variable) and (too_old := too_old_for(keyword))
     ]
     params: Parameters = {}
-    given = {name: str(value) for name, value in options.keywords.items() if value is not None}
+    given = {name: str(value) for name, value in keywords.items() if value is not None}
     _add_missing(params, given, "keyword")
     from_conninfo, conninfo_problems = _parse_conninfo(options.conninfo)
     problems += conninfo_problems
@@ -162,6 +164,9 @@ def _parse_conninfo(conninfo: str) -> tuple[dict[str, str], list[str]]:
     if not conninfo:
         return {}, []
     if problem := not_a_conninfo_error(conninfo) or ambiguous_uri_error(conninfo):
+        return {}, [problem]
+    conninfo, problem = replace_ssl_in_conninfo(conninfo)
+    if problem:
         return {}, [problem]
     try:
         # Copied before anything is raised: libpq's own message could quote parts of a password

@@ -11,8 +11,9 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 import azpg
-from azpg._conninfo.resolve import SSLMODES, OptionSummary, Platform, ResolvedConfig, resolve
+from azpg._conninfo.resolve import OptionSummary, Platform, ResolvedConfig, resolve
 from azpg._conninfo.sources import Parameter
+from azpg._conninfo.ssl_option import SSLMODES
 from azpg._libpq import libpq_info
 
 if TYPE_CHECKING:
