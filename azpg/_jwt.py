@@ -15,7 +15,7 @@ Claims: TypeAlias = dict[str, object]
 APPLICATION_ID = "123cd850-d9df-40bd-94d5-c9f07b7fa203"
 """The application "Azure OSSRDBMS Database": a token's audience may be its ID.
 
-Source: the ID stands in public lists of Microsoft's applications (2026-11-28). That a token's
+Source: the ID is in public lists of Microsoft's applications (2026-11-28). That a token's
 audience can be the ID instead of the resource is an assumption.
 """
 

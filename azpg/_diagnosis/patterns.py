@@ -6,7 +6,7 @@ is passed on unchanged.
 
 What the hints say of Azure, where no other source is named: TLS 1.2 and 1.3 and no client
 certificates from MicrosoftDocs/azure-databases-docs, articles/postgresql/security/security-tls.md,
-roles from security-entra-configure.md and security-manage-entra-users.md beside it, PgBouncer from
+roles from security-entra-configure.md and security-manage-entra-users.md there, PgBouncer from
 connectivity/concepts-pgbouncer.md (checked 2026-11-27).
 """
 

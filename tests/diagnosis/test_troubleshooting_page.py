@@ -25,7 +25,7 @@ CONTEXT = {
 }
 # The chapters whose hints are for another context
 CHAPTER_CONTEXTS: dict[str, dict[str, object]] = {
-    "Signing in with a password": {"user": "app", "entra": False},
+    "Authentication with a password": {"user": "app", "entra": False},
     "PgBouncer": {"port": "6432", "secret_length": 5000},
 }
 
