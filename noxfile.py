@@ -290,7 +290,7 @@ def site(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def scaling(session: nox.Session) -> None:
-    """Print the tables of docs/scaling.md and draw its plot anew."""
+    """Print the tables of docs/scaling.md and draw its plot."""
     _install(session, ".", *nox.project.dependency_groups(PROJECT, "plots"))
     session.run("python", "docs/scaling.py", "docs/scaling.svg")
 

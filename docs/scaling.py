@@ -1,4 +1,4 @@
-"""Work out the tables and the plot of scaling.md: `nox -s scaling` prints and draws them."""
+"""Compute the tables and the plot of scaling.md: `nox -s scaling` prints and draws them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESERVED = 15
 """connections that Azure keeps for replication and monitoring"""
 
 MAX_CLIENT_CONN = 5000
-"""clients that Azure's PgBouncer takes by default"""
+"""clients that Azure's PgBouncer accepts by default"""
 
 POOL = 10
 """connections of each process"""
@@ -34,7 +34,7 @@ class Compute(NamedTuple):
     pgbouncer: bool = True
 
 
-# As Microsoft has it: azure/postgresql/configure-maintain/concepts-limits, of 11/2025
+# Source: azure/postgresql/configure-maintain/concepts-limits of learn.microsoft.com (11/2025)
 SIZES = (
     Compute("B1ms", 1, 50, pgbouncer=False),
     Compute("B2s", 2, 429, pgbouncer=False),
@@ -53,9 +53,9 @@ SIZES = (
 
 
 def capacity() -> str:
-    """Return how many processes each size bears, as a table."""
+    """Return how many processes each compute size supports, as a table."""
     rows = [
-        "| compute | for users | processes on 5432 | on 6432 | behind it |",
+        "| compute | user connections | processes (5432) | processes (6432) | server connections |",
         "|---|---|---|---|---|",
     ]
     for size in SIZES:
@@ -70,13 +70,13 @@ PROCESSES, DAY, HOUR = 10_000, 86_400.0, 3_600.0
 
 
 class Fleet(NamedTuple):
-    """Processes that open connections all day long, each with a token of its own."""
+    """Processes that open connections all day, each with its own token."""
 
     token: str
     life: float
-    """seconds that a new token lives"""
+    """seconds that a new token is valid"""
     refresh: float | None
-    """seconds after which azure-identity says it may be renewed"""
+    """seconds after which azure-identity says that it may be refreshed"""
     spread: float
     """seconds over which the processes are started"""
 
@@ -88,8 +88,8 @@ FLEETS = (
 )
 
 
-def asks(fleet: Fleet, start: float, jitter: Jitter) -> Iterator[float]:
-    """Yield the seconds at which one process asks for a token, by azpg's own rules."""
+def request_times(fleet: Fleet, start: float, jitter: Jitter) -> Iterator[float]:
+    """Yield the seconds at which one process requests a token, by azpg's own rules."""
     cached, now = None, start
     while now < DAY:
         yield now
@@ -103,18 +103,18 @@ def asks(fleet: Fleet, start: float, jitter: Jitter) -> Iterator[float]:
 
 
 def requests(fleet: Fleet, *, jitter: bool) -> tuple[Counter[int], Counter[int]]:
-    """Return how many requests a fleet makes in each second: all, and the first renewals."""
+    """Return how many requests a fleet makes in each second: all of them, and the first refresh."""
     draw = random.Random(1)  # noqa: S311  # the same day each time
-    every, renewals = Counter[int](), Counter[int]()
+    every, refreshes = Counter[int](), Counter[int]()
     seconds: list[int] = []
     for _ in range(PROCESSES):
         start = draw.uniform(0.0, fleet.spread)
         if jitter or fleet.spread or not seconds:  # else all processes have the same day
             uniform = draw.uniform if jitter else earliest
-            seconds = [int(ask) for ask in asks(fleet, start, uniform)]
+            seconds = [int(ask) for ask in request_times(fleet, start, uniform)]
         every.update(seconds)
-        renewals[seconds[1]] += 1
-    return every, renewals
+        refreshes[seconds[1]] += 1
+    return every, refreshes
 
 
 def earliest(low: float, _high: float) -> float:
@@ -123,29 +123,29 @@ def earliest(low: float, _high: float) -> float:
 
 
 def bursts() -> str:
-    """Return how many requests come in one second, as a table."""
+    """Return how many requests are made in the busiest second, as a table."""
     rows = [
-        "| a token of | start | first renewal | last hour | all day |",
+        "| token lifetime | start | first refresh | last hour | whole day |",
         "|---|---|---|---|---|",
     ]
     for fleet in FLEETS:
         started = f", started over {fleet.spread / 60:.0f} minutes" if fleet.spread else ""
         for jitter in (True,) if fleet.spread else (False, True):
-            every, renewals = requests(fleet, jitter=jitter)
+            every, refreshes = requests(fleet, jitter=jitter)
             figures = (
                 max(every[second] for second in range(600)),
-                max(renewals.values()),
+                max(refreshes.values()),
                 max(every[second] for second in range(23 * 3600, 24 * 3600)),
                 every.total(),
             )
-            told = " | ".join(f"{figure:,}" for figure in figures)
+            cells = " | ".join(f"{figure:,}" for figure in figures)
             drawn = "" if jitter else ", no jitter"
-            rows.append(f"| {fleet.token}{started}{drawn} | {told} |")
+            rows.append(f"| {fleet.token}{started}{drawn} | {cells} |")
     return "\n".join(rows)
 
 
 def plot(path: str) -> None:
-    """Draw the busiest second of each five minutes."""
+    """Plot the busiest second of each five minutes."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
@@ -162,13 +162,13 @@ def plot(path: str) -> None:
             tops = [max(every[block + second] for second in range(300)) for block in blocks]
             hours = [block / 3600 for block, top in zip(blocks, tops, strict=True) if top]
             panel.vlines(hours, 0.7, [top for top in tops if top], colour, linewidth=width)
-        panel.set_title(f"tokens that live {fleet.token}", loc="left", fontsize=11)
-        panel.set(yscale="log", ylim=(0.7, 30_000), ylabel="requests in one second")
+        panel.set_title(f"token lifetime: {fleet.token}", loc="left", fontsize=11)
+        panel.set(yscale="log", ylim=(0.7, 30_000), ylabel="token requests per second")
         panel.yaxis.set_major_formatter(lambda value, _position: f"{value:,.0f}")
         panel.spines[["top", "right"]].set_visible(False)
         panel.minorticks_off()
     panels[0].set_xticks(range(0, 25, 6))
-    panels[-1].set_xlabel("hours after 10,000 starts at once")
+    panels[-1].set_xlabel("hours after 10,000 processes start at once")
     panels[-1].text(12.6, 4_000, "without jitter", color=PLAIN)
     panels[-1].text(14, 5, "azpg", color=AZPG, weight="bold")
     figure.tight_layout()
