@@ -176,11 +176,25 @@ def sqlalchemy(session: nox.Session, series: str) -> None:
     session.run("python", "tests/tools/dialect_suite.py", str(source), str(postgres))
 
 
+FRAMEWORKS = {
+    "LangGraph": ["langgraph-checkpoint-postgres"],
+    "LangChain with langchain-postgres": ["langchain-postgres"],
+    "LangChain with langchain-azure-postgresql": ["langchain-azure-postgresql"],
+    "pgvector": ["pgvector"],
+    "procrastinate": ["procrastinate"],
+    "MLflow": ["mlflow"],
+}
+"""Sections of the pages on AI frameworks and MLflow, and the packages that their code needs"""
+
+
 @nox.session(python=PRESENT[:1], default=False)
-def frameworks(session: nox.Session) -> None:
-    """Run the code of the page on AI frameworks and job queues, with their newest versions."""
-    session.install(".[emulator]", "langgraph-checkpoint-postgres", "pgvector", "procrastinate")
-    session.run("python", "tests/tools/frameworks.py")
+@nox.parametrize("framework", [*FRAMEWORKS])
+def frameworks(session: nox.Session, framework: str) -> None:
+    """Run the code of the pages on AI frameworks, job queues and MLflow, with newest versions."""
+    session.install(".[emulator,sqlalchemy]", *FRAMEWORKS[framework])
+    program = ("python", "tests/tools/frameworks.py", framework, *FRAMEWORKS[framework])
+    env = {"MLFLOW_DISABLE_TELEMETRY": "true", "LANGCHAIN_TRACING_V2": "false"}
+    session.run("azpg", "emulator", "--", *program, env=env)
 
 
 @nox.session(python=PRESENT[:1], default=False)

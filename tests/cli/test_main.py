@@ -237,7 +237,7 @@ def test_the_command_for_pgadmin(azure: Emulator, tools: Path) -> None:
         ran = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
         printed[host] = ran.stdout.strip()
     environ = {"PGUSER": "myapp", "PGDATABASE": "postgres", "PGPASSWORD": printed[HOST]}
-    psql = [tools / "psql", "-XwAtc", "select 1"]
+    psql = [str(tools / "psql"), "-XwAtc", "select 1"]
     environ = os.environ | environ | {"PGSSLMODE": "verify-full"}
     assert subprocess.check_output(psql, env=environ, text=True) == "1\n"
     assert printed["db.corp.example"] == ""

@@ -1,33 +1,49 @@
-"""Run the code of docs/how-to/ai-frameworks.md in an emulator: `nox -s frameworks`."""
+"""Run the code of one section of the how-to pages, inside an emulator: `nox -s frameworks`.
+
+    azpg emulator -- python tests/tools/frameworks.py HEADING [PACKAGE …]
+
+Each package's version is printed.
+"""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import inspect
-import os
 import re
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
-from azpg.emulator import Emulator
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+PAGES = ("ai-frameworks", "mlflow")
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "ai-frameworks.md"
+
+def section(heading: str) -> str:
+    """Return the text under a heading, up to the next one."""
+    text = "\n".join((HOW_TO / f"{page}.md").read_text("utf-8") for page in PAGES)
+    pattern = rf"^##? {re.escape(heading)}$(.*?)(?=^## |\Z)"
+    (found,) = re.findall(pattern, text, re.DOTALL | re.MULTILINE)
+    return str(found)
 
 
 async def run(code: str) -> None:
     """Run one block, which may await."""
-    compiled = compile(code, PAGE.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    if inspect.isawaitable(waiting := eval(compiled, {"__name__": PAGE.stem})):
+    compiled = compile(code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if inspect.isawaitable(waiting := eval(compiled, {"__name__": "page"})):
         await waiting
 
 
-def main() -> None:
-    """Run each block; the first that raises ends the program."""
-    with Emulator() as emulator:
-        os.environ.update(emulator.env)
-        for code in re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
-            asyncio.run(run(code))
+def main(heading: str, *packages: str) -> None:
+    """Run each block of the section; the first that raises ends the program."""
+    blocks = re.findall(r"```py\n(.*?)```", section(heading), re.DOTALL)
+    if not blocks:
+        sys.exit(f"no code under {heading!r}")
+    for code in blocks:
+        asyncio.run(run(code))
+    versions = (f"{package} {version(package)}" for package in packages)
+    print(*versions, sep=", ")  # noqa: T201  # for the page
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
