@@ -64,7 +64,7 @@ def turned_read_only(conn: BaseConnection[Any], before: tuple[bool, ...] | None)
         conn: A connection.
         before: What `reported_read_only` returned when the connection was made.
     """
-    if before is None:
+    if before is None or conn.closed:
         return False
     names = _READ_WRITE if len(before) == len(_READ_WRITE) else _PRIMARY
     return any(now and not was for now, was in zip(_is_on(conn.pgconn, names), before, strict=True))

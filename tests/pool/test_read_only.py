@@ -128,6 +128,25 @@ def test_a_pool_that_does_not_ask_for_writes_keeps_its_connections(
     api.run(pool.close())
 
 
+@both
+@pytest.mark.parametrize("end", ["closed", "broken"])
+def test_a_connection_that_ended_gives_its_slot_back(
+    api: Api, postgres: Postgres, kind: str, end: str
+) -> None:
+    """What the server reported is not asked of a connection that a client closed or broke."""
+    pool = open_pool(api, postgres, kind, target_session_attrs="read-write")
+    for _ in range(3):  # it has at most three
+        conn = api.run(pool.getconn(timeout=20))
+        if end == "closed":
+            api.run(conn.close())
+        else:
+            with pytest.raises(psycopg.OperationalError):
+                api.run(conn.execute("select pg_terminate_backend(pg_backend_pid())"))
+        api.run(pool.putconn(conn))
+    assert write(api, pool)
+    api.run(pool.close())
+
+
 def test_a_setting_of_configure_is_no_fence(api: Api, postgres: Postgres) -> None:
     """What the connection reported when it was made is compared, so it is not replaced for ever."""
 
@@ -150,6 +169,7 @@ class Reported:
     def __init__(self, *on: bytes) -> None:
         self.on = on
         self.pgconn = self
+        self.closed = False
 
     def parameter_status(self, name: bytes) -> bytes:
         """Return a parameter, as libpq does."""
