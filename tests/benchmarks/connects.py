@@ -1,4 +1,4 @@
-"""Warm connects: beside psycopg's with the same parameters, and beside Microsoft's library."""
+"""Connects with a cached token, compared with psycopg, libpq and azure-postgresql-auth."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from .servers import Servers
 
 CLOSE: Mapping[Kind, float] = {"cpu": 1.05, "wall": 1.02}
-"""goals beside psycopg with the same parameters"""
+"""goals against psycopg with the same parameters"""
 CALLS = 8
 """connects in each turn"""
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
-    """Measure, and yield what there is to show."""
+    """Measure, and yield the rows of the table."""
     for user, token in servers.tokens.items():
-        size = f"a token of {len(token):,} characters"
+        size = f"with a token of {len(token):,} characters"
         yield from _sync(servers, user, size, turns)
         yield from _async(servers, user, size, turns)
 
@@ -42,14 +42,16 @@ def _sync(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
     contenders = {
         "azpg": lambda: azpg.connect(**ours).close(),
         "psycopg": lambda: psycopg.connect(**final).close(),
-        "Microsoft's": lambda: EntraConnection.connect(credential=credential, **whole).close(),
+        "azure-postgresql-auth": lambda: EntraConnection.connect(
+            credential=credential, **whole
+        ).close(),
         "libpq": lambda: psycopg.pq.PGconn.connect(raw).finish(),
     }
-    # Each pair by itself: a third one's work would leave other caches to either
+    # Each pair by itself, because a third client would leave other data in the CPU caches
     for other, goals in _PAIRS.items():
         pair = {name: contenders[name] for name in ("azpg", other)}
         costs = by_turns(pair, turns=turns if goals == CLOSE else turns // 4, calls=CALLS)
-        yield from _compared(costs, other, f"a connect, {size}", goals)
+        yield from _compared(costs, other, f"a connect {size}", goals)
 
 
 def _async(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
@@ -63,7 +65,7 @@ def _async(servers: Servers, user: str, size: str, turns: int) -> Iterator[Row]:
         await (await psycopg.AsyncConnection.connect(**final)).close()
 
     costs = asyncio.run(by_turns_async({"azpg": own, "psycopg": bare}, turns=turns, calls=CALLS))
-    yield from _compared(costs, "psycopg", f"an async connect, {size}", CLOSE)
+    yield from _compared(costs, "psycopg", f"an async connect {size}", CLOSE)
 
 
 def _compared(
@@ -77,7 +79,7 @@ def _compared(
             f"{_KINDS[kind]} of {what}",
             "ms",
             median(costs, "azpg", kind) * 1e3,
-            _OTHERS[other],
+            _OTHERS.get(other, other),
             median(costs, other, kind) * 1e3,
             goal=goal,
             paired=ratio(costs, "azpg", other, kind),
@@ -86,12 +88,8 @@ def _compared(
 
 _PAIRS: dict[str, Mapping[Kind, float | None]] = {
     "psycopg": CLOSE,
-    "Microsoft's": {"cpu": 0.40},
+    "azure-postgresql-auth": {"cpu": 0.40},
     "libpq": {"wall": None},
 }
-_KINDS: dict[Kind, str] = {"cpu": "client CPU", "wall": "wall time"}
-_OTHERS = {
-    "psycopg": "psycopg with the same parameters and the password ready",
-    "Microsoft's": "azure-postgresql-auth with verify-full and certifi's whole bundle",
-    "libpq": "libpq alone, blocking",
-}
+_KINDS: dict[Kind, str] = {"cpu": "CPU time", "wall": "wall time"}
+_OTHERS = {"libpq": "libpq alone"}

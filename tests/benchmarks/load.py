@@ -25,7 +25,7 @@ MANY, FIRST = 10_000, 100
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
-    """Measure, and yield what there is to show."""
+    """Measure, and yield the rows of the table."""
     ours = servers.keywords(pgbouncer=True)
     final = servers.final(pgbouncer=True) | {"prepare_threshold": None}
     threads = by_turns(
@@ -46,10 +46,10 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
     )
     for what, costs in ((f"{THREADS} threads", threads), (f"{TASKS} tasks", tasks)):
         yield Row(
-            f"wall time of {CONNECTS} connects through PgBouncer, {what}",
+            f"wall time of {CONNECTS:,} connects through PgBouncer ({what})",
             "ms",
             median(costs, "azpg", "wall") * 1e3,
-            "psycopg with the same parameters",
+            "psycopg",
             median(costs, "psycopg", "wall") * 1e3,
             "times",
             0.97,
@@ -95,5 +95,5 @@ def _memory(servers: Servers) -> Row:
     token = servers.tokens["myapp"]
     printed = run(_MEMORY, json.dumps(told), token, str(FIRST), str(MANY))
     first, last = map(int, printed.split())
-    measure = f"growth of memory from {FIRST} connects to {MANY:,}"
+    measure = f"memory growth from {FIRST} to {MANY:,} connects"
     return Row(measure, "MB", (last - first) / 1e6, judged="itself", goal=0.5)

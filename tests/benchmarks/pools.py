@@ -1,4 +1,4 @@
-"""Checkout and return of a pooled connection, with a look at it and without."""
+"""Checkout and return of a pooled connection, with the liveness check and without."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALLS = 500
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
-    """Measure, and yield what there is to show."""
+    """Measure, and yield the rows of the table."""
     final = servers.final()
     ours = servers.keywords()
     with ExitStack() as opened:
@@ -80,7 +80,7 @@ async def _async(ours: Any, final: Any, turns: int) -> Costs:
 
 def _judged(what: str, costs: Costs) -> Iterator[Row]:
     yield Row(
-        f"client CPU of {what}, with the liveness check",
+        f"CPU time of {what} with the liveness check",
         "µs",
         median(costs, "azpg") * 1e6,
         "psycopg_pool without a check",
@@ -90,10 +90,10 @@ def _judged(what: str, costs: Costs) -> Iterator[Row]:
         more(costs, "azpg", "no check") * 1e6,
     )
     yield Row(
-        f"wall time of {what}, with the liveness check",
+        f"wall time of {what} with the liveness check",
         "µs",
         median(costs, "azpg", "wall") * 1e6,
-        "psycopg_pool's `check_connection`",
+        "psycopg_pool with `check_connection`",
         median(costs, "check", "wall") * 1e6,
         "times",
         10.0,

@@ -25,7 +25,7 @@ ONE_WAY = 0.010
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
-    """Measure, and yield what there is to show."""
+    """Measure, and yield the rows of the table."""
     entra = servers.entra
     credential = servers.credentials["myapp"]
     ours: Any = {
@@ -50,9 +50,9 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
         theirs = trips(lambda: psycopg.connect(**bare))
         own = trips(lambda: azpg.connect(**ours))
         direct = trips(lambda: azpg.connect(**ours, sslnegotiation="direct"))
-    against = "psycopg with its defaults"
-    yield Row("round trips to a ready connection", "", own, against, theirs, "more", 0)
-    measure = "the same with `sslnegotiation=direct`"
+    against = "psycopg"
+    yield Row("round trips of a connect", "", own, against, theirs, "more", 0)
+    measure = "round trips of a connect with `sslnegotiation=direct`"
     yield Row(measure, "", direct, against, theirs, "more", -1)
 
 

@@ -55,11 +55,11 @@ with psycopg.connect(**told):
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
-    """Measure, and yield what there is to show."""
+    """Measure, and yield the rows of the table."""
     imports = [_milliseconds(_IMPORT) for _ in range(turns + 1)]
     yield _ratio(
-        "import azpg",
-        "import psycopg",
+        "time of `import azpg`",
+        "`import psycopg`",
         [((psycopg, 0.0), (psycopg, own)) for psycopg, own in imports],
         1.08,
     )
@@ -84,8 +84,8 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
         took = {program: _milliseconds(*program) for program in way}
         connects.append((took[bare], took[own]))
     yield _ratio(
-        "first connect of a process with a password, imports included, azure.identity not loaded",
-        "psycopg with the same parameters",
+        "time of the first connect of a process, with a password, including imports",
+        "psycopg",
         connects,
         1.08,
     )

@@ -33,7 +33,7 @@ OTHER = "azure-postgresql-auth"
 
 
 def rows(servers: Servers, turns: int) -> Iterator[Row]:
-    """Measure, and yield what there is to show."""
+    """Measure, and yield the rows of the table."""
     yield from _cold(servers)
     yield from _az(servers)
     yield _refresh(servers)
@@ -110,7 +110,7 @@ def _cold(servers: Servers) -> Iterator[Row]:
         ("threads and tasks", both, None),
     ):
         yield Row(
-            f"token requests for {AT_ONCE} cold connects at once ({what})",
+            f"token requests of {AT_ONCE} connects at once without a cached token ({what})",
             "",
             asked(own),
             OTHER if others else "",
@@ -146,7 +146,7 @@ def _az(servers: Servers) -> Iterator[Row]:
         return len(log.read_text().splitlines())
 
     yield Row(
-        "starts of `az` for 20 connects",
+        "`az` processes started by 20 connects",
         "",
         starts(lambda: azpg.connect(**ours)),
         OTHER,
@@ -192,10 +192,10 @@ def _refresh(servers: Servers) -> Row:
         assert not credential.answered.is_set()
         credential.answered.wait()
     return Row(
-        "slowest connect while a refresh of 2 s runs",
+        "slowest connect during a token refresh of 2 s",
         "ms",
         statistics.median(slowest),
-        "without a refresh, p99",
+        "the 99th percentile without a refresh",
         statistics.median(usual),
         goal=1.5,
     )
@@ -260,10 +260,10 @@ def _stall(servers: Servers, turns: int) -> Row:
         own.append(float(run(_STALL + _STALL_OWN, servers.whole_bundle, *arguments)) * 1e3)
         bare.append(float(run(_STALL + _STALL_BARE, servers.whole_bundle, final)) * 1e3)
     return Row(
-        "longest stall of the event loop in a cold start, slow credential, azure.identity's import",
+        "longest block of the event loop in a first connect, with a slow credential",
         "ms",
         statistics.median(own),
-        "psycopg with the password ready",
+        "psycopg",
         statistics.median(bare),
         "more",
         20.0,
