@@ -21,6 +21,8 @@ from packaging.utils import canonicalize_name
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# Without bytecode files, each test process and each program that a test starts compiles all again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Behind a proxy that inspects TLS, its certificate is among the system's alone
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
@@ -139,14 +141,25 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PRESENT)
 def tests(session: nox.Session) -> None:
-    """Test the built package against real servers: all on the newest Python, `compat` on each."""
-    _install(session, ".[emulator]", *TESTS)
-    _pytest(session, everything=session.python == PRESENT[-1])
+    """Test the built package against real servers.
+
+    The newest Python runs everything, the others what is marked `compat`, the oldest of several
+    with the lowest allowed version of every dependency.
+    """
+    if session.python == PRESENT[0] != PRESENT[-1]:
+        _test_lowest_versions(session)
+    else:
+        _install(session, ".[emulator]", *TESTS)
+        _pytest(session, everything=session.python == PRESENT[-1])
 
 
-@nox.session(python=PRESENT[:1])
+@nox.session(python=PRESENT[:1], default=len(PRESENT) == 1)
 def minimums(session: nox.Session) -> None:
     """Run the tests marked `compat` with the lowest allowed version of every dependency."""
+    _test_lowest_versions(session)
+
+
+def _test_lowest_versions(session: nox.Session) -> None:
     extras = PROJECT["project"]["optional-dependencies"].values()
     allowed = (*PROJECT["project"]["dependencies"], *itertools.chain(*extras))
     session.install(".", *(name.replace(">=", "==") for name in allowed), *TESTS)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.compat
-
 DOCS = Path(__file__).parent.parent.parent / "docs"
 HOST = "myserver.postgres.database.azure.com"
 TOKEN = re.compile(r"eyJ[\w-]{20,}")
@@ -37,6 +35,7 @@ def help_of(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.compat
 def test_help_fits_a_screen(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,12 +58,14 @@ def test_every_subcommand_has_an_example(
     assert max(map(len, output.splitlines())) <= 80
 
 
+@pytest.mark.compat
 def test_without_arguments_it_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """`azpg` alone is `azpg --help`, with exit status 0."""
     assert main([]) == 0
     assert capsys.readouterr().out == help_of(capsys=capsys)
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("columns", [40, 80, 120])
 @pytest.mark.parametrize("argv", [[], *([name] for name in COMMANDS)], ids=str)
 def test_help_wraps_at_words(
@@ -92,6 +93,7 @@ def test_help_imports_nothing_slow() -> None:
     assert not [name for name in done.stderr.split() if name.startswith(slow)]
 
 
+@pytest.mark.compat
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """--version prints the package's version."""
     with pytest.raises(SystemExit):
@@ -99,6 +101,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"azpg {azpg.__version__}\n"
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize(
     ("argv", "pattern"),
     [
@@ -125,6 +128,7 @@ def test_a_usage_error(argv: list[str], pattern: str, capsys: pytest.CaptureFixt
     assert re.search(pattern, capsys.readouterr().err)
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize(
     ("argv", "problems"),
     [

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.compat
-
 
 def refused(api: Api, **options: Any) -> azpg.ConnectError:
     """Return the error that a call to connect ends with, once it is a psycopg error too."""
@@ -241,7 +239,7 @@ def test_an_identity_endpoint_that_fails(
     """Whatever the identity endpoint does wrong is a CredentialError in azure-identity's words."""
     before = azure.counts
     with azure.fault(identity=fault):
-        error = refused(api, credential=credentials.managed_identity())
+        error = refused(api, credential=credentials.managed_identity(), retry_timeout=0)
     assert isinstance(error, azpg.CredentialError)
     assert error.kind == "credential"
     assert "ManagedIdentityCredential" in str(error)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from fix_conninfo import Reading
     from fix_sources import Sources
 
-pytestmark = pytest.mark.compat
-
 # What libpq derives after its merge, from other keywords or the machine, where nothing is said
 DERIVED = {"user", "dbname", "passfile", "sslcertmode", "sslmode"}
 

@@ -152,6 +152,7 @@ def test_a_stale_root_file(
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     options.pop("sslrootcert", None)
     del options["retry_timeout"]
+    options["connect_timeout"] = 2
     steps = run_steps(**{name: v if name == "cloud" else str(v) for name, v in options.items()})
     assert details(steps, "TLS")["root_days_left"] > 0
 

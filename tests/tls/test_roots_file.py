@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.compat
-
 NOBODY = 65534
 FEWER = frozenset(sorted(AZURE_ROOTS)[1:])
 

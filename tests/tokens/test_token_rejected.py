@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from azpg.emulator import Emulator
 
-pytestmark = pytest.mark.compat
-
 BAD = {
     "expired": "token-expired",
     "wrong-audience": "token-audience",

@@ -765,7 +765,7 @@ def failed(tests: Collection[str], guard: Guard | None = None) -> set[str]:
             capture_output=True,
             text=True,
             cwd=copy,
-            env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "PYTHONPATH": folder},
         )
     if ran.returncode not in (0, 1):
         raise SystemExit(ran.stdout + ran.stderr)
