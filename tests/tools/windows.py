@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PATH": os.environ["PATH"],
     "WINEDEBUG": "-all",
+    "XDG_RUNTIME_DIR": "/tmp",  # without it Wine complains
     "PYTHONUTF8": "1",  # of what the checks print
 }
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from psycopg import pq
+
 import azpg
 
 SERVER = "myserver"
@@ -93,22 +95,43 @@ def async_pool() -> None:
         runner.run(main())
 
 
+def service_files() -> None:
+    """A service is found where libpq finds it: in %APPDATA%, and in the folder of PGSYSCONFDIR."""
+    folder = Path(os.environ["APPDATA"])
+    user = folder / "postgresql" / ".pg_service.conf"
+    system = folder / "shared" / "pg_service.conf"
+    os.environ["PGSYSCONFDIR"] = str(system.parent)
+    for name, file in (("own", user), ("shared", system)):
+        file.parent.mkdir(exist_ok=True)
+        write_service(file, name)
+        # libpq reads the service before it rejects this sslmode
+        rejected = pq.PGconn.connect(f"service={name} sslmode=wrong".encode())
+        assert b"sslmode" in rejected.error_message, rejected.error_message
+        with azpg.connect(f"service={name}") as conn:
+            assert conn.execute("show application_name").fetchone() == (name,)
+    user.unlink()
+    os.environ.pop("PGSYSCONFDIR")
+
+
 def files_of_a_profile() -> None:
-    """Paths that are not ASCII serve: the root certificate above, and the service file."""
+    """A root certificate and a service file serve under a path that is not ASCII."""
     # Wine sets APPDATA when a process starts
     profile = os.environ["APPDATA"] = os.environ["PROFILE"]
     assert not profile.isascii(), profile
     assert os.environ["PGSSLROOTCERT"].startswith(profile)
-    service = Path(profile, "postgresql", ".pg_service.conf")
-    host = f"{SERVER}.postgres.database.azure.com"
-    service.write_text(f"[shop]\nhost={host}\napplication_name=shop\n", "utf-8")
+    write_service(Path(profile, "postgresql", ".pg_service.conf"), "shop")
     with azpg.connect("service=shop") as conn:
         assert conn.execute("show application_name").fetchone() == ("shop",)
 
 
+def write_service(file: Path, name: str) -> None:
+    """Write a service file with one service, whose application_name is its own name."""
+    host = f"{SERVER}.postgres.database.azure.com"
+    file.write_text(f"[{name}]\nhost={host}\napplication_name={name}\n", "utf-8")
+
+
 def command() -> None:
-    """`azpg.exe` is installed; `azpg exec` returns the status of its command."""
-    assert AZPG.is_file()
+    """`azpg.exe` runs, and `azpg exec` returns the status of its command."""
     ran = run("--version")
     assert ran.stdout.strip() == f"azpg {azpg.__version__}", ran
     for status in (0, 7, CTRL_C):
@@ -128,14 +151,16 @@ def emulator() -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a module: azpg.exe prints nothing under Wine, for an unknown reason."""
+    """Run azpg.exe. WinPython's pip writes no folder into it, so PATH has that of python.exe."""
+    folder = str(Path(sys.executable).parent)
     return subprocess.run(
-        [sys.executable, "-m", "azpg", *arguments],
+        [AZPG, *arguments],
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
+        env=os.environ | {"PATH": os.pathsep.join((folder, os.environ["PATH"]))},
     )
 
 
@@ -145,6 +170,7 @@ CHECKS: tuple[Callable[[], None], ...] = (
     proactor,
     pool,
     async_pool,
+    service_files,
     files_of_a_profile,
     command,
     emulator,
