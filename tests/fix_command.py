@@ -101,7 +101,10 @@ def terminal() -> Terminal:
 
 def open_terminal(columns: int) -> tuple[int, int]:
     """Return the controlling end and the terminal end of a pseudo terminal."""
-    controller, tty = pty.openpty()
+    try:
+        controller, tty = pty.openpty()
+    except OSError as error:
+        pytest.fail(f"this machine has no pseudo terminal ({error}): mount devpts", pytrace=False)
     fcntl.ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     return controller, tty
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,8 +59,17 @@ def worker(_number: int) -> str:
         return conn.info.user
 
 
+@pytest.fixture
+def semaphores() -> None:
+    """Fail if the machine has none, because multiprocessing's pools need them."""
+    try:
+        multiprocessing.Semaphore()
+    except OSError as error:
+        pytest.fail(f"this machine has no semaphores ({error}): mount /dev/shm", pytrace=False)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_multiprocessing(program: Program, azure: Emulator, method: str) -> None:
+def test_multiprocessing(program: Program, azure: Emulator, semaphores: None, method: str) -> None:
     """Workers of multiprocessing connect with each start method."""
 
     def main(*, method: str) -> None:
