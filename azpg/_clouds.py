@@ -223,9 +223,10 @@ def no_scope_error(cloud: Cloud) -> str:
     """Return why no token can be requested for a cloud without a scope, and what to type."""
     return (
         f"the resource of the tokens for the cloud {cloud.name!r} is not published, so azpg "
-        f"requests none. If you know it, pass cloud=azpg.Cloud({cloud.name!r}, "
+        f"requests none. If you know it, pass ⟦cloud=azpg.Cloud({cloud.name!r}, "
         f"suffixes={cloud.suffixes!r}, scope='https://…/.default', "
-        f"authority={cloud.authority!r}). To authenticate without Microsoft Entra, pass password="
+        f"authority={cloud.authority!r})⟧. To authenticate without Microsoft Entra, pass "
+        f"⟦password=⟧"
     )
 
 
@@ -247,22 +248,22 @@ def is_socket(host: str) -> bool:
 
 def token_host_error(host: str, cloud: Cloud) -> str:
     """Return the problem with a host that must not receive a token of a cloud."""
-    password_hint = " To sign in without Microsoft Entra, give password=."
+    password_hint = " To sign in without Microsoft Entra, give ⟦password=⟧."
     if not host:
         return (
             "Microsoft Entra needs the server's name to verify it, and hostaddr gives only an "
-            'address: add server="myserver".' + password_hint
+            'address: add ⟦server="myserver"⟧.' + password_hint
         )
     if is_socket(host):
         return (
-            f"a token never goes through a Unix socket (host={host!r}), where libpq has no TLS: "
-            f'write server="myserver".' + password_hint
+            f"a token never goes through a Unix socket (⟦host={host!r}⟧), where libpq has no TLS: "
+            f'write ⟦server="myserver"⟧.' + password_hint
         )
     if _is_local(host):
         return (
             f"Microsoft Entra needs the server's name to verify it, and {host!r} is none: for a "
-            f'tunnel write server="myserver", host={host!r}.' + password_hint + " "
-            '(password="" where the server asks for none)'
+            f'tunnel write ⟦server="myserver", host={host!r}⟧.' + password_hint + " "
+            '(⟦password=""⟧ where the server asks for none)'
         )
     if other := cloud_for_host(host):
         return (
@@ -273,9 +274,9 @@ def token_host_error(host: str, cloud: Cloud) -> str:
     name = host if is_dns_label(host) else "myserver"
     return (
         f"a token never goes to {host!r}, which is not under {suffixes}: write the server's Azure "
-        f'name, server="{name}". If {host!r} is a tunnel, a proxy or your own DNS name of the '
-        f'server, write server="myserver", host="{host}". For a cloud of its own, pass '
-        f"cloud=azpg.Cloud(...) with its suffix." + password_hint
+        f'name, ⟦server="{name}"⟧. If {host!r} is a tunnel, a proxy or your own DNS name of the '
+        f'server, write ⟦server="myserver", host="{host}"⟧. For a cloud of its own, pass '
+        f"⟦cloud=azpg.Cloud(...)⟧ with its suffix." + password_hint
     )
 
 

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import random
-import re
 import socket
 import sys
 import time
@@ -21,9 +20,14 @@ import psycopg
 
 from . import _deadline, _jwt, _passfile, _retry
 from ._attempt import Attempt, silent_addresses_last
-from ._clouds import CLOUDS, Cloud, has_assumed_scope, token_resources
+from ._clouds import CLOUDS, Cloud, cloud_for_host, has_assumed_scope, token_resources
 from ._conninfo import service_connector, sources
 from ._conninfo.options import password_kind, type_errors
+from ._conninfo.pgbouncer_settings import (
+    PREPARES_AT_ONCE,
+    refused_setting_warnings,
+    settings_in,
+)
 from ._conninfo.resolve import (
     OptionSummary,
     Platform,
@@ -42,6 +46,7 @@ from ._diagnosis.hints import HintContext
 from ._diagnosis.patterns import EVENT_LOOP_HINT
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
+from ._spelling import spelled
 from ._tls.roots import has_azure_root, replaceable_by, root_file, user_root_crt
 from ._tokens.credentials import (
     credential_error,
@@ -55,7 +60,7 @@ from ._tracebacks import redact_exception, shows_token
 from .errors import ConfigError, ConnectError, CredentialError, LibpqConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ._conninfo.options import ConnectOptions
     from ._conninfo.service_connector import ServiceIdentity
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
     from .abc import Credential
 
 logger = logging.getLogger("azpg")
+pgbouncer_logger = logging.getLogger("azpg.pgbouncer")
 
 CACHE_SIZE = 256
 """Number of resolved configurations, and of warnings, to remember. It is bounded, because a program
@@ -130,6 +136,29 @@ class ConnectRequest:
         """whether the attempt must end when the retry timeout is over; a first attempt need not, if
         the caller gave only connect_timeout, which is for each address"""
         self._attempt = Attempt()
+        self._settings: tuple[str, ...] = ()
+        """the names of the settings that are given apart from `options`"""
+
+    def add_settings(self, names: Iterable[str], option: str) -> None:
+        """Take the names of further settings of the session, for warnings and hints.
+
+        Args:
+            names: The names.
+            option: The option that has them, as a message names it.
+        """
+        self._settings = tuple(names)
+        if self.config.pgbouncer and is_on_azure(self.config):
+            for warning in refused_setting_warnings(self._settings, option):
+                _warn_once(pgbouncer_logger, spelled(warning))
+
+    def check_prepare_threshold(self, threshold: int | None) -> None:
+        """Warn of a threshold of 0 behind PgBouncer, which is mistaken for none.
+
+        Args:
+            threshold: The `prepare_threshold` that the caller gave.
+        """
+        if threshold == 0 and self.config.pgbouncer:
+            _warn_once(pgbouncer_logger, spelled(PREPARES_AT_ONCE))
 
     def attempt(self) -> Attempt:
         """Return the next attempt, as the context manager to make it in."""
@@ -182,7 +211,7 @@ class ConnectRequest:
             deadlines.append(Deadline(self._attempt_started + seconds, seconds, source))
         if self._retry_timeout:
             at = self._started + self._retry_timeout
-            source = f"retry_timeout={self._retry_timeout:g}"
+            source = f"⟦retry_timeout={self._retry_timeout:g}⟧"
             deadlines.append(Deadline(at, self._retry_timeout, source))
         if not deadlines:
             return None
@@ -345,7 +374,7 @@ class ConnectRequest:
             reached=self._attempt.reached,
             places=self._places(),
             password_is_callback=self._callback is not None,
-            settings=tuple(re.findall(r"(?:-c\s*|--)([A-Za-z_.]+)=", params.get("options", ""))),
+            settings=(*settings_in(params.get("options", "")), *self._settings),
             lookup_host=",".join(self.config.lookup_hosts),
             hostaddr=params.get("hostaddr", ""),
             token_role=owner.role,
@@ -437,9 +466,11 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         summary = _with_command_password(summary, _entra_claims(password, options.cloud))
     config = _cached_config(frozenset(params.items()), summary)
     for warning in config.warnings:
-        _warn_once(warning)
+        _warn_once(logger, spelled(warning))
+    for warning in config.pgbouncer_warnings:
+        _warn_once(pgbouncer_logger, spelled(warning))
     for message in config.log_messages:
-        logger.debug("%s", message)
+        logger.debug("%s", spelled(message))
     is_connector = sources.source_of(params, "host") == "Service Connector"
     return _Resolved(
         config=config,
@@ -466,7 +497,7 @@ def _given_connect_timeout(parameter: Parameter | None) -> tuple[float, str] | N
     if parameter.source == "environment":
         return seconds, f"{parameter.place}={seconds:g}"
     where = "" if parameter.source == "keyword" else f" ({parameter.where})"
-    return seconds, f"connect_timeout={seconds:g}{where}"
+    return seconds, f"⟦connect_timeout={seconds:g}⟧{where}"
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -497,15 +528,15 @@ def _platform() -> Platform:
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _warn_once(warning: str) -> None:
-    logger.warning("%s", warning)
+def _warn_once(to: logging.Logger, warning: str) -> None:
+    to.warning("%s", warning)
 
 
 def _check_types(options: ConnectOptions) -> list[str]:
     problems = type_errors(options)
     retry_timeout = options.retry_timeout
     if isinstance(retry_timeout, float) and math.isnan(retry_timeout):
-        problems.append("retry_timeout is no number: pass a number of seconds, 0 for one try")
+        problems.append("⟦retry_timeout⟧ is no number: pass a number of seconds, 0 for one try")
     return problems
 
 
@@ -544,6 +575,12 @@ def _with_command_password(summary: OptionSummary, token: _jwt.Claims | None) ->
 
 
 # Credentials and passwords
+
+
+def is_on_azure(config: ResolvedConfig) -> bool:
+    """Return whether a configuration has an Azure host."""
+    hosts = config.params.get("host", "").split(",")
+    return any(cloud_for_host(host, (config.cloud, *CLOUDS)) for host in hosts)
 
 
 def is_entra_password(value: object) -> TypeGuard[EntraPassword]:
@@ -608,8 +645,8 @@ def _check_objects(options: ConnectOptions, *, is_async: bool) -> tuple[ConnectO
     if is_entra_password(credential):
         if options.cloud not in {credential.cloud, credential.cloud.name}:
             problems.append(
-                f"the EntraPassword is for the cloud {credential.cloud.name!r} and cloud= is "
-                f"another: leave out cloud="
+                f"the EntraPassword is for the cloud {credential.cloud.name!r} and ⟦cloud=⟧ is "
+                f"another: leave out ⟦cloud=⟧"
             )
     elif credential is not None and (problem := credential_error(credential, async_api=is_async)):
         problems.append(problem)
@@ -634,15 +671,15 @@ def _placeholder_callback() -> str:
 def _password_errors(password: object, *, is_async: bool) -> list[str]:
     if isinstance(password, str):
         if not sources.is_encodable(password):
-            return [f"password contains {_UNENCODABLE}, which libpq does not accept"]
+            return [f"⟦password⟧ contains {_UNENCODABLE}, which libpq does not accept"]
         if password.endswith(("\n", "\r")):
-            return [f"password {STRIP_LINE_BREAK}"]
-        problem = secret_placeholder_error("password", password)
+            return [f"⟦password⟧ {STRIP_LINE_BREAK}"]
+        problem = secret_placeholder_error("⟦password⟧", password)
         return [problem] if problem else []
     if not callable(password):
-        return [f"password is {type(password).__name__}: pass text or a function that returns it"]
+        return [f"⟦password⟧ is {type(password).__name__}: pass text or a function that returns it"]
     if not is_async and is_async_function(password):
-        return ["password is an async function: use connect_async(), or a plain function"]
+        return ["⟦password⟧ is an async function: use connect_async(), or a plain function"]
     return []
 
 

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
         "azpg.asyncpg needs a package: pip install 'asyncpg>=0.30'", name="asyncpg"
     ) from error
 
-from . import _deadline
+from . import _deadline, _spelling
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions, hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
@@ -113,6 +113,7 @@ async def connect(
     >>> await conn.close()
     """
     handled = sys.exception()
+    spelling = _spelling.use(_spelling.as_asyncpg_arguments)
     request: ConnectRequest | None = None
     try:
         libpq = {name: kwargs.pop(name) for name in [*kwargs] if name in libpq_info().variables}
@@ -144,6 +145,7 @@ async def connect(
         config = request.config
         own_context = ssl if isinstance(ssl, tls.SSLContext) else None
         _check_support(config, own_context)
+        request.add_settings(server_settings or {}, "⟦options⟧")
         if statement_cache_size is not UNSET or config.pgbouncer:
             size = 0 if statement_cache_size is UNSET else statement_cache_size
             kwargs["statement_cache_size"] = size
@@ -163,6 +165,8 @@ async def connect(
         dsn, libpq, password, kwargs, request = None, {}, None, {}, None
         redact_exception(error, handled)
         raise
+    finally:
+        _spelling.use(spelling)
 
 
 async def _connect(
@@ -243,11 +247,11 @@ def _find_problems(config: ResolvedConfig, own_context: tls.SSLContext | None) -
         yield "hostaddr leads to one address for hosts of several names: connect to one of them"
     if own_context is not None and params.get("sslmode") == "verify-full":
         if reason := insecure_reason(own_context):
-            yield f"the ssl context is none for this sign-in, as {reason}: leave out ssl="
+            yield f"the ssl context is none for this sign-in, as {reason}: leave out ⟦ssl=⟧"
         if config.lookup_hosts or params.get("hostaddr"):
             yield (
                 "an ssl context of your own verifies the address that is reached, not the name: "
-                "leave out ssl=, and write your roots' file as sslrootcert="
+                "leave out ⟦ssl=⟧, and write your roots' file as ⟦sslrootcert=⟧"
             )
 
 

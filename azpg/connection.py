@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import AsyncRowFactory, Row, RowFactory
 
-from . import _attempt, _cancel, _deadline, _fork
+from . import _attempt, _cancel, _deadline, _fork, _spelling
 from ._connect import ConnectRequest, check_event_loop
 from ._conninfo.options import ConnectOptions
+from ._pgbouncer import drops_prepared_statements
 from ._tls.roots import shared_path
 from ._tracebacks import redact_exception
 from .abc import UNSET, Unset
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
     from ._clouds import Cloud
+    from ._spelling import Spelling
     from .abc import AsyncPassword, Credential, Password, PrepareThreshold, SyncCredential
 
 
@@ -46,6 +48,9 @@ class Connection(psycopg.Connection[Row]):
 
     _checked_out_at = math.inf
     """when a pool handed it out, on the monotonic clock"""
+
+    _spelling: ClassVar[Spelling | None] = None
+    """how messages spell options, in a class of an integration, which makes this class' objects"""
 
     @classmethod
     def connect(  # type: ignore[override]  # psycopg takes password and the like as ConnParam
@@ -115,6 +120,8 @@ class Connection(psycopg.Connection[Row]):
         (1,)
         """
         handled = sys.exception()
+        spelling = _spelling.use(cls._spelling)
+        made_class = cls if cls._spelling is None else cast("type[Self]", Connection)
         request: ConnectRequest | None = None
         try:
             request = ConnectRequest(
@@ -133,12 +140,14 @@ class Connection(psycopg.Connection[Row]):
             )
             # Error reports show the variables of this frame
             conninfo, password, kwargs = "", None, {}
-            if isinstance(prepare_threshold, Unset):
+            if is_default := isinstance(prepare_threshold, Unset):
                 prepare_threshold = request.prepare_threshold
+            else:
+                request.check_prepare_threshold(prepare_threshold)
             while True:
                 try:
                     with request.attempt():
-                        conn = super().connect(
+                        conn = super(Connection, made_class).connect(
                             autocommit=autocommit,
                             prepare_threshold=prepare_threshold,
                             context=context,
@@ -151,12 +160,16 @@ class Connection(psycopg.Connection[Row]):
                     if delay is None:
                         raise
                 else:
+                    if is_default and drops_prepared_statements(conn.pgconn):
+                        conn.prepare_threshold = None
                     return _fork.track_connection(conn)
                 _deadline.sleep(delay)
         except BaseException as error:
             conninfo, password, kwargs, request = "", None, {}, None
             redact_exception(error, handled)
             raise
+        finally:
+            _spelling.use(spelling)
 
     def close(self) -> None:
         """Close the connection, or return it to its pool if that has `close_returns`."""
@@ -214,6 +227,9 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
     _checked_out_at = math.inf
     """when a pool handed it out, on the monotonic clock"""
 
+    _spelling: ClassVar[Spelling | None] = None
+    """how messages spell options, in a class of an integration, which makes this class' objects"""
+
     @classmethod
     async def connect(  # type: ignore[override]  # as above
         cls,
@@ -268,6 +284,8 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         (1,)
         """
         handled = sys.exception()
+        spelling = _spelling.use(cls._spelling)
+        made_class = cls if cls._spelling is None else cast("type[Self]", AsyncConnection)
         request: ConnectRequest | None = None
         try:
             check_event_loop()
@@ -287,12 +305,14 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
             )
             # Error reports show the variables of this frame
             conninfo, password, kwargs = "", None, {}
-            if isinstance(prepare_threshold, Unset):
+            if is_default := isinstance(prepare_threshold, Unset):
                 prepare_threshold = request.prepare_threshold
+            else:
+                request.check_prepare_threshold(prepare_threshold)
             while True:
                 try:
                     with request.attempt():
-                        conn = await super().connect(
+                        conn = await super(AsyncConnection, made_class).connect(
                             autocommit=autocommit,
                             prepare_threshold=prepare_threshold,
                             context=context,
@@ -307,12 +327,16 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                     if delay is None:
                         raise
                 else:
+                    if is_default and drops_prepared_statements(conn.pgconn):
+                        conn.prepare_threshold = None
                     return _fork.track_connection(conn)
                 await _deadline.sleep_async(delay)
         except BaseException as error:
             conninfo, password, kwargs, request = "", None, {}, None
             redact_exception(error, handled)
             raise
+        finally:
+            _spelling.use(spelling)
 
     async def close(self) -> None:
         """Close the connection, or return it to its pool if that has `close_returns`."""

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
+from ._spelling import spelled
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -63,6 +65,8 @@ class ConnectError(psycopg.OperationalError):
         transient: bool = False,
         pgconn: PGconn | None = None,
     ) -> None:
+        hint = spelled(hint)
+        text = spelled(text)
         super().__init__(f"{text}\nHINT: {hint}" if hint else text, pgconn=pgconn)
         self.kind = kind
         self.hint = hint
@@ -121,7 +125,8 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
     problems: tuple[str, ...]
 
     def __init__(self, problems: Sequence[str] | str) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        problems = (problems,) if isinstance(problems, str) else problems
+        self.problems = tuple(map(spelled, problems))
         super().__init__("\n".join(self.problems))
 
 

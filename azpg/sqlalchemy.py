@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 
 from ._conninfo.options import hide_secrets
 from ._redact import Secret, quote
+from ._spelling import as_url_parameters, used
 from .connection import AsyncConnection, Connection
 from .errors import ConfigError, ConnectError
 
@@ -45,7 +46,8 @@ class _AzpgDialectMixin(PGDialect_psycopg):
     def create_connect_args(self, url: URL) -> ConnectArgsType:
         _, options = super().create_connect_args(url)  # type: ignore[no-untyped-call]
         try:
-            return [], hide_secrets(_convert_options(options, url.query))
+            with used(as_url_parameters):
+                return [], hide_secrets(_convert_options(options, url.query))
         except ConfigError as error:
             if url.password is None and not _secret_parameters(url):
                 raise
@@ -94,6 +96,18 @@ def _require_azpg_connection(conn: Any) -> None:
     )
 
 
+class _EngineConnection(Connection[Any]):
+    """Connects with messages that spell options as a URL does."""
+
+    _spelling = as_url_parameters
+
+
+class _AsyncEngineConnection(AsyncConnection[Any]):
+    """The same for async engines."""
+
+    _spelling = as_url_parameters
+
+
 class Dialect(_AzpgDialectMixin):
     """The dialect of `postgresql+azpg://`: its engines connect with `azpg.connect`.
 
@@ -115,7 +129,7 @@ class Dialect(_AzpgDialectMixin):
     supports_statement_cache = True
 
     # Not a method: its frame would show the password in a traceback
-    connect = staticmethod(Connection.connect)  # type: ignore[assignment]
+    connect = staticmethod(_EngineConnection.connect)  # type: ignore[assignment]
 
 
 class AsyncDialect(PGDialectAsync_psycopg, _AzpgDialectMixin):
@@ -135,7 +149,7 @@ class AsyncDialect(PGDialectAsync_psycopg, _AzpgDialectMixin):
         """Return the arguments of `azpg.connect_async` for a URL."""
         args, options = super().create_connect_args(url)
         # SQLAlchemy's adapter calls it instead of psycopg's AsyncConnection.connect()
-        return args, {"async_creator_fn": AsyncConnection.connect, **options}
+        return args, {"async_creator_fn": _AsyncEngineConnection.connect, **options}
 
 
 # URLs

@@ -21,6 +21,7 @@ SOURCE = ROOT / "azpg"
 # From the bottom up. A package, or a module next to the packages, imports from lower layers only;
 # the packages and modules of one tuple do not import each other.
 LAYERS = (
+    ("base", {"_spelling"}),
     (
         "base",
         {
@@ -33,6 +34,7 @@ LAYERS = (
             "_attempt",
             "_deadline",
             "_memfd",
+            "_pgbouncer",
             "_version",
         },
     ),
@@ -54,6 +56,7 @@ PURE = (
     "_psql",
     "_redact",
     "_retry",
+    "_spelling",
     "_conninfo/resolve",
     "_conninfo/service_connector",
     "_conninfo/suggestions",

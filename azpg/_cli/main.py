@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import azpg
-from azpg._conninfo.suggestions import to_cli_options
 from azpg._redact import quote
+from azpg._spelling import as_flags, used
 
 from .wrap import wrap, wrap_usage
 
@@ -104,14 +104,15 @@ example:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        with used(as_flags):
+            status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # raises BrokenPipeError here, and not at exit, if the reader has gone
     except azpg.ConfigError as error:
         for problem in error.problems:
-            print(f"azpg: {to_cli_options(problem)}", file=sys.stderr)
+            print(f"azpg: {problem}", file=sys.stderr)
         return 2
     except azpg.ConnectError as error:
-        print(f"azpg: {to_cli_options(str(error))}", file=sys.stderr)
+        print(f"azpg: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Python flushes stdout at exit, and would print the error again

@@ -65,7 +65,7 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 def type_errors(options: ConnectOptions) -> list[str]:
     """Return the problems with options whose type is wrong."""
     return [
-        f"{name} is {type(getattr(options, name)).__name__}: pass {expected}"
+        f"⟦{name}⟧ is {type(getattr(options, name)).__name__}: pass {expected}"
         for name, (expected, types) in _TYPES.items()
         if not issubclass(type(getattr(options, name)), types)
     ]

@@ -27,6 +27,7 @@ from azpg._clouds import (
 )
 from azpg._redact import quote
 
+from .pgbouncer_settings import refused_setting_warnings, settings_in
 from .ssl_option import SSLMODES
 from .suggestions import host_error
 
@@ -120,6 +121,8 @@ class ResolvedConfig(NamedTuple):
     """the hosts to connect to under the name of `server`, resolved for every attempt"""
     pgbouncer: bool
     warnings: tuple[str, ...]
+    pgbouncer_warnings: tuple[str, ...]
+    """about what Azure's PgBouncer refuses with its defaults, which the caller may have changed"""
     log_messages: tuple[str, ...]
 
 
@@ -199,6 +202,7 @@ class _Resolver:
             lookup_hosts=lookup_hosts,
             pgbouncer=pgbouncer,
             warnings=tuple(self.warnings),
+            pgbouncer_warnings=self.pgbouncer_warnings() if pgbouncer and azure_clouds else (),
             log_messages=tuple(self.log_messages),
         )
 
@@ -210,13 +214,16 @@ class _Resolver:
 
     def named(self, keyword: str) -> str:
         """Return how to name a parameter in a message: by its variable, or with its place."""
-        return self.given[keyword].named(keyword) if keyword in self.given else keyword
+        given = self.given.get(keyword)
+        return f"⟦{keyword}⟧" if given is None else given.named(keyword)
 
     def shown(self, keyword: str) -> str:
         """Return a parameter with its value, such as `PGPORT='x'`, for a message."""
-        name, _, place = self.named(keyword).partition(" ")
         value = self.params[keyword]
         text = value if value in _PLAIN_VALUES else quote(value, r"[\w.,+-]{0,30}")
+        if self.source_of(keyword) in (None, "keyword"):
+            return f"⟦{keyword}={text}⟧"
+        name, _, place = self.named(keyword).partition(" ")
         return f"{name}={text} {place}".rstrip()
 
     def check_values(self) -> None:
@@ -256,17 +263,18 @@ class _Resolver:
         has_password = summary.password_kind is not None or summary.password_source == "conninfo"
         if summary.has_credential and has_password:
             self.problems.append(
-                "credential and password are both given: leave out password to sign in with "
-                "Microsoft Entra, or credential to sign in as a PostgreSQL role"
+                "⟦credential⟧ and ⟦password⟧ are both given: leave out ⟦password⟧ to sign in with "
+                "Microsoft Entra, or ⟦credential⟧ to sign in as a PostgreSQL role"
             )
         if summary.has_client_id and summary.has_credential:
             self.problems.append(
-                "client_id chooses the identity of the default credential and has no effect with "
-                "credential: pass the client id to the credential itself"
+                "⟦client_id⟧ chooses the identity of the default credential and has no effect with "
+                "⟦credential⟧: pass the client id to the credential itself"
             )
         elif summary.has_client_id and has_password:
             self.problems.append(
-                "client_id is for Microsoft Entra and password for a PostgreSQL role: leave out one"
+                "⟦client_id⟧ is for Microsoft Entra and ⟦password⟧ for a PostgreSQL role: leave "
+                "out one"
             )
 
     def warn_of_stored_token(self) -> None:
@@ -295,7 +303,8 @@ class _Resolver:
         if found is None:
             names = ", ".join(repr(known.name) for known in CLOUDS)
             self.problems.append(
-                f"cloud={quote(cloud)} is not a cloud: write one of {names}, or pass an azpg.Cloud"
+                f"⟦cloud={quote(cloud)}⟧ is not a cloud: write one of {names}, or pass an "
+                f"azpg.Cloud"
             )
         return found
 
@@ -338,9 +347,9 @@ class _Resolver:
             suffix = clouds[0].suffixes[0]
             if suffix in FULL_NAMES:
                 self.problems.append(
-                    f"server={server!r} is a short name, which hosts of the cloud "
+                    f"⟦server={server!r}⟧ is a short name, which hosts of the cloud "
                     f"{clouds[0].name!r} do not have: write the full name, "
-                    f'server="{FULL_NAMES[suffix]}"'
+                    f'⟦server="{FULL_NAMES[suffix]}"⟧'
                 )
                 return None
             return server.lower() + suffix
@@ -351,13 +360,13 @@ class _Resolver:
             return None
         shown = quote(server, r"[\w.-]{1,253}")
         if shown == "…" or not server:
-            self.problems.append('server is not a name: write server="myserver"')
+            self.problems.append('server is not a name: write ⟦server="myserver"⟧')
             return None
         self.problems.append(
-            f'server={shown} is not the name of an Azure server: write server="myserver", or its '
-            f"full name. If {shown} is a tunnel, a proxy or your own DNS name of the server, "
-            f'write server="myserver", host="{server}". If it is not on Azure, write '
-            f'host="{server}" with password='
+            f'⟦server={shown}⟧ is not the name of an Azure server: write ⟦server="myserver"⟧, or '
+            f"its full name. If {shown} is a tunnel, a proxy or your own DNS name of the server, "
+            f'write ⟦server="myserver", host="{server}"⟧. If it is not on Azure, write '
+            f'⟦host="{server}"⟧ with ⟦password=⟧'
         )
         return None
 
@@ -371,17 +380,17 @@ class _Resolver:
             )
         if any(is_socket(host) or not host for host in lookup_hosts):
             self.problems.append(
-                f"host={','.join(lookup_hosts)!r} is not a name or an address: next to "
+                f"⟦host={','.join(lookup_hosts)!r}⟧ is not a name or an address: next to "
                 f"server, host is what azpg connects to over TCP"
             )
         summary = self.summary
         if not (names or addresses or summary.server is not None or summary.hosts_unreadable):
             self.problems.append(
-                'no host is given: write server="myserver" (or host="…"), or set PGHOST'
+                'no host is given: write ⟦server="myserver"⟧ (or ⟦host="…"⟧), or set PGHOST'
             )
         if not addresses and not all(names):
             self.problems.append(
-                f"host={','.join(names)!r} has an empty entry, for which libpq takes its default "
+                f"⟦host={','.join(names)!r}⟧ has an empty entry, for which libpq takes its default "
                 f"socket: write every host"
             )
 
@@ -457,15 +466,15 @@ class _Resolver:
 
     def allow_verify_ca(self) -> None:
         self.token_problems.append(
-            "sslmode=verify-ca does not verify the server's name, and a Microsoft Entra token goes "
-            "only to a verified server: leave out sslmode"
+            "⟦sslmode=verify-ca⟧ does not verify the server's name, and a Microsoft Entra token "
+            "goes only to a verified server: leave out ⟦sslmode⟧"
         )
         self.warnings.append(
-            "sslmode=verify-ca accepts every server with a certificate from Azure's authorities, "
+            "⟦sslmode=verify-ca⟧ accepts every server with a certificate from Azure's authorities, "
             "whatever its name"
         )
         # With SCRAM the password itself does not reach a server that does not know it
-        self.set_protection("require_auth", "scram-sha-256", "sslmode=verify-ca")
+        self.set_protection("require_auth", "scram-sha-256", "⟦sslmode=verify-ca⟧")
 
     def check_root_file(self) -> None:
         """Refuse a root file that another user could exchange, or warn if only its owner can."""
@@ -515,11 +524,15 @@ class _Resolver:
             ports = [PGBOUNCER_PORTS.get(port, port) for port in ports]
             if not all(map(_is_pgbouncer_port, ports)):
                 self.problems.append(
-                    f"pgbouncer=True means port 6432, but {self.shown('port')} is "
-                    f"given: leave it out there, or write port= as a keyword"
+                    f"⟦pgbouncer=True⟧ means port 6432, but {self.shown('port')} is "
+                    f"given: leave it out there, or pass ⟦port=⟧ by itself"
                 )
         self.params["port"] = ",".join(ports)
         return any(map(_is_pgbouncer_port, ports)) if requested is None else requested
+
+    def pgbouncer_warnings(self) -> tuple[str, ...]:
+        settings = settings_in(self.params.get("options", ""))
+        return tuple(refused_setting_warnings(settings, self.named("options")))
 
     # Defaults
 

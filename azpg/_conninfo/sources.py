@@ -72,7 +72,7 @@ class Parameter(NamedTuple):
         """Return how to name it in a message: by its variable, or by the keyword and its place."""
         if self.source == "environment" and self.place:
             return self.place
-        return keyword if self.source == "keyword" else f"{keyword} ({self.where})"
+        return f"⟦{keyword}⟧" if self.source == "keyword" else f"{keyword} ({self.where})"
 
 
 _WHERE = {"conninfo": "connection string"}
@@ -252,7 +252,7 @@ def _near_miss(
         if re.fullmatch(r"[^,]+,\d{1,5}", value):
             return (
                 f"{where} ends in a port after a comma, as in ADO.NET: write the port as "
-                f"port={value.partition(',')[2]}"
+                f"⟦port={value.partition(',')[2]}⟧"
             )
     return None
 
@@ -309,7 +309,7 @@ def command_passwords(environ: Mapping[str, str]) -> dict[_passfile.PasswordKey,
         raise ConfigError(
             f"the password file of this command (PGPASSFILE={path}) cannot be read: "
             f"{error.strerror}. azpg exec made it for the same user, for as long as the command "
-            f"runs: start this program by azpg exec too, or pass password= or credential="
+            f"runs: start this program by azpg exec too, or pass ⟦password=⟧ or ⟦credential=⟧"
         ) from None
 
 

@@ -92,11 +92,10 @@ def _to_sslmode(ssl: str, sslmode: str | None) -> tuple[str, str | None]:
         meant = value
     else:
         shown = quote(ssl, r"[\w.+-]{1,30}")
-        return "verify-full", f"ssl={shown} is no value of ssl: write sslmode=verify-full"
+        return "verify-full", f"⟦ssl={shown}⟧ is no value of ssl: write ⟦sslmode='verify-full'⟧"
     if given is not None and given != meant:
         return given, (
-            f"ssl={ssl.strip()} and sslmode={quote(sslmode or '').strip(chr(39))} contradict each "
-            f"other: leave out ssl"
+            f"ssl={ssl.strip()} and sslmode={given} contradict each other: leave out ⟦ssl=⟧"
         )
     return meant, None
 
@@ -104,11 +103,11 @@ def _to_sslmode(ssl: str, sslmode: str | None) -> tuple[str, str | None]:
 def _not_text_error(ssl: object) -> str:
     if type(ssl).__name__ == "SSLContext":
         return (
-            "ssl is an SSLContext, which libpq cannot use: leave out ssl=, because azpg verifies "
-            'Azure servers by itself, and write sslrootcert="<file>" for roots of your own. '
+            "ssl is an SSLContext, which libpq cannot use: leave out ⟦ssl=⟧, because azpg verifies "
+            'Azure servers by itself, and write ⟦sslrootcert="<file>"⟧ for roots of your own. '
             "azpg.asyncpg.connect() takes a context"
         )
     return (
-        f"ssl is {type(ssl).__name__}: leave out ssl=, because azpg verifies Azure servers by "
-        f'itself, or write sslmode="verify-full"'
+        f"ssl is {type(ssl).__name__}: leave out ⟦ssl=⟧, because azpg verifies Azure servers by "
+        f'itself, or write ⟦sslmode="verify-full"⟧'
     )

@@ -61,7 +61,7 @@ def unknown_keyword_error(name: str, known: Collection[str]) -> str:
 
 def _suggestion(name: str, known: Collection[str]) -> str:
     if name in OPTION_NAMES:
-        return f": it is an azpg option: pass it as an argument, not in the conninfo ({name}=…)"
+        return f": it is an azpg option: pass it as an argument, not in the conninfo (⟦{name}=…⟧)"
     meant = _ALIASES.get(name.lower())
     if meant is None:
         choices = [*known, *OPTION_NAMES]
@@ -267,9 +267,9 @@ def secret_placeholder_error(name: str, value: str) -> str | None:
 def client_id_error(client_id: str) -> str | None:
     """Return the problem with a client ID that is nearly right, or None."""
     if client_id.endswith(("\n", "\r")):
-        return f"client_id {STRIP_LINE_BREAK}"
+        return f"⟦client_id⟧ {STRIP_LINE_BREAK}"
     if found := placeholder(client_id) or bracketed_word(client_id):
-        return f"client_id is still the placeholder {found}: write the identity's client ID"
+        return f"⟦client_id⟧ is still the placeholder {found}: write the identity's client ID"
     return None
 
 
@@ -312,13 +312,13 @@ def host_error(keyword: str, host: str, *, needs_server: bool = False) -> str | 
     if re.search(r"[=;?]", host):
         return (
             "contains other parameters too: pass the text as the connection string, the first "
-            f"argument, in libpq's form (host=… port=… dbname=… user=…), and leave out {keyword}="
+            f"argument, in libpq's form (host=… port=… dbname=… user=…), and leave out ⟦{keyword}=⟧"
         )
     problem = _shape_problem(host)
     if problem is None:
         return None
     if re.search(r"\S\s+\S", host):
-        return f'{problem}: write one name, or a list separated by commas, {keyword}="a,b"'
+        return f'{problem}: write one name, or a list separated by commas, ⟦{keyword}="a,b"⟧'
     fix = _write_host(keyword, host, needs_server=needs_server)
     if "://" in host:
         fix = f"{fix}, or pass the whole URL as the connection string (postgresql://…)"
@@ -371,16 +371,21 @@ def _write_host(keyword: str, text: str, *, needs_server: bool) -> str:
     may_be_secret = re.search(r"@|^\s*\W?[A-Za-z][\w+.-]*:/", text)
     is_azure = found is not None and cloud_for_host(found["name"]) is not None
     if found is None or (may_be_secret and not is_azure):
-        example = 'server="myserver"' if keyword == "server" or needs_server else f'{keyword}="…"'
-        return f"write only the name, {example}, a port as port=, and a user as user="
+        example = (
+            '⟦server="myserver"⟧' if keyword == "server" or needs_server else f'⟦{keyword}="…"⟧'
+        )
+        return f"write only the name, {example}, a port as ⟦port=⟧, and a user as ⟦user=⟧"
     name = found["name"].strip("[]")
     port = f", port={found['port']}" if found["port"] else ""
     is_short_name = is_dns_label(name) and "_" not in name and name != "localhost"
     if is_azure or keyword == "hostaddr" or (keyword == "host" and not needs_server):
-        return f'write {keyword}="{name}"{port}'
+        return f'write ⟦{keyword}="{name}"{port}⟧'
     if is_short_name and not name.isdecimal():
-        return f'write server="{name}"{port}'
-    return f'write server="myserver", host="{name}"{port}, with the server\'s Azure name as server='
+        return f'write ⟦server="{name}"{port}⟧'
+    return (
+        f'write ⟦server="myserver", host="{name}"{port}⟧, with the server\'s Azure name as '
+        f"⟦server=⟧"
+    )
 
 
 def _is_ip(text: str) -> bool:
@@ -389,20 +394,3 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def to_cli_options(text: str) -> str:
-    """Return a message with Python's keywords (`server="a"`) as the command's options."""
-    text = text.replace("pgbouncer=True", "--pgbouncer").replace(
-        "pgbouncer=False", "--no-pgbouncer"
-    )
-    text = re.sub(
-        _KEYWORD, lambda found: f"--{found[1].replace('_', '-')} {found[3] or found[4]}", text
-    )
-    return re.sub(_NAMED, lambda found: f"--{found[1].replace('_', '-')}", text)
-
-
-_KEYWORD = (
-    r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=(?:([\"'])(.*?)\2|(?<=port=)(\d+))"
-)
-_NAMED = r"\b(server|host|hostaddr|port|dbname|user|client_id|cloud)=(?=[ .,:;)]|$)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.errors import FinishedPGconn
 
+from azpg._spelling import as_asyncpg_arguments, used
 from azpg.errors import ConfigError, ConnectError
 
 from .classify import classify
@@ -88,9 +89,13 @@ def _classify(error: BaseException) -> Explanation:
     if isinstance(error, ConnectError | ConfigError) and error.kind != "unknown":
         return Explanation(kind=error.kind, hint=error.hint, transient=error.transient)
     sqlstate = getattr(error, "sqlstate", None)  # asyncpg's errors have it too
-    if not isinstance(error, psycopg.Error) and not isinstance(sqlstate, str):
+    if isinstance(error, psycopg.Error):
+        found = classify(str(error), _hint_context(error), sqlstate or "")
+    elif isinstance(sqlstate, str):
+        with used(as_asyncpg_arguments):
+            found = classify(str(error), HintContext(), sqlstate)
+    else:
         return Explanation()
-    found = classify(str(error), _hint_context(error), sqlstate or "")
     return Explanation(kind=found.kind, hint=found.hint, transient=found.transient)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg.pq import ConnStatus
 
 from azpg._redact import redact
+from azpg._spelling import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,7 +128,7 @@ def write_hint(template: str, context: HintContext, names: Mapping[str, str | No
         "no_answer": _hint_no_answer(context),
         "own_machine": _hint_own_machine(context),
     }
-    return redact(template.format_map(values))
+    return spelled(redact(template.format_map(values)))
 
 
 def _identifier(name: str) -> str:
@@ -167,9 +168,9 @@ _SETTINGS = frozenset(
 
 
 def _hint_startup_parameter(context: HintContext, named: str) -> str:
-    direct = "go to the server itself with pgbouncer=False"
+    direct = "go to the server itself with ⟦pgbouncer=False⟧"
     if named == "replication":
-        return f"PgBouncer does not take replication=: leave it out, or {direct}"
+        return f"PgBouncer does not take ⟦replication=⟧: leave it out, or {direct}"
     known = [*context.settings, *_SETTINGS]
     if named in known:
         setting = named
@@ -179,8 +180,8 @@ def _hint_startup_parameter(context: HintContext, named: str) -> str:
         setting = "<setting>"
     what = "this setting" if setting == "<setting>" else f"the setting {setting}"
     return (
-        f"PgBouncer does not take {what} from a connection: leave it out of options= (asyncpg: "
-        f"server_settings) and set it once for the role, ALTER ROLE {_identifier(context.user)} IN "
+        f"PgBouncer does not take {what} from a connection: leave it out of ⟦options=⟧ "
+        f"and set it once for the role, ALTER ROLE {_identifier(context.user)} IN "
         f"DATABASE {_identifier(context.dbname or '…')} SET {setting} = …, or {direct}"
     )
 
@@ -188,12 +189,12 @@ def _hint_startup_parameter(context: HintContext, named: str) -> str:
 def _leave_out(context: HintContext, keyword: str, variable: str = "") -> str:
     """Return the instruction not to give an option, with the place where it is given."""
     if context.places is None:
-        return f"leave out {keyword}=" + (f" (or unset {variable})" if variable else "")
+        return f"leave out ⟦{keyword}=⟧" + (f" (or unset {variable})" if variable else "")
     place = context.places.get(keyword)
     if not place:
-        return f"leave out {keyword}="
+        return f"leave out ⟦{keyword}=⟧"
     remedy = f": unset {place}" if _is_variable(place) else ""
-    return f"leave out {keyword}= (here from {_with_article(place)}{remedy})"
+    return f"leave out ⟦{keyword}=⟧ (here from {_with_article(place)}{remedy})"
 
 
 def _from(context: HintContext, keyword: str) -> str:
@@ -220,12 +221,12 @@ def _hint_given_token(context: HintContext) -> str:
         return ""
     if context.password_is_callback:
         return (
-            "the token came from the password callback: leave out password=, azpg fetches tokens "
+            "the token came from the password callback: leave out ⟦password=⟧, azpg fetches tokens "
             "itself, or return a new token at each call"
         )
     place = (context.places or {})["password"]
     if not place:
-        return "the token came from password=: leave it out, azpg fetches tokens itself"
+        return "the token came from ⟦password=⟧: leave it out, azpg fetches tokens itself"
     remedy = f"unset {place}" if _is_variable(place) else "leave it out there"
     return f"the password came from {_with_article(place)}: {remedy}, azpg fetches tokens itself"
 
@@ -255,11 +256,11 @@ def _hint_audience(context: HintContext) -> str:
         return (
             f"{requested}, which is an assumption: Azure does not publish the resource for the "
             f"cloud {context.assumed_scope_of!r}. Take it from the server's message or from the "
-            f"portal (Connect), and pass cloud=azpg.Cloud(…, scope='<resource>/.default', …)"
+            f"portal (Connect), and pass ⟦cloud=azpg.Cloud(…, scope='<resource>/.default', …)⟧"
         )
     return (
         f"{requested}{'; ' if requested else ''}name the cloud of the server: "
-        'cloud="usgov", "china", "bleu", or "cosmos" for Azure Cosmos DB for PostgreSQL. A token '
+        '⟦cloud="usgov"⟧, "china", "bleu", or "cosmos" for Azure Cosmos DB for PostgreSQL. A token '
         "of your own must be for the resource that the server names"
     )
 
@@ -282,12 +283,11 @@ def _hint_token(context: HintContext) -> str:
 
 
 def _hint_login(context: HintContext) -> str:
-    role = _literal(context.user)
     server = context.host.partition(".")[0]
     # Single Server took user@server
     name = context.user.removesuffix(f"@{server}")
     has_server_suffix = name != context.user
-    suffix_hint = f"Flexible Server takes no @{server}: user={_literal(name)}"
+    suffix_hint = f"Flexible Server takes no @{server}: ⟦user={name!r}⟧"
     if context.entra:
         hint = _hint_no_role_for_token(context)
         if has_server_suffix:
@@ -295,8 +295,9 @@ def _hint_login(context: HintContext) -> str:
     else:
         user, password = _from(context, "user"), _from(context, "password")
         hint = (
-            f"check user={role}{user} and its password{password}; a role of Microsoft Entra has "
-            f"none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg gets a token"
+            f"check ⟦user={context.user!r}⟧{user} and its password{password}; a role of Microsoft "
+            f"Entra has none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg gets a "
+            f"token"
         )
         if has_server_suffix:
             hint = f"{hint}; {suffix_hint}"
@@ -315,8 +316,8 @@ def _hint_token_owner(context: HintContext) -> str:
         )
     if _GUID.fullmatch(context.user):
         return (
-            f"user={context.user!r}{_from(context, 'user')} is an id, and a role has a name: pass "
-            'user="<the display name of the identity>". '
+            f"⟦user={context.user!r}⟧{_from(context, 'user')} is an id, and a role has a name: "
+            'pass ⟦user="<the display name of the identity>"⟧. '
         )
     return ""
 
@@ -324,7 +325,7 @@ def _hint_token_owner(context: HintContext) -> str:
 _GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 _GROUP = (
-    "a member of a group signs in as user=\"<the group's role>\" (a managed identity's new "
+    "a member of a group signs in as ⟦user=\"<the group's role>\"⟧ (a managed identity's new "
     "membership may take 24 h to count)"
 )
 
@@ -333,7 +334,7 @@ def _hint_wrong_role(context: HintContext) -> str:
     user = repr(context.user)
     if not (hint := _hint_token_owner(context)):
         hint = (
-            f"role {user} belongs to another identity than the token. Leave out user= to sign in "
+            f"role {user} belongs to another identity than the token. Leave out ⟦user=⟧ to sign in "
             "under the token's own name (names are case-sensitive). "
         )
         if context.token_role:
@@ -343,7 +344,7 @@ def _hint_wrong_role(context: HintContext) -> str:
             )
     return (
         f"{hint}If {user} is a group: {_GROUP}. If it is the role you want, choose its identity "
-        "with credential= or client_id="
+        "with ⟦credential=⟧ or ⟦client_id=⟧"
     )
 
 
@@ -381,7 +382,7 @@ def _hint_object_id(context: HintContext) -> str:
         f"{hint}, often one of the same name that was deleted. Bind it to the new one, in database "
         'postgres as an Entra administrator: SECURITY LABEL FOR "pgaadauth" ON ROLE '
         f"{_identifier(context.user)} IS {_security_label(context)}; or choose the right identity "
-        "with client_id="
+        "with ⟦client_id=⟧"
     )
 
 
@@ -398,7 +399,7 @@ def _hint_no_role(context: HintContext) -> str:
     if context.entra:
         return _hint_no_role_for_token(context)
     return (
-        f"correct user={context.user!r}{_from(context, 'user')} (names are case-sensitive), or "
+        f"correct ⟦user={context.user!r}⟧{_from(context, 'user')} (names are case-sensitive), or "
         f"create the role: CREATE ROLE {_identifier(context.user)} LOGIN"
     )
 
@@ -409,19 +410,19 @@ def _hint_certificate_name(context: HintContext) -> str:
         attrs = "read-write" if kind == "writer" else "prefer-standby"
         return (
             f"the server's certificate does not have the name of the virtual endpoint: give the "
-            f'list of servers instead, host="<server>{suffix},<replica>{suffix}", '
-            f'target_session_attrs="{attrs}", which follows a promotion too'
+            f'list of servers instead, ⟦host="<server>{suffix},<replica>{suffix}", '
+            f'target_session_attrs="{attrs}"⟧, which follows a promotion too'
         )
     return (
-        f'pass server="myserver", host="{context.host}" (or hostaddr=): server is the name that '
-        "the certificate is verified against, host the address to connect to"
+        f'pass ⟦server="myserver", host="{context.host}"⟧ (or ⟦hostaddr=⟧): server is the name '
+        "that the certificate is verified against, host the address to connect to"
     )
 
 
 def _hint_roots(context: HintContext) -> str:
     if context.root_file == "system":
         return (
-            "sslrootcert=system finds the system's roots only where SSL_CERT_FILE names them: "
+            "⟦sslrootcert=system⟧ finds the system's roots only where SSL_CERT_FILE names them: "
             "leave it out for Azure's own. "
         )
     if not context.root_file:
@@ -431,7 +432,7 @@ def _hint_roots(context: HintContext) -> str:
         problem = "has no Azure root"
     source = "sslrootcert or PGSSLROOTCERT"
     if context.places is not None:
-        source = context.places.get("sslrootcert") or "sslrootcert="
+        source = context.places.get("sslrootcert") or "⟦sslrootcert=⟧"
     remedy = f"unset {source}" if _is_variable(source) else "leave it out"
     return (
         f"The root certificates are those of {context.root_file} ({source}), which {problem}: "
@@ -452,10 +453,10 @@ def _hint_port_closed(context: HintContext) -> str:
     if context.lookup_host:
         return (
             f"nothing listens on {context.place}, the address for {context.host}: check that the "
-            "tunnel (or proxy) is running, or correct host= and port="
+            "tunnel (or proxy) is running, or correct ⟦host=⟧ and ⟦port=⟧"
         )
     if context.hostaddr:
-        given = _from(context, "hostaddr") or " (hostaddr=)"
+        given = _from(context, "hostaddr") or " (⟦hostaddr=⟧)"
         return (
             f"nothing listens on {context.place}{given}, the address for {context.host}: correct "
             f"it, or {_leave_out(context, 'hostaddr')} to connect to {context.host} itself"
@@ -467,7 +468,7 @@ def _hint_azure_port_closed(context: HintContext) -> str:
     if context.port in _PGBOUNCER_PORTS:
         return (
             ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
-            "or write pgbouncer=False"
+            "or write ⟦pgbouncer=False⟧"
         )
     return f" of {context.host}: is it started (portal: Overview), and is that its port?"
 
@@ -488,7 +489,7 @@ def _hint_no_answer(context: HintContext) -> str:
     if context.lookup_host:
         return (
             f"that is the address for {context.host}: check that the tunnel (or proxy) there is "
-            "running and forwards to it, or correct host= and port="
+            "running and forwards to it, or correct ⟦host=⟧ and ⟦port=⟧"
         )
     if is_address(context.server_address) and _is_private(context.server_address):
         hint = (
@@ -517,15 +518,15 @@ _LOGIN_STATUSES = (
     ConnStatus.CHECK_STANDBY,
 )
 _PGBOUNCER_WAITS = (
-    "PgBouncer waits for the server behind it, as for a dbname= that does not exist: "
-    "pgbouncer=False tells"
+    "PgBouncer waits for the server behind it, as for a ⟦dbname=⟧ that does not exist: "
+    "⟦pgbouncer=False⟧ tells"
 )
 
 
 def _hint_own_machine(context: HintContext) -> str:
     if context.entra:
         return ""
-    return "For a server on your own machine only: sslmode=disable"
+    return "For a server on your own machine only: ⟦sslmode=disable⟧"
 
 
 def is_address(text: str) -> bool:

@@ -105,7 +105,7 @@ PATTERNS = (
         r"client sent partial pkt",
         "the {secret} has {secret_length} bytes. Azure's PgBouncer took about 4,080 until the "
         "server's maintenance after 2026-04-22 (portal: Maintenance): until then write "
-        "pgbouncer=False to connect to the server itself",
+        "⟦pgbouncer=False⟧ to connect to the server itself",
     ),
     # Role and database
     Pattern(
@@ -131,12 +131,12 @@ PATTERNS = (
     Pattern(
         "no-database",
         r"database .*is disabled",
-        "this database is disabled in PgBouncer: pgbouncer=False connects to the server itself",
+        "this database is disabled in PgBouncer: ⟦pgbouncer=False⟧ connects to the server itself",
     ),
     Pattern(
         "no-database",
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
-        "correct dbname= (left out with a password, it is the user's name), or CREATE DATABASE "
+        "correct ⟦dbname=⟧ (left out with a password, it is the user's name), or CREATE DATABASE "
         "{database}. SELECT datname FROM pg_database tells which there are",
     ),
     Pattern(
@@ -158,13 +158,13 @@ PATTERNS = (
     Pattern(
         "server-option",
         r"unrecognized configuration parameter|invalid value for parameter",
-        "the server does not take a setting of options= (or PGOPTIONS), of client_encoding= or of "
-        "the role (ALTER ROLE {role} RESET ALL drops those): correct it",
+        "the server does not take a setting of ⟦options=⟧ (or PGOPTIONS), of ⟦client_encoding=⟧ or "
+        "of the role (ALTER ROLE {role} RESET ALL drops those): correct it",
     ),
     Pattern(
         "auth-method",
         r"channel binding (is )?required",
-        "channel_binding=require (or PGCHANNELBINDING) wants SCRAM, and a Microsoft Entra token "
+        "⟦channel_binding=require⟧ (or PGCHANNELBINDING) wants SCRAM, and a Microsoft Entra token "
         "goes without: leave it out, the token is safe in verified TLS",
     ),
     Pattern(
@@ -176,8 +176,8 @@ PATTERNS = (
     Pattern(
         "auth-method",
         r"no password supplied",
-        "the server asks for a password: give password=, or leave it out altogether (an empty one "
-        "counts) to sign in with a Microsoft Entra token",
+        "the server asks for a password: give ⟦password=⟧, or leave it out altogether (an empty "
+        "one counts) to sign in with a Microsoft Entra token",
     ),
     # TLS
     Pattern(
@@ -232,7 +232,7 @@ PATTERNS = (
     Pattern(
         "direct-tls",
         r"direct SSL connection|ALPN",
-        "leave out sslnegotiation=direct: this server does not take it",
+        "leave out ⟦sslnegotiation=direct⟧: this server does not take it",
     ),
     Pattern(
         "tls",
@@ -252,7 +252,7 @@ PATTERNS = (
         "too-many-connections",
         r"too many (clients|connections)|remaining connection slots",
         "the server's connections are used up (max_connections): make pools smaller, counting one "
-        "for each process, or share them through PgBouncer (pgbouncer=True)",
+        "for each process, or share them through PgBouncer (⟦pgbouncer=True⟧)",
     ),
     Pattern(
         "too-many-connections",
@@ -264,15 +264,15 @@ PATTERNS = (
         "too-many-connections",
         r"query_wait_timeout",
         "PgBouncer had no server connection free: end transactions sooner, raise server parameter "
-        "pgbouncer.default_pool_size, or see with pgbouncer=False whether the server is up",
+        "pgbouncer.default_pool_size, or see with ⟦pgbouncer=False⟧ whether the server is up",
     ),
     # Read-only
     Pattern(
         "no-replica",
         r"session is not read-only|server is not in hot standby",
-        "no host is a read replica, and a primary does not become one: name the replica in host=, "
-        'or pass target_session_attrs="prefer-standby", which takes the primary if there is no '
-        "replica",
+        "no host is a read replica, and a primary does not become one: name the replica in "
+        '⟦host=⟧, or pass ⟦target_session_attrs="prefer-standby"⟧, which takes the primary if '
+        "there is no replica",
         every_host=True,
     ),
     Pattern(
@@ -306,7 +306,9 @@ PATTERNS = (
     ),
     Pattern(
         "starting",
-        r"admin forced disconnect|client connections dropped, exiting|evicted for",
+        r"admin forced disconnect|connections dropped, exiting|evicted( for|\s*$)|"
+        r"pooler is shutting down|suspend_timeout|"
+        r"database configuration changed|connect string changed",
         "PgBouncer ended this connection, because it restarts or was told to: connect again",
     ),
     Pattern(
@@ -320,13 +322,14 @@ PATTERNS = (
         r"idle-session timeout|idle.in.transaction timeout|idle.transaction.timeout|"
         r"client_idle_timeout",
         "the server closed what did nothing for too long: end transactions at once, and let a "
-        "pool keep connections (max_idle= below the server's limit)",
+        "pool keep connections (⟦max_idle=⟧ below the server's limit)",
     ),
     Pattern(
         "query-timeout",
-        r"\bquery_timeout",
-        "the query took longer than PgBouncer allows: make it faster, raise the server parameter "
-        "pgbouncer.query_timeout, or run it with pgbouncer=False",
+        r"\bquery.timeout|\btransaction.timeout",
+        "the query or transaction took longer than PgBouncer allows: make it faster, raise the "
+        "server parameter pgbouncer.query_timeout (or transaction_timeout), or run it with "
+        "⟦pgbouncer=False⟧",
     ),
     # Network
     Pattern(
@@ -350,7 +353,7 @@ PATTERNS = (
     Pattern(
         "no-socket",
         r"on socket .*(No such file or directory|refused)",
-        'no server has this Unix socket: name the server, server="myserver"',
+        'no server has this Unix socket: name the server, ⟦server="myserver"⟧',
     ),
     Pattern(
         "refused",
@@ -388,15 +391,15 @@ PATTERNS = (
         r"server login (has been|failed)|client_login_timeout|pgbouncer cannot connect|"
         r"pgbouncer error|server DNS lookup failed",
         "PgBouncer cannot sign in to the server behind it, and tries again only every 15 s: is "
-        "there such a database and user? pgbouncer=False goes there directly and says more",
+        "there such a database and user? ⟦pgbouncer=False⟧ goes there directly and says more",
     ),
     # Queries
     Pattern(
         "prepared-statement",
-        r"prepared statement .*(does not exist|already exists|already in use)|"
+        r"prepared statement .*(does not exist|did not exist|already exists|already in use)|"
         r"bind message supplies \d+ parameters?, but prepared statement",
-        "PgBouncer gives each transaction another server connection: pass prepare_threshold=None "
-        "(pgbouncer=True does) and no prepare=True, or let PgBouncer keep track with server "
+        "PgBouncer gives each transaction another server connection: pass ⟦prepare_threshold=None⟧ "
+        "(⟦pgbouncer=True⟧ does) and no prepare=True, or let PgBouncer keep track with server "
         "parameter pgbouncer.max_prepared_statements above 0",
     ),
     # Reported in public threads (2026-11-27)
@@ -423,7 +426,7 @@ PATTERNS = (
     Pattern(
         "permission",
         r"permission denied|must be (owner|member|superuser)|row-level security",
-        "the role may not do that: let the owner grant it, or sign in as a role that may, user=",
+        "the role may not do that: let the owner grant it, or sign in as a role that may, ⟦user=⟧",
     ),
     # psycopg and its pool, whose messages are the least specific
     Pattern(
@@ -441,7 +444,7 @@ PATTERNS = (
         "pool-timeout",
         r"couldn't get a connection|pool initialization incomplete|requests waiting",
         "all of the pool's connections are in use, or none can be made (then its log says why): "
-        "give them back sooner, `with pool.connection() as conn:`, or raise max_size=",
+        "give them back sooner, `with pool.connection() as conn:`, or raise ⟦max_size=⟧",
     ),
     Pattern(
         "pool-closed",

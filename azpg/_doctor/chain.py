@@ -102,12 +102,12 @@ def _incomplete_chain(last: Certificate) -> Cause:
         "incomplete chain",
         f"the server did not send the certificate of {last.issuer}, which issued {last.subject}",
         "report it to the server's operator (Azure's support). Until then pass a file with that "
-        "certificate and the output of azpg roots --pem as sslrootcert=",
+        "certificate and the output of azpg roots --pem as ⟦sslrootcert=⟧",
     )
 
 
 def _private_root(last: Certificate, file: str) -> Cause:
-    where = "pass a file with it as sslrootcert="
+    where = "pass a file with it as ⟦sslrootcert=⟧"
     if file and file != "system":
         where = f"add it to {file}"
     return Cause(

@@ -15,11 +15,12 @@ from azpg._connect import ConnectRequest
 from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg._conninfo.sources import merge
-from azpg._conninfo.suggestions import to_cli_options
 from azpg._diagnosis.classify import classify
 from azpg._diagnosis.hints import HintContext
 from azpg._libpq import libpq_info
+from azpg._pgbouncer import announcement
 from azpg._redact import redact
+from azpg._spelling import as_flags, spelled, used
 from azpg._tls.roots import certificates, root_file, user_root_crt
 from azpg._tokens.cache import read_clocks
 
@@ -128,6 +129,10 @@ class _Checks:
 
     def run_check(self, check: Callable[[], CheckResult]) -> CheckResult:
         """Run one check and return its result, with secrets masked; it raises nothing."""
+        with used(as_flags):
+            return self._run_check(check)
+
+    def _run_check(self, check: Callable[[], CheckResult]) -> CheckResult:
         try:
             result = check()
         except _Skipped as reason:
@@ -140,7 +145,7 @@ class _Checks:
             result,
             details={name: self._redact_detail(value) for name, value in result.details.items()},
             problem=self._redact(result.problem),
-            hint=redact(to_cli_options(result.hint)),
+            hint=redact(spelled(result.hint)),
         )
 
     # Results of failures
@@ -202,7 +207,7 @@ class _Checks:
             request = ConnectRequest(options, is_async=False)
         except azpg.ConfigError as error:
             self._blocker = "fix the configuration first"
-            return CheckResult(details, "failed", self._redact(to_cli_options(str(error))))
+            return CheckResult(details, "failed", self._redact(error))
         self._config = config = request.config
         self._entra = request.entra
         params = dict(config.params)
@@ -356,7 +361,7 @@ class _Checks:
 
     def pgbouncer(self) -> CheckResult:
         conn = self._open_connection()
-        if self.config.pgbouncer:
+        if self.config.pgbouncer or announcement(conn.pgconn) is not None:
             return self._pgbouncer_result(conn, conn.info.port, self._connect_options())
         port = PGBOUNCER_PORTS.get(str(conn.info.port))
         if port is None or self._reached is None:
@@ -381,6 +386,16 @@ class _Checks:
     def _pgbouncer_result(
         self, conn: azpg.Connection[Any], port: int, options: Mapping[str, Any]
     ) -> CheckResult:
+        announced = announcement(conn.pgconn)
+        if announced is not None and announced.max_prepared_statements is not None:
+            return CheckResult(
+                {
+                    "port": port,
+                    "version": announced.version,
+                    "pool_mode": announced.pool_mode,
+                    "prepared_statements": announced.max_prepared_statements > 0,
+                }
+            )
         with azpg.connect(**options, autocommit=True) as second:
             mode = pool_mode(conn, second)
         details: dict[str, Detail] = {"port": port, "pool_mode": mode}

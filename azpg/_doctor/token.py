@@ -74,7 +74,7 @@ def check_token(claims: Claims, cloud: Cloud, now: float) -> CheckResult:
         return CheckResult(
             status="failed",
             problem=f"the token is for {audience}, and the server takes those for {expected}",
-            hint=f"name the cloud: cloud={clouds[0]!r}" if clouds else _WRONG_RESOURCE_HINT,
+            hint=f"name the cloud: ⟦cloud={clouds[0]!r}⟧" if clouds else _WRONG_RESOURCE_HINT,
         )
     valid_from = claims.get("nbf", claims.get("iat"))
     if isinstance(valid_from, int) and valid_from > now + MAX_CLOCK_SKEW_SECONDS:

@@ -102,7 +102,7 @@ class RootFile:
                 kind="root-file",
                 hint="close some file descriptors (or raise ulimit -n), or set TMPDIR to a folder "
                 "that only you can write to; or write the roots to a file yourself and pass it as "
-                "sslrootcert=",
+                "⟦sslrootcert=⟧",
             ) from None
 
 
@@ -229,7 +229,7 @@ def _certifi_file() -> str:
         raise TLSError(
             f"the root certificates cannot be read: {reason}",
             kind="root-file",
-            hint="install certifi again, or pass your own file of roots as sslrootcert=",
+            hint="install certifi again, or pass your own file of roots as ⟦sslrootcert=⟧",
         )
     return path
 

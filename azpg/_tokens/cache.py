@@ -399,7 +399,7 @@ def _expired_failure(
         hint = (
             "check this machine's clock (timedatectl), by which the credential keeps an old token; "
             "azpg replaces a credential that it makes itself: pass a function, "
-            "credential=ManagedIdentityCredential"
+            "⟦credential=ManagedIdentityCredential⟧"
         )
     remaining = max(0.0, token.remaining(now))
     return TokenFailure(

@@ -24,7 +24,7 @@ _UNKNOWN_IDENTITY_HINT = (
 )
 _UNASSIGNED_HINT = (
     "no such managed identity is assigned here: assign it (portal: Identity), and name it by its "
-    'client id, client_id="…"'
+    'client id, ⟦client_id="…"⟧'
 )
 
 HINTS = {
@@ -38,8 +38,8 @@ HINTS = {
     ),
     r"AADSTS(700016|90002|50020)\b": _UNKNOWN_IDENTITY_HINT,
     r"AADSTS(500011|650057)\b": (
-        "the tenant does not know the database's resource: check cloud= and the tenant; where both "
-        "are right, an administrator adds it, az ad sp create --id "
+        "the tenant does not know the database's resource: check ⟦cloud=⟧ and the tenant; where "
+        "both are right, an administrator adds it, az ad sp create --id "
         "123cd850-d9df-40bd-94d5-c9f07b7fa203"
     ),
     r"AADSTS(70021|700211|700213)\b": (
@@ -152,7 +152,7 @@ def classify(
     elif name == "DefaultAzureCredential":
         hint = environment_hint or (
             "run `az login` on your own machine; on Azure give the application a managed identity, "
-            'and client_id="…" where it has several'
+            'and ⟦client_id="…"⟧ where it has several'
         )
     else:
         hint = f"{name} could not sign in: its message above says why"
@@ -212,8 +212,8 @@ def from_function(name: str, problem: str, resource: str) -> TokenFailure:
     return TokenFailure(
         f"no token from {name}: {problem}",
         "credential",
-        f"a function that is passed as credential= returns a credential of azure.identity, or the "
-        f"text of a token for {resource}",
+        f"a function that is passed as ⟦credential=⟧ returns a credential of azure.identity, or "
+        f"the text of a token for {resource}",
     )
 
 
@@ -236,7 +236,7 @@ def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.
         "credential-timeout",
         "name one credential instead of a chain "
         "(AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential), check that its endpoint is reached "
-        "from here, or wait longer: credential=azpg.EntraPassword(timeout=60)",
+        "from here, or wait longer: ⟦credential=azpg.EntraPassword(timeout=60)⟧",
         transient=True,
     )
 

@@ -189,7 +189,7 @@ def client_id_source(credential: object) -> str:
     if not isinstance(credential, DefaultCredential):
         return ""
     if (client_id := credential.client_id) is not None:
-        return f'client_id="{sanitized(client_id)}"'
+        return f'⟦client_id="{sanitized(client_id)}"⟧'
     from_environment = os.environ.get("AZURE_CLIENT_ID")
     return f"AZURE_CLIENT_ID={sanitized(from_environment)}" if from_environment else ""
 
@@ -205,18 +205,18 @@ def environment_hint() -> str:
     if os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"):
         return (
             "on Azure Machine Learning name the compute's identity, "
-            'client_id=os.environ["DEFAULT_IDENTITY_CLIENT_ID"], or pass '
-            "credential=AzureMLOnBehalfOfCredential() (of azure-ai-ml) for the user's"
+            '⟦client_id=os.environ["DEFAULT_IDENTITY_CLIENT_ID"]⟧, or pass '
+            "⟦credential=AzureMLOnBehalfOfCredential()⟧ (of azure-ai-ml) for the user's"
         )
     if os.environ.get("DATABRICKS_RUNTIME_VERSION"):
         return (
             "on Databricks pass a service credential: "
-            "credential=dbutils.credentials.getServiceCredentialsProvider('<name>')"
+            "⟦credential=dbutils.credentials.getServiceCredentialsProvider('<name>')⟧"
         )
     if not sys.modules.keys().isdisjoint(("notebookutils", "mssparkutils")):
         return (
             "in a notebook of Fabric or Synapse pass a function: "
-            "credential=lambda: notebookutils.credentials.getToken('<resource>'), with the "
+            "⟦credential=lambda: notebookutils.credentials.getToken('<resource>')⟧, with the "
             "resource https://ossrdbms-aad.database.windows.net"
         )
     return ""

@@ -160,4 +160,4 @@ def _require_cloud(name: str) -> Cloud:
     if (found := cloud_by_name(name)) is not None:
         return found
     names = ", ".join(repr(known.name) for known in CLOUDS)
-    raise ConfigError(f"cloud={quote(name)} is none of {names}, nor an azpg.Cloud")
+    raise ConfigError(f"⟦cloud={quote(name)}⟧ is none of {names}, nor an azpg.Cloud")

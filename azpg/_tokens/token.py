@@ -191,7 +191,7 @@ def require_role(claims: Claims) -> str:
     raise CredentialError(
         no_role_message(claims) if role is None else unprintable_role_message(role),
         kind="no-user",
-        hint='write user="…" with the name of its PostgreSQL role, for a service principal its '
+        hint='write ⟦user="…"⟧ with the name of its PostgreSQL role, for a service principal its '
         "display name in Microsoft Entra",
     )
 

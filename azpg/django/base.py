@@ -19,6 +19,7 @@ from azpg._child_env import psql_command
 from azpg._connect import ConnectRequest
 from azpg._conninfo.options import PSYCOPG_OPTIONS, ConnectOptions, hide_secret, hide_secrets
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
+from azpg._spelling import as_django_settings, used
 from azpg.connection import Connection
 from azpg.errors import ConfigError
 from azpg.pool import ConnectionPool
@@ -35,9 +36,16 @@ _POOL_PARAMETERS = set(inspect.signature(ConnectionPool).parameters) - {"conninf
 _NON_SECRET_OPTIONS = {"assume_role", "isolation_level", *_POOL_PARAMETERS}
 _DIRECT_PORTS = {pooled: direct for direct, pooled in PGBOUNCER_PORTS.items()}
 
+
+class _DatabaseConnection(Connection[Any]):
+    """Connects with messages that spell options as the settings do."""
+
+    _spelling = as_django_settings
+
+
 # Django calls Database.connect(), and reads other names of psycopg from Database too
 _database_module = ModuleType("psycopg", psycopg.__doc__)
-vars(_database_module).update(vars(psycopg), connect=Connection.connect)
+vars(_database_module).update(vars(psycopg), connect=_DatabaseConnection.connect)
 
 
 class DatabaseClient(client.DatabaseClient):
@@ -58,7 +66,8 @@ class DatabaseClient(client.DatabaseClient):
         options = _connect_arguments(self.connection.get_connection_params())
         with self.connection.wrap_database_errors:
             try:
-                command, child = psql_command(self.executable_name, [*parameters], options)
+                with used(as_django_settings):
+                    command, child = psql_command(self.executable_name, [*parameters], options)
             except ConfigError as error:
                 raise CommandError(str(error)) from None
         # psql handles Ctrl-C: it cancels its query
@@ -130,7 +139,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             ImproperlyConfigured: The settings are invalid; it lists every problem.
         """
         try:
-            return super().get_new_connection(conn_params)
+            with used(as_django_settings):
+                return super().get_new_connection(conn_params)
         except ConfigError as error:
             raise self._improperly_configured(error) from None
 
@@ -148,13 +158,17 @@ class DatabaseWrapper(base.DatabaseWrapper):
             params = self.get_connection_params()
             pool_options = self.settings_dict["OPTIONS"]["pool"]
             health_checks = self.settings_dict["CONN_HEALTH_CHECKS"]
-            defaults = {"check": ConnectionPool.check_connection if health_checks else None}
-            pool = ConnectionPool(
-                kwargs=params | {"autocommit": True},
-                open=False,
-                configure=self._configure_connection,
-                **(defaults if pool_options is True else defaults | pool_options),
-            )
+            defaults: dict[str, Any] = {
+                "check": ConnectionPool.check_connection if health_checks else None
+            }
+            defaults["connection_class"] = _DatabaseConnection
+            with used(as_django_settings):
+                pool = ConnectionPool(
+                    kwargs=params | {"autocommit": True},
+                    open=False,
+                    configure=self._configure_connection,
+                    **(defaults if pool_options is True else defaults | pool_options),
+                )
             self._connection_pools.setdefault(self.alias, pool)
         return self._connection_pools[self.alias]
 
@@ -192,7 +206,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def _resolve(self, params: dict[str, Any]) -> ResolvedConfig:
         try:
             options = ConnectOptions.from_mapping(_connect_arguments(params))
-            return ConnectRequest(options, is_async=False).config
+            with used(as_django_settings):
+                return ConnectRequest(options, is_async=False).config
         except ConfigError as error:
             raise self._improperly_configured(error) from None
 

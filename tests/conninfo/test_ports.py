@@ -80,7 +80,7 @@ def test_another_port_beside_pgbouncer_is_refused(
     assert problem.startswith(
         f"pgbouncer=True means port 6432, but port={port!r} (connection string) is given"
     )
-    assert "as a keyword" in problem
+    assert "pass port= by itself" in problem
     monkeypatch.setenv("PGPORT", port)
     (problem,) = problems(host=host, pgbouncer=True)
     assert "PGPORT=" in problem

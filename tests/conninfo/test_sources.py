@@ -193,7 +193,7 @@ def test_a_service_file_that_cannot_serve_is_a_problem(
 def test_a_value_that_libpq_cannot_be_handed_is_a_problem(value: str) -> None:
     """Text is never cut at a NUL, where the TLS keywords behind it would be lost."""
     (found,) = wrong(user=value)
-    assert found.startswith("user contains a NUL")
+    assert found.startswith("⟦user⟧ contains a NUL")
 
 
 @pytest.mark.parametrize("conninfo", ["user=a\0b sslmode=disable", "user=\udcff"])

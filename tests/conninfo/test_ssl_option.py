@@ -91,7 +91,7 @@ def test_a_keyword_beats_the_connection_string(handed: Handed) -> None:
 def test_another_value_is_an_error(problems: Problems, value: str) -> None:
     """It says what to write, and a long value is not repeated."""
     (problem,) = problems(host=HOST, ssl=value)
-    assert "write sslmode=verify-full" in problem
+    assert "write sslmode='verify-full'" in problem
     assert "x" * 40 not in problem
 
 

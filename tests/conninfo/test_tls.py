@@ -208,7 +208,7 @@ def test_verify_ca_in_code_is_obeyed_for_a_password(
     assert plan.params["require_auth"] == "scram-sha-256"
     assert plan.roots == azpg.AZURE_PUBLIC.roots
     (warning,) = plan.warnings
-    assert warning.startswith("sslmode=verify-ca")
+    assert warning.startswith("⟦sslmode=verify-ca⟧")
 
 
 def test_verify_ca_leaves_the_callers_require_auth(handed: Handed) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import azpg
-from azpg._conninfo.suggestions import to_cli_options
 from azpg._diagnosis import classify, hints
 from azpg._diagnosis.patterns import PATTERNS, SQLSTATES, Pattern
+from azpg._spelling import as_flags, used
 
 HOST = "myserver.postgres.database.azure.com"
 FATAL = 'connection failed: connection to server at "192.0.2.1", port 5432 failed: FATAL:  '
@@ -79,8 +79,9 @@ def test_the_hint_for_a_wrong_user_names_the_tokens_own(
 
 def test_the_command_writes_an_option_as_its_own() -> None:
     """Also an option that is named without a value."""
-    found = hint(FATAL + "password authentication failed", token_role="bob", places={})
-    assert "leave out --user. " in to_cli_options(found)
+    with used(as_flags):
+        found = hint(FATAL + "password authentication failed", token_role="bob", places={})
+    assert "leave out --user. " in found
 
 
 def test_the_hint_for_a_user_in_another_case_says_that_case_counts() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from azpg._clouds import AZURE_PUBLIC, AZURE_US_GOV, CLOUDS
 from azpg._doctor.token import check_token, credential_variables, token_details
+from azpg._spelling import spelled
 
 NOW = 1_800_000_000.0
 
@@ -63,7 +64,7 @@ def test_a_wrong_audience_fails(audience: str, hint: str) -> None:
     assert result.status == "failed"
     assert audience.rstrip("/") in result.problem
     assert AZURE_PUBLIC.scope.removesuffix("/.default") in result.problem
-    assert result.hint.endswith(hint)
+    assert spelled(result.hint).endswith(hint)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_invalid_settings_are_improperly_configured(databases: Databases, pool: 
     assert "write 'sslmode'" in str(caught.value)
     assert "'localhost' is none" in str(caught.value)
     assert "HINT: HOST, PORT" in str(caught.value)
+    assert 'OPTIONS["server"] = "myserver", HOST = \'localhost\'' in str(caught.value)
 
 
 @pytest.mark.parametrize("pool", [False, {"min_size": 1}])

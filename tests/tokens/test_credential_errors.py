@@ -80,7 +80,7 @@ def test_the_source_of_a_client_id_is_the_argument_or_the_variable(
     """The argument wins over the variable."""
     monkeypatch.setenv("AZURE_CLIENT_ID", "its-id")
     found = client_id_source(DefaultCredential("https://login.example", client_id))
-    assert found == ('client_id="own-id"' if client_id else "AZURE_CLIENT_ID=its-id")
+    assert found == ('⟦client_id="own-id"⟧' if client_id else "AZURE_CLIENT_ID=its-id")
 
 
 def test_a_credential_that_says_nothing_is_told_by_its_error() -> None:
