@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -30,7 +31,9 @@ def test_whatever_breaks_nothing_is_lost(doomed: Emulator) -> None:
     """What was acknowledged is kept, once; pools are back soon; nothing stays behind."""
     azpg.connect().close()  # so that what is imported at need is in memory
     before = vitals()
-    with Torture(doomed) as torture:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # noqa: T201  # pytest shows it for a test that fails
+    with Torture(doomed, seed) as torture:
         for name in SHORT:
             torture.suffer(name)
     assert not torture.ledger.wrong
@@ -64,7 +67,7 @@ def test_a_loss_would_be_found(azure: Emulator) -> None:
 def test_what_clients_may_not_see_would_be_told(azure: Emulator) -> None:
     """An error that is no OperationalError is wrong, and so is a read of what is not there."""
     ledger = Ledger()
-    crew = SyncCrew(ledger, "postgres")
+    crew = SyncCrew(ledger, "postgres", seed=0)
     for error in (psycopg.OperationalError("meant"), psycopg.ProgrammingError("wrong")):
         with ledger.attempt(crew, writes=True) as attempt:
             attempt.begun = True

@@ -28,8 +28,7 @@ import torture_compare
 from torture_clients import (
     TABLE,
     AsyncCrew,
-    CanceledCrew,
-    CanceledNullCrew,
+    AsyncNullCrew,
     Crew,
     Ledger,
     Place,
@@ -149,6 +148,7 @@ SHORT = {
     "backend killed": restart("kill-backend"),
     "PgBouncer restarted": sudden(lambda emulator: emulator.restart_pgbouncer()),
     "failover, with a new standby": sudden(lambda emulator: emulator.fail_over()),
+    "fenced": Fault(torture_compare.fenced, lasts=True, at="postgres"),
 }
 """Every kind of fault, in an order in which a restarted PgBouncer forgets what it found down."""
 
@@ -169,18 +169,35 @@ LONG = SHORT | {
 # The test
 
 
+CREWS: Sequence[tuple[type[Crew], Place]] = (
+    (SyncCrew, "postgres"),
+    (SyncCrew, "pgbouncer"),
+    (AsyncCrew, "postgres"),
+    (AsyncCrew, "pgbouncer"),
+    (SyncNullCrew, "pgbouncer"),
+    (AsyncNullCrew, "postgres"),
+)
+"""All pool classes, as far as two cores have time for them."""
+
+MORE_CREWS: Sequence[tuple[type[Crew], Place]] = (
+    *CREWS,
+    (SyncNullCrew, "postgres"),
+    (AsyncNullCrew, "pgbouncer"),
+)
+"""All pool classes, at both places."""
+
+
 class Torture:
     """Clients of an emulator at work for as long as the context lasts."""
 
-    def __init__(self, emulator: Emulator, more: Sequence[tuple[type[Crew], Place]] = ()) -> None:
+    def __init__(
+        self, emulator: Emulator, seed: int, crews: Sequence[tuple[type[Crew], Place]] = CREWS
+    ) -> None:
         self.ledger = Ledger()
         self.times: defaultdict[str, list[float]] = defaultdict(list)
         """seconds from each end of a fault until all pools were back"""
         self._emulator = emulator
-        kinds: tuple[type[Crew], ...] = (SyncCrew, AsyncCrew)
-        places: tuple[Place, ...] = ("postgres", "pgbouncer")
-        self.crews = [kind(self.ledger, place) for kind in kinds for place in places]
-        self.crews += [kind(self.ledger, place) for kind, place in more]
+        self.crews = [kind(self.ledger, place, seed) for kind, place in crews]
 
     def __enter__(self) -> Self:
         with azpg.connect() as conn:
@@ -304,15 +321,6 @@ def churn(connections: int) -> tuple[Vitals, Vitals]:
 
 # The long form
 
-MORE: Sequence[tuple[type[Crew], Place]] = (
-    (SyncNullCrew, "pgbouncer"),
-    (CanceledNullCrew, "postgres"),
-    (CanceledNullCrew, "pgbouncer"),
-    (CanceledCrew, "postgres"),
-)
-"""Null pools, and clients that are canceled."""
-
-
 COMPARED: dict[str, Begin] = {
     "refuse": SHORT["refuse"].begin,
     "stall": SHORT["stall"].begin,
@@ -346,7 +354,7 @@ def main() -> None:
                 print(line, flush=True)  # noqa: T201  # it is a program
             return
         before = vitals()
-        with Torture(emulator, MORE) as torture:
+        with Torture(emulator, asked.seed, MORE_CREWS) as torture:
             draw(torture, random.Random(asked.seed), 60 * asked.minutes)
         after = vitals()
         verdict = torture.judge()

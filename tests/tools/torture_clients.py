@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -24,6 +24,9 @@ Place: TypeAlias = Literal["postgres", "pgbouncer"]
 
 SIZE = 3
 """connections of each pool"""
+
+TAKE_ALL_SECONDS = 20.0
+"""for each connection of a pool without clients"""
 
 TABLE = """
     create table kept (id bigint not null);  -- no key, so that a row written twice would show
@@ -69,7 +72,7 @@ class Ledger:
         try:
             yield attempt
             attempt.failed = False
-        except psycopg.OperationalError:
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction):
             pass
         except Exception as error:  # noqa: BLE001  # whatever else it is, it is wrong
             # psycopg's own, where a session ends just after its COMMIT was done: "received 2
@@ -146,9 +149,10 @@ class Crew(ABC):
     pool_class: Any = None
     """a null pool class, or None for a pool that keeps connections"""
 
-    def __init__(self, ledger: Ledger, place: Place) -> None:
+    def __init__(self, ledger: Ledger, place: Place, seed: int) -> None:
         self.ledger = ledger
         self.place = place
+        self.chance = random.Random(f"{seed}: {self}")
         self.served = -1
         """the era of the last transaction acknowledged"""
         self._stopping = threading.Event()
@@ -163,6 +167,8 @@ class Crew(ABC):
             "name": str(self),
             "open": False,
         }
+        if place == "postgres":  # PgBouncer repeats what its first server reported
+            self._options["target_session_attrs"] = "read-write"
 
     def __str__(self) -> str:
         return f"{self.kind} to {self.place}"
@@ -182,6 +188,10 @@ class Crew(ABC):
         """Whether its pool is full, and has served since the last fault."""
         is_full = self.pool_class is not None or self.size >= SIZE
         return self.served == self.ledger.era and is_full
+
+    def note_lost_slots(self, error: psycopg.Error) -> None:
+        """Note that the pool has fewer connections than its `max_size`, once it has no clients."""
+        self.ledger.wrong.append(f"{self}: slots lost: {error!r}, {self.pool.get_stats()}")
 
     @abstractmethod
     def start(self) -> None:
@@ -229,6 +239,12 @@ class SyncCrew(Crew):
         self._stopping.set()
         for thread in self._threads:
             thread.join()
+        try:
+            with ExitStack() as taken:
+                for _ in range(self.pool.max_size):
+                    taken.enter_context(self.pool.connection(TAKE_ALL_SECONDS))
+        except psycopg.Error as error:
+            self.note_lost_slots(error)
         self.pool.close()
 
     def _write(self) -> None:
@@ -250,7 +266,7 @@ class SyncCrew(Crew):
 
 
 class AsyncCrew(Crew):
-    """Clients in tasks, on a loop of their own in a thread."""
+    """Clients in tasks, on a loop of their own in a thread, and one that is canceled."""
 
     kind = "tasks"
 
@@ -271,6 +287,12 @@ class AsyncCrew(Crew):
             async with azpg.create_pool_async(**self._options) as self.pool:
                 opened.set()
                 await asyncio.gather(*self._clients())
+                try:
+                    async with AsyncExitStack() as taken:
+                        for _ in range(self.pool.max_size):
+                            await taken.enter_async_context(self.pool.connection(TAKE_ALL_SECONDS))
+                except psycopg.Error as error:
+                    self.note_lost_slots(error)
 
         try:
             asyncio.run(main())
@@ -298,23 +320,13 @@ class AsyncCrew(Crew):
                 await asyncio.sleep(_PAUSE)
 
     def _clients(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._write(), self._write(), self._read()]
-
-
-class CanceledCrew(AsyncCrew):
-    """The same, and a client that is canceled at any moment."""
-
-    kind = "canceled tasks"
-
-    def _clients(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super()._clients(), self._be_canceled()]
+        return [self._write(), self._write(), self._read(), self._be_canceled()]
 
     async def _be_canceled(self) -> None:
         """Use the pool and be canceled at any moment: a lost slot would stall the others."""
-        chance = random.Random(str(self))
         while not self._stopping.is_set():
             task = asyncio.create_task(self._use())
-            await asyncio.sleep(chance.uniform(0.0, 0.1))
+            await asyncio.sleep(self.chance.uniform(0.0, 0.1))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
@@ -330,8 +342,8 @@ class SyncNullCrew(SyncCrew):
     pool_class = azpg.NullConnectionPool
 
 
-class CanceledNullCrew(CanceledCrew):
+class AsyncNullCrew(AsyncCrew):
     """Clients in tasks, of a null pool."""
 
-    kind = "canceled tasks, null pool,"
+    kind = "tasks, null pool,"
     pool_class = azpg.AsyncNullConnectionPool

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -35,6 +35,8 @@ class Figures(NamedTuple):
     errors: int
     attempts: int
     """connections that the pool tried to make"""
+    sign_ins: int
+    """of them, those that the server or PgBouncer authenticated"""
     back: float
     """seconds from the end of the fault until each client was served"""
     threads: int
@@ -54,12 +56,12 @@ def terminated(_: Emulator) -> Iterator[None]:
 
 @contextmanager
 def server_down(emulator: Emulator) -> Iterator[None]:
-    """Let PgBouncer accept clients while it cannot reach its server."""
-    with ExitStack() as slots:
-        _terminate_all()
-        slots.enter_context(emulator.slots_used_up())
+    """Stop PostgreSQL while PgBouncer accepts clients, whom it knows from before."""
+    os.kill(_postmaster(_primary_data(emulator)), signal.SIGINT)
+    try:
         yield
-    emulator.restart_pgbouncer()  # it leaves the server alone for 15 s otherwise
+    finally:
+        emulator.restart_postgres()
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def fenced(emulator: Emulator) -> Iterator[None]:
     def reload(content: bytes) -> None:
         with settings.open("wb") as file:  # it stays the server's own
             file.write(content)
-        os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGHUP)
+        os.kill(_postmaster(data), signal.SIGHUP)
 
     reload(before + b"\ndefault_transaction_read_only = on\n")
     try:
@@ -87,6 +89,10 @@ def _primary_data(emulator: Emulator) -> Path:
             if not (pid.parent / "standby.signal").exists():
                 return pid.parent
     raise AssertionError("no primary")
+
+
+def _postmaster(data: Path) -> int:
+    return int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
 
 
 def _terminate_all() -> None:
@@ -191,17 +197,23 @@ def measure(
         pool.wait(30)
         with Clients(pool) as clients:
             clients.wait(time.monotonic())
-            before = pool.get_stats()["connections_num"]
+            before, sign_ins = pool.get_stats()["connections_num"], emulator.counts.sign_ins
             clients.errors = 0
             with begin(emulator):
                 time.sleep(FAULT_SECONDS)
             back = clients.wait(time.monotonic())
             attempts = pool.get_stats()["connections_num"] - before
+            sign_ins = emulator.counts.sign_ins - sign_ins
     finally:
         pool.close()
     after_threads, after_descriptors = holds()
     return Figures(
-        clients.errors, attempts, back, after_threads - threads, after_descriptors - descriptors
+        errors=clients.errors,
+        attempts=attempts,
+        sign_ins=sign_ins,
+        back=back,
+        threads=after_threads - threads,
+        descriptors=after_descriptors - descriptors,
     )
 
 
@@ -217,12 +229,13 @@ def compare(
     """
     with azpg.connect(autocommit=True) as conn:
         conn.execute("create table compared (id bigint)")
-    head = ("fault", "pool", "errors", "attempts", "back, s", "threads", "descriptors")
+    head = ("fault", "pool", "errors", "attempts", "sign-ins", "back, s", "threads", "descriptors")
     yield _line(head)
     for name, begin in faults.items():
         for pool, open_pool in POOLS.items():
             found = measure(emulator, begin, open_pool, holds, pgbouncer=begin is server_down)
-            yield _line((name, pool, *found[:2], f"{found.back:.2f}", *found[3:]))
+            cells = found._replace(back=round(found.back, 2))
+            yield _line((name, pool, *cells))
 
 
 def _line(cells: tuple[object, ...]) -> str:
