@@ -1,6 +1,4 @@
-"""The types of the arguments of azpg, for annotations in code that wraps it.
-
-As in `psycopg.abc`, these are for annotations: import them under `if TYPE_CHECKING`, or anywhere.
+"""Types of arguments, for annotations in code that wraps azpg.
 
 >>> def open_connection(credential: azpg.abc.SyncCredential) -> azpg.Connection:
 ...     return azpg.connect(server="myserver", credential=credential)
@@ -28,22 +26,23 @@ class Unset:
 UNSET: Final = Unset()
 
 SyncCredential: TypeAlias = "TokenProvider | Callable[[], TokenProvider | str]"
-"""A credential of azure-identity, or a function that makes one or that returns the text of a token.
+"""An azure-identity credential, or a function that returns one or the text of a token.
 
 A function that returns text is called for each new token.
 """
 
 _Provider: TypeAlias = "TokenProvider | AsyncTokenProvider"
 Credential: TypeAlias = "_Provider | Callable[[], _Provider | str | Awaitable[_Provider | str]]"
-"""The same, for the async API: a credential of azure.identity.aio too, and the function may be
-async."""
+"""As `SyncCredential`, for the async API. The credential and the function may be async."""
 
 Password: TypeAlias = str | Callable[[], str]
-"""A password, or a function that returns it and is called once per new connection."""
+"""A password, or a function that returns it and is called for each new connection."""
 
 AsyncPassword: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
-"""The same, for the async API: the function may be async."""
+"""As `Password`, for the async API. The function may be async."""
 
 PrepareThreshold: TypeAlias = int | Unset | None
-"""How often a query is executed before it is prepared; None: never. Left out, it is psycopg's
-default of 5, or None behind PgBouncer."""
+"""Executions of a query before psycopg prepares it, None for never.
+
+The default is 5, or None with PgBouncer.
+"""

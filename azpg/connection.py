@@ -40,8 +40,8 @@ def _with_sslmode(text: str, pgconn: PGconn) -> str:
 class Connection(psycopg.Connection[Row]):
     """A psycopg connection over verified TLS, authenticated with Microsoft Entra.
 
-    Use it wherever psycopg takes a connection class. It differs from psycopg's in `connect()` and
-    in `cancel()`, which encrypts its request.
+    Use it wherever psycopg accepts a connection class. Only `connect()` and `cancel()`, which
+    encrypts its request, differ from psycopg's.
     """
 
     __module__ = "azpg"
@@ -73,47 +73,48 @@ class Connection(psycopg.Connection[Row]):
     ) -> Self:
         """Open a connection to Azure Database for PostgreSQL.
 
-        Environment variables and service files count as in libpq. A value that is given in several
-        places is taken from the keyword first, then from `conninfo`, the service file and the
-        environment.
+        Environment variables and service files are read as in libpq. If several sources set the
+        same parameter, a keyword argument takes precedence, then `conninfo`, the service file and
+        the environment.
 
         Args:
-            conninfo: a connection string, as in psycopg: libpq's key/value string or URI.
-            server: the server's short name, such as `"myserver"`, or its full name. The server's
-                certificate is verified against it. A `host` next to it is the address to connect
+            conninfo: Connection string of libpq, as key/value pairs or as a URI.
+            server: Short name of the server, such as `"myserver"`, or its full name. The server's
+                certificate is verified against it. With `server`, `host` is the address to connect
                 to, such as the local end of an SSH tunnel.
-            credential: a credential of azure-identity, or a function that makes one or that returns
-                the text of a token and is called for each new one. Without it
-                `DefaultAzureCredential` is used.
-            client_id: the client id of the user-assigned or workload identity that the default
-                credential uses.
-            password: authenticates as a PostgreSQL role instead of with Microsoft Entra: a text, or
-                a function that returns it and is called for every new connection.
-            pgbouncer: True connects to PgBouncer, on port 6432 and without prepared statements; by
-                default the port decides.
-            cloud: an `azpg.Cloud` or its name; by default the host's.
-            retry_timeout: seconds for which transient failures (refused, starting, full, no answer)
-                are retried in all, each with a warning in the log; 0 means a single attempt. The
-                default is 30, or `connect_timeout` if you gave a shorter one. 30 covers a restart
-                of PgBouncer, a lack of connection slots and most network faults. Give a job 180: a
-                failover takes 60 to 120 s and scaling with near-zero downtime 40 to 60 s
+            credential: An azure-identity credential, or a function that returns one or the text of
+                a token. Default: one `DefaultAzureCredential` per process.
+            client_id: Client ID of the managed or workload identity that the default credential
+                uses.
+            password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a function
+                that is called for each new connection.
+            pgbouncer: True connects to PgBouncer (port 6432, no prepared statements). Default: the
+                port decides.
+            cloud: An `azpg.Cloud` or its name. Default: the cloud of the host.
+            retry_timeout: Seconds within which transient failures are retried with exponential
+                backoff, each with a warning in the log; 0 for a single attempt. Default: 30, or
+                `connect_timeout` if you pass a smaller one. Pass 180 in a job: a failover takes 60
+                to 120 s, and scaling with near-zero downtime 40 to 60 s
                 (https://learn.microsoft.com/azure/postgresql/high-availability/concepts-high-availability,
                 https://learn.microsoft.com/azure/postgresql/scale/concepts-scaling-resources,
                 2026-11-27).
-            autocommit: as in psycopg.
-            prepare_threshold: as in psycopg; the default is 5, and None behind PgBouncer.
-            context: as in psycopg.
-            row_factory: as in psycopg.
-            cursor_factory: as in psycopg.
-            **kwargs: keywords of libpq, such as `dbname`, `user` or `connect_timeout` (seconds).
+            autocommit: Whether each statement is its own transaction.
+            prepare_threshold: Executions of a query before psycopg prepares it; None for never.
+                Default: 5, or None with PgBouncer.
+            context: psycopg adapters of the connection.
+            row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
+            cursor_factory: Class of the cursors.
+            **kwargs: Further keywords of libpq, such as `dbname`, `user` or `connect_timeout`
+                (seconds).
 
         Returns:
-            The new connection, of the class it is called on.
+            The new connection.
 
         Raises:
-            ConfigError: if the arguments are invalid or contradict each other; it lists every
-                problem, and nothing has been sent.
-            ConnectError: or one of its kinds, if no connection could be made.
+            ConfigError: The arguments are invalid or contradict each other; it lists every
+                problem, and nothing was sent.
+            ConnectError: No connection could be made; usually one of its subclasses, such as
+                `azpg.LoginError`.
 
         >>> with azpg.connect(server="myserver", dbname="mydb") as conn:
         ...     conn.execute("select 1").fetchone()
@@ -218,8 +219,8 @@ class Connection(psycopg.Connection[Row]):
 class AsyncConnection(psycopg.AsyncConnection[Row]):
     """A psycopg async connection over verified TLS, authenticated with Microsoft Entra.
 
-    Use it wherever psycopg takes a connection class. It differs from psycopg's in `connect()` and
-    in `cancel()`, which encrypts its request.
+    Use it wherever psycopg accepts a connection class. Only `connect()` and `cancel()`, which
+    encrypts its request, differ from psycopg's.
     """
 
     __module__ = "azpg"
@@ -252,32 +253,39 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         """Open an async connection to Azure Database for PostgreSQL.
 
         Args:
-            conninfo: a connection string, as for `azpg.connect`.
-            server: the server's short or full name, as for `azpg.connect`.
-            credential: a credential of azure-identity or of azure.identity.aio, or a function, sync
-                or async, that makes one or that returns the text of a token. A sync credential or
-                function is called in a thread.
-            client_id: the client id of the default credential's identity.
-            password: authenticates as a PostgreSQL role: a text, or a function, sync or async, that
-                returns it. A sync function is called in a thread.
-            pgbouncer: True connects to PgBouncer, on port 6432 and without prepared statements.
-            cloud: an `azpg.Cloud` or its name; by default the host's.
-            retry_timeout: seconds for which transient failures are retried in all, by default 30;
-                0 means a single attempt. Give a job 180, which covers failover and scaling.
-            autocommit: as in psycopg.
-            prepare_threshold: as in psycopg; the default is 5, and None behind PgBouncer.
-            context: as in psycopg.
-            row_factory: as in psycopg.
-            cursor_factory: as in psycopg.
-            **kwargs: keywords of libpq, such as `dbname`, `user` or `connect_timeout` (seconds).
+            conninfo: Connection string of libpq, as for `azpg.connect`.
+            server: Short or full name of the server, as for `azpg.connect`.
+            credential: An azure-identity credential, sync or async, or a sync or async function
+                that returns one or the text of a token. A sync credential or function is called in
+                a thread. Default: one `DefaultAzureCredential` per process.
+            client_id: Client ID of the managed or workload identity that the default credential
+                uses.
+            password: Password of a PostgreSQL role, instead of Microsoft Entra: text, or a sync or
+                async function that is called for each new connection. A sync function is called in
+                a thread.
+            pgbouncer: True connects to PgBouncer (port 6432, no prepared statements). Default: the
+                port decides.
+            cloud: An `azpg.Cloud` or its name. Default: the cloud of the host.
+            retry_timeout: Seconds within which transient failures are retried, as for
+                `azpg.connect`; 0 for a single attempt. Default: 30, or `connect_timeout` if you
+                pass a smaller one.
+            autocommit: Whether each statement is its own transaction.
+            prepare_threshold: Executions of a query before psycopg prepares it; None for never.
+                Default: 5, or None with PgBouncer.
+            context: psycopg adapters of the connection.
+            row_factory: Function that makes the rows, such as `psycopg.rows.dict_row`.
+            cursor_factory: Class of the cursors.
+            **kwargs: Further keywords of libpq, such as `dbname`, `user` or `connect_timeout`
+                (seconds).
 
         Returns:
-            The new connection, of the class it is called on.
+            The new connection.
 
         Raises:
-            ConfigError: if the arguments are invalid or contradict each other; it lists every
-                problem, and nothing has been sent.
-            ConnectError: or one of its kinds, if no connection could be made.
+            ConfigError: The arguments are invalid or contradict each other; it lists every
+                problem, and nothing was sent.
+            ConnectError: No connection could be made; usually one of its subclasses, such as
+                `azpg.LoginError`.
 
         >>> async with await azpg.connect_async(server="myserver", dbname="mydb") as conn:
         ...     await (await conn.execute("select 1")).fetchone()
@@ -404,27 +412,27 @@ def conninfo(
     cloud: Cloud | str | None = None,
     **kwargs: ConnParam,
 ) -> str:
-    """Return the connection string that `connect` would give to libpq, without any secret.
+    """Return the connection string that `connect` passes to libpq, without secrets.
 
-    It connects to nothing and acquires no token, so a user that only the token names is not in it.
-    A `host` next to `server` is resolved.
+    It does not connect, and acquires no token, so it contains no user if only the token names one.
+    If you pass both `server` and `host`, it resolves `host`.
 
     Args:
-        conninfo: a connection string, as for `azpg.connect`.
-        server: the server's short or full name, as for `azpg.connect`.
-        credential: means authentication with Microsoft Entra; it is not called.
-        client_id: means the same.
-        password: means authentication as a PostgreSQL role; it is not in the result.
-        pgbouncer: True means PgBouncer's port.
-        cloud: an `azpg.Cloud` or its name; by default the host's.
-        **kwargs: keywords of libpq.
+        conninfo: Connection string of libpq, as for `azpg.connect`.
+        server: Short or full name of the server, as for `azpg.connect`.
+        credential: Selects Microsoft Entra; it is not called.
+        client_id: Selects Microsoft Entra.
+        password: Selects a PostgreSQL role; it is not in the result.
+        pgbouncer: True selects the port of PgBouncer.
+        cloud: An `azpg.Cloud` or its name. Default: the cloud of the host.
+        **kwargs: Further keywords of libpq.
 
     Returns:
-        A key/value string.
+        The connection string, as key/value pairs.
 
     Raises:
-        ConfigError: if the arguments are invalid or contradict each other; it lists every problem.
-        psycopg.OperationalError: if a `host` next to `server` cannot be resolved.
+        ConfigError: The arguments are invalid or contradict each other; it lists every problem.
+        psycopg.OperationalError: `host` cannot be resolved.
 
     >>> azpg.conninfo(server="myserver", dbname="mydb")
     '...host=myserver.postgres.database.azure.com ...sslmode=verify-full ...'

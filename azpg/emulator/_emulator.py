@@ -68,8 +68,8 @@ class Emulator:
         pgbouncer: Whether to run PgBouncer, if it is installed.
         extensions: The names of the extensions that administrators may create, the value of
             the server parameter `azure.extensions`. A new server at Azure allows none
-                (https://learn.microsoft.com/azure/postgresql/extensions/how-to-allow-extensions,
-                copy of 07/2026).
+            (https://learn.microsoft.com/azure/postgresql/extensions/how-to-allow-extensions,
+            copy of 07/2026).
         standby: Whether to create the synchronous standby at the start. Otherwise it is created
             when it is first needed, by the `reader_...` properties or by `fail_over`.
         imds: Whether the identity endpoint has the form of virtual machines as well.
@@ -196,12 +196,12 @@ class Emulator:
 
     @property
     def port(self) -> int:
-        """Return PostgreSQL's port: 5432, or a free port if 5432 or 6432 is taken."""
+        """Return the port of PostgreSQL, 5432 or a free port if 5432 or 6432 is taken."""
         return int(self._get_start_info("port"))
 
     @property
     def pgbouncer_port(self) -> int | None:
-        """Return PgBouncer's port: 6432, or a free port if it is taken; None without PgBouncer."""
+        """Return the port of PgBouncer, 6432 or a free port; None without PgBouncer."""
         port: int | None = self._get_start_info("pgbouncer_port")
         return port
 
@@ -231,7 +231,7 @@ class Emulator:
 
     @property
     def reader_port(self) -> int:
-        """Return the read replica's port: 5432, or a free port if 5432 is taken."""
+        """Return the port of the read replica, 5432 or a free port if 5432 is taken."""
         _, port = self._request("ensure_reader")
         return int(port)
 
