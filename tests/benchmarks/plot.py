@@ -26,12 +26,11 @@ def draw(rows: list[Row], path: Path) -> None:
     bars.sort(key=lambda bar: bar[1])
     settings: Any = {"svg.hashsalt": "azpg", "svg.fonttype": "none", "font.size": 12}
     with mpl.rc_context(settings):
-        figure, axis = plt.subplots(figsize=(6, 0.6 * len(bars) + 0.5), layout="constrained")
+        figure, axis = plt.subplots(figsize=(6, 0.6 * len(bars)), layout="constrained")
         colors = [OWN if name == "azpg" else OTHER for name, _ in bars]
         drawn = axis.barh([name for name, _ in bars], [value for _, value in bars], color=colors)
-        labels = [f" {amount(value, connects[0].unit)}" for _, value in bars]
-        axis.bar_label(drawn, labels=labels, color=INK)
-        axis.set_title("CPU time of a connect, with verified TLS and a token", color=INK, size=12)
+        labels = [f"{amount(value, connects[0].unit)}" for _, value in bars]
+        axis.bar_label(drawn, labels=labels, color=INK, padding=4)
         axis.set_xlim(right=max(value for _, value in bars) * 1.15)
         axis.invert_yaxis()
         axis.xaxis.set_visible(False)

@@ -92,9 +92,9 @@ HEADLINES = (
 
 
 def amount(value: float, unit: str) -> str:
-    """Return a figure as it is printed."""
+    """Return a figure as it is printed; no line breaks before its unit."""
     digits = 0 if not unit or value >= 1000 else 2 if value < 10 else 1
-    return f"{value:,.{digits}f} {unit}".strip()
+    return f"{value:,.{digits}f}\N{NO-BREAK SPACE}{unit}".strip()
 
 
 def table(rows: list[Row]) -> str:
