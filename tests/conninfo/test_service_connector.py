@@ -58,8 +58,8 @@ PLAIN = {"host": HOST, "dbname": "mydb", "user": "myapp"}
         ),
         pytest.param({"HOST": HOST, "NAME": "mydb", "USER": "myapp"}, PLAIN, id="django"),
         pytest.param(
-            {"HOST": HOST, "NAME": "mydb", "USER": "myapp", "PASSWORD": "geheim"},
-            PLAIN | {"password": "geheim"},
+            {"HOST": HOST, "NAME": "mydb", "USER": "myapp", "PASSWORD": "secret"},
+            PLAIN | {"password": "secret"},
             id="django-secret",
         ),
         pytest.param(
@@ -68,19 +68,19 @@ PLAIN = {"host": HOST, "dbname": "mydb", "user": "myapp"}
                 "PORT": "5432",
                 "DATABASE": "mydb",
                 "USERNAME": "myapp",
-                "PASSWORD": "geheim",
+                "PASSWORD": "secret",
                 "SSL": "true",
             },
-            PLAIN | {"port": "5432", "password": "geheim"},
+            PLAIN | {"port": "5432", "password": "secret"},
             id="plain-secret",
         ),
         pytest.param(
-            {"CONNECTIONSTRING": STRING, "HOST": "elsewhere", "PASSWORD": "geheim"},
+            {"CONNECTIONSTRING": STRING, "HOST": "elsewhere", "PASSWORD": "secret"},
             PLAIN | {"port": "5432", "sslmode": "require"},
             id="string-first",
         ),
         pytest.param({"HOST": HOST, "NAME": "", "PORT": ""}, {"host": HOST}, id="empty"),
-        pytest.param({"USER": "myapp", "PASSWORD": "geheim"}, {}, id="no-host"),
+        pytest.param({"USER": "myapp", "PASSWORD": "secret"}, {}, id="no-host"),
         pytest.param({"CONNECTIONSTRING": "dbname=mydb user=myapp"}, {}, id="string-no-host"),
         pytest.param({"CONNECTIONSTRING": f"host={HOST} service=x"}, {"host": HOST}, id="service"),
     ],
@@ -97,7 +97,7 @@ def test_it_counts_only_where_nothing_else_names_a_server(
     place: str, source: str, tmp_path: Any
 ) -> None:
     """A server that is named in any other way is not the one of the connector's user and secret."""
-    environ = connector(CONNECTIONSTRING=f"{STRING} password=geheim")
+    environ = connector(CONNECTIONSTRING=f"{STRING} password=secret")
     file = tmp_path / "services"
     file.write_text(f"[mine]\n{place}=192.0.2.1\n")
     words: dict[str, Any] = {}
@@ -204,17 +204,17 @@ def test_a_user_assigned_identity_signs_in(api: Api, azure: Emulator, connected:
 
 def test_a_secret_signs_in(api: Api, azure: Emulator, connected: Any) -> None:
     """_PASSWORD is a PostgreSQL role's."""
-    role = azure.add_role(f"secret-{api.kind}", password="geheim").name
-    connected(HOST=HOST, USERNAME=role, PASSWORD="geheim", DATABASE="postgres")
+    role = azure.add_role(f"secret-{api.kind}", password="secret").name
+    connected(HOST=HOST, USERNAME=role, PASSWORD="secret", DATABASE="postgres")
     with api.connect() as conn:
         assert api.row(conn, "select current_user") == (role,)
 
 
 def test_a_call_beats_it(api: Api, azure: Emulator, connected: Any) -> None:
     """User, database, password and identity of the call are taken, the rest of it stays."""
-    role = azure.add_role(f"call-{api.kind}", password="geheim").name
+    role = azure.add_role(f"call-{api.kind}", password="secret").name
     connected(HOST=HOST, NAME="nowhere", USER="nobody", CLIENTID="nothing", PASSWORD="wrong")
-    with api.connect(user=role, password="geheim", dbname="postgres") as conn:
+    with api.connect(user=role, password="secret", dbname="postgres") as conn:
         assert api.row(conn, QUERY) == (role, "postgres")
     client_id = azure.principal.client_id
     with api.connect(user="myapp", client_id=client_id, dbname="postgres") as conn:
@@ -289,4 +289,4 @@ def test_half_a_service_principal_is_refused(
     ) as caught:
         api.open()
     leaks.none_shown(caught.value, "pr1ncipal-secret")
-    assert "host=" in azpg.conninfo(password="geheim")
+    assert "host=" in azpg.conninfo(password="secret")

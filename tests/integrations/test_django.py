@@ -307,9 +307,9 @@ def test_documented_settings_connect(
     """Each of the documented settings connects."""
     user = "shop" if '"shop"' in settings else "myapp"
     if user == "shop":
-        azure.add_role("shop", password="geheim")
+        azure.add_role("shop", password="secret")
     monkeypatch.setenv("CLIENT_ID", azure.principal.client_id or "")
-    secret = SimpleNamespace(value="geheim")
+    secret = SimpleNamespace(value="secret")
     names: dict[str, Any] = {"vault": SimpleNamespace(get_secret=lambda _name: secret)}
     exec(settings, names)
     given = names["DATABASES"]["default"]
