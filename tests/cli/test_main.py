@@ -295,7 +295,7 @@ def test_documented_commands_run(
 ) -> None:
     """Each example of the documentation ends with exit status 0."""
     with azpg.connect(server="myserver", autocommit=True) as conn:
-        conn.execute("drop database if exists mydb")
+        conn.execute("drop database if exists mydb with (force)")
         conn.execute("create database mydb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

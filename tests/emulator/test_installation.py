@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from azpg.emulator import EmulatorError
@@ -26,6 +29,16 @@ def test_without_the_wheel_the_newest_packaged_postgresql_is_used(
         _install(tmp_path / version, *(["initdb", "postgres"] if version != "19" else ["psql"]))
     monkeypatch.setattr(installation, "_PACKAGED_FOLDERS", (f"{tmp_path}/*",))
     assert installation.find_postgres() == tmp_path / "18"
+
+
+@pytest.mark.wheel
+def test_the_wheel_has_pgvector(connect: Callable[..., psycopg.Connection[Any]]) -> None:
+    """An administrator can create pgvector, which Debian has in another package."""
+    with connect() as conn:
+        conn.execute("create extension vector")
+        nearest = conn.execute("select '[1,2]'::vector <-> '[1,4]'").fetchone()
+        assert nearest == (2.0,)
+        conn.rollback()
 
 
 def test_without_the_wheel_debians_postgresql_is_found(no_wheel: None) -> None:

@@ -102,9 +102,9 @@ def test_the_stripped_tls_fault(
 def test_pgbouncer_rejects_startup_options(
     emulator: Emulator, get_connect_error: GetConnectError
 ) -> None:
-    """PgBouncer has Azure's settings, which reject startup options."""
+    """PgBouncer has Azure's settings, which reject options that it does not track itself."""
     assert "unsupported startup parameter" in get_connect_error(
-        port=emulator.pgbouncer_port, options="-c search_path=public"
+        port=emulator.pgbouncer_port, options="-c work_mem=8MB"
     )
 
 

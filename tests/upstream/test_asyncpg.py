@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
 PROGRAM = """
 import asyncio, asyncpg, socket, sys, threading
 
@@ -26,12 +24,16 @@ asyncio.run(asyncpg.connect(user="me", password="x", database="x", **options))
 """
 
 
-@pytest.mark.parametrize("method", [11, 12], ids=["SASLContinue", "SASLFinal"])
-def test_a_sasl_message_out_of_order_ends_the_process(method: int) -> None:
+def test_a_sasl_message_out_of_order_ends_the_process() -> None:
     """A process dies of SIGSEGV, without azpg too, if a server continues SASL that never began.
 
-    If this fails, asyncpg is fixed: raise its lowest version, and take the lines about it out of
-    docs/security.md, docs/reference/support.md and docs/how-to/asyncpg.md.
+    It does for at least one of the two messages, SASLContinue and SASLFinal: on Python 3.15 the
+    first one is an InternalClientError. If this fails, asyncpg is fixed: raise its lowest version,
+    and take the lines about it out of docs/security.md, docs/reference/support.md and
+    docs/how-to/asyncpg.md.
     """
-    ran = subprocess.run([sys.executable, "-c", PROGRAM, str(method)], check=False, timeout=60)
-    assert ran.returncode == -signal.SIGSEGV
+    statuses = [
+        subprocess.run([sys.executable, "-c", PROGRAM, method], check=False, timeout=60).returncode
+        for method in ("11", "12")
+    ]
+    assert -signal.SIGSEGV in statuses
