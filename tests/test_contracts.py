@@ -12,13 +12,14 @@ import psycopg_pool
 import psycopg_pool.pool
 import psycopg_pool.pool_async
 import pytest
-from psycopg import pq
+from psycopg import generators, pq, waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import azpg
 
 if TYPE_CHECKING:
     from fix_api import Api
+    from fix_servers import Postgres
 
     from azpg.emulator import Emulator
 
@@ -359,6 +360,28 @@ def test_what_waits_on_an_idle_connection_reaches_its_handlers(azure: Emulator, 
 
 
 # What the pools' own methods stand on
+
+
+def test_a_wait_resumes_its_generator_at_each_interval(api: Api, postgres: Postgres) -> None:
+    """psycopg.waiting runs the steps of generators.execute(), with 0 if nothing has come."""
+    ready: list[int] = []
+
+    def steps(pgconn: Any) -> Any:
+        pgconn.send_query(b"select pg_sleep(0.1)")
+        inner = generators.execute(pgconn)
+        try:
+            asked = next(inner)
+            while True:
+                ready.append((yield asked))
+                asked = inner.send(ready[-1])
+        except StopIteration as stop:
+            return stop.value
+
+    with psycopg.connect(host=postgres.socket, user="admin", dbname="postgres") as conn:
+        wait: Any = waiting.wait if api.kind == "sync" else waiting.wait_async
+        (result,) = api.run(wait(steps(conn.pgconn), conn.pgconn.socket, 0.02))
+    assert result.ntuples == 1
+    assert 0 in ready
 
 
 @pytest.mark.parametrize(

@@ -138,22 +138,37 @@ class BasePool(PsycopgPool):
             failure = permanent  # the client had too little time to know better
         self._history.record_failure(failure, changes_before)
 
-    def _log_failure(self, failure: Exception) -> None:
-        """Log a failed connection: not if a client raises it, and not once for each worker."""
-        is_raised = is_permanent(failure) and (
-            self._waiting or self._full_event is not None or self._opens_and_waits
-        )
-        is_repeated = not self._history.is_news(failure)
-        level = logging.DEBUG if is_raised or is_repeated else logging.WARNING
-        logger.log(level, "error connecting in %r: %s", self.name, failure)
-
-    def _log_end_of_attempts(self) -> None:
+    def _is_retried(
+        self, failure: BaseException, attempt: AttemptWithBackoff, started: float
+    ) -> bool:
+        """Return whether a failed attempt is repeated, after `attempt.delay`."""
+        self._log_failure(failure)
+        if not attempt.time_to_give_up(started):
+            attempt.update_delay(started)
+            return True
         if not self._history.permanent():
             logger.warning(
                 "reconnection attempt in pool %r failed after %s sec",
                 self.name,
                 self.reconnect_timeout,
             )
+        return False
+
+    def _go_on_growing(self) -> None:
+        """Make another connection if clients wait or too few are left; needs the lock."""
+        self._growing = False
+        if self._nconns < self._min_size or self._waiting:
+            self._maybe_grow_pool()
+
+    def _log_failure(self, failure: BaseException) -> None:
+        """Log a failed connection: not if a client raises it, and not once for each worker."""
+        is_raised = is_permanent(failure) and (
+            self._waiting or self._full_event is not None or self._opens_and_waits
+        )
+        is_repeated = not self._history.is_news(failure)
+        level = logging.DEBUG if is_raised or is_repeated else logging.WARNING
+        reason = str(failure) or type(failure).__name__
+        logger.log(level, "error connecting in %r: %s", self.name, reason)
 
     def _list_connections(self) -> list[BaseConnection[Any]]:
         """Return the connections that still exist, closed ones too."""

@@ -37,7 +37,7 @@ def copy_error(error: E) -> E:
     return copied
 
 
-def is_permanent(failure: Exception | None) -> bool:
+def is_permanent(failure: BaseException | None) -> bool:
     """Return whether the same attempt cannot succeed later without a change."""
     return isinstance(failure, ConfigError) or (
         isinstance(failure, ConnectError) and not failure.transient
@@ -83,7 +83,7 @@ class FailureHistory:
         self._failure = failure.with_traceback(None)
         self._failed_at = time.monotonic()
 
-    def is_news(self, failure: Exception) -> bool:
+    def is_news(self, failure: BaseException) -> bool:
         """Return whether to log a failure: several workers fail alike at the same time."""
         text, now = str(failure), time.monotonic()
         last_text, last_at = self._logged

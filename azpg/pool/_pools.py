@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import psycopg_pool
+from psycopg import waiting
 from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout
 from psycopg_pool._acompat import agather
@@ -33,7 +34,7 @@ from ._arguments import (
 )
 from ._base import CLOSE_TIMEOUT_SECONDS, BasePool, record_checkout
 from ._errors import pool_error
-from ._round_trip import POLL_SECONDS, RoundTrip
+from ._round_trip import round_trip
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -96,6 +97,12 @@ def join(threads: list[Worker], timeout: float) -> None:
         thread.join(max(0.0, end - time.monotonic()))
         if thread.is_alive():
             logger.warning("couldn't stop thread %r within %s seconds", thread.name, timeout)
+
+
+def is_canceled() -> bool:
+    """Return whether the running task is being canceled, not only something that it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def wait_for_event(event: asyncio.Event, timeout: float) -> bool:  # noqa: ASYNC109
@@ -345,9 +352,8 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
     def _check_new(self, conn: CT) -> None:
         """Check a new connection by a round trip: PgBouncer accepts it while its server is down."""
         try:
-            round_trip = RoundTrip(conn.pgconn, self._stop_deadline().at)
-            while not round_trip.is_done():
-                _deadline.sleep(POLL_SECONDS)
+            steps = round_trip(conn.pgconn, self._stop_deadline())
+            waiting.wait(steps, conn.pgconn.socket, _deadline.STOP_CHECK_SECONDS)
         except BaseException as error:
             conn.pgconn.finish()
             if isinstance(error, psycopg.Error):
@@ -370,19 +376,15 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             if self._drop_surplus():
                 self._growing = self._growing and not growing
                 return
-        now = time.monotonic()
+        started = time.monotonic()
         try:
             conn = self._connect()
         except _deadline.Stopped:
             return
         except Exception as ex:  # noqa: BLE001  # the caller's callbacks may raise any
-            self._log_failure(ex)
-            if not attempt.time_to_give_up(now):
-                attempt.update_delay(now)
-                task = AddConnection(self, attempt, growing=growing)
-                self.schedule_task(task, attempt.delay)
+            if self._is_retried(ex, attempt, started):
+                self.schedule_task(AddConnection(self, attempt, growing=growing), attempt.delay)
                 return
-            self._log_end_of_attempts()
             with self._lock:
                 self._nconns -= 1
                 self._growing = self._growing and not growing
@@ -392,9 +394,7 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         self._add_to_pool(conn)
         if growing:
             with self._lock:
-                self._growing = False
-                if self._nconns < self._min_size or self._waiting:
-                    self._maybe_grow_pool()
+                self._go_on_growing()
 
     def _add_to_pool(self, conn: CT) -> None:
         is_surplus = False
@@ -796,13 +796,12 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         Args:
             q: The queue; a `StopWorker` in it ends the worker.
         """
-        me = cast("asyncio.Task[None]", asyncio.current_task())
         while not isinstance(task := await q.get(), StopWorker):
             try:
                 await task.run()
-            except Exception as ex:  # noqa: BLE001  # a task must not end the worker
+            except (Exception, asyncio.CancelledError) as ex:  # noqa: BLE001  # must not end it
                 logger.warning("task run %s failed: %s: %s", task, type(ex).__name__, ex)
-            if me.cancelling():
+            if is_canceled():
                 raise asyncio.CancelledError
 
     async def _connect(self, timeout: float | None = None) -> ACT:  # noqa: ASYNC109
@@ -825,9 +824,8 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
     async def _check_new(self, conn: ACT) -> None:
         """Check a new connection by a round trip: PgBouncer accepts it while its server is down."""
         try:
-            round_trip = RoundTrip(conn.pgconn, self._stop_deadline().at)
-            while not round_trip.is_done():
-                await _deadline.sleep_async(POLL_SECONDS)
+            steps = round_trip(conn.pgconn, self._stop_deadline())
+            await waiting.wait_async(steps, conn.pgconn.socket, _deadline.STOP_CHECK_SECONDS)
         except BaseException as error:
             conn.pgconn.finish()
             if isinstance(error, psycopg.Error):
@@ -852,19 +850,18 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             if self._drop_surplus():
                 self._growing = self._growing and not growing
                 return
-        now = time.monotonic()
+        started = time.monotonic()
         try:
             conn = await self._connect()
         except _deadline.Stopped:
             return
-        except Exception as ex:  # noqa: BLE001  # the caller's callbacks may raise any
-            self._log_failure(ex)
-            if not attempt.time_to_give_up(now):
-                attempt.update_delay(now)
+        except (Exception, asyncio.CancelledError) as ex:
+            if is_canceled():
+                raise
+            if self._is_retried(ex, attempt, started):
                 task = AsyncAddConnection(self, attempt, growing=growing)
                 await self.schedule_task(task, attempt.delay)
                 return
-            self._log_end_of_attempts()
             async with self._lock:
                 self._nconns -= 1
                 self._growing = self._growing and not growing
@@ -874,9 +871,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         await self._add_to_pool(conn)
         if growing:
             async with self._lock:
-                self._growing = False
-                if self._nconns < self._min_size or self._waiting:
-                    self._maybe_grow_pool()
+                self._go_on_growing()
 
     async def _add_to_pool(self, conn: ACT) -> None:
         is_surplus = False

@@ -6,45 +6,46 @@ import time
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import generators
 from psycopg.pq import ExecStatus
 
 if TYPE_CHECKING:
+    from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn
+
+    from azpg._deadline import Deadline
 
 MAX_SECONDS = 5.0
 """How long a new connection may take to answer: PgBouncer makes a query wait for a server that is
 down, by default for two minutes."""
 
-POLL_SECONDS = 0.01
-"""How often to look for the answer."""
 
+def round_trip(pgconn: PGconn, deadline: Deadline) -> PQGen[None]:
+    """Send an empty query: a generator for the functions of `psycopg.waiting`.
 
-class RoundTrip:
-    """An empty query on a new connection. No method waits.
+    A connection's own `wait()` would not do: if it is interrupted it cancels the query, for 5 s.
 
     Args:
         pgconn: The connection.
-        end: When the caller stops waiting, on the monotonic clock.
+        deadline: The moment at which the caller stops waiting.
+
+    Raises:
+        psycopg.Error: The connection does not work, or the time is over.
+        Stopped: Nobody waits for the connection any more.
     """
-
-    def __init__(self, pgconn: PGconn, end: float) -> None:
-        self._pgconn = pgconn
-        self._end = min(end, time.monotonic() + MAX_SECONDS)
-        pgconn.send_query(b"")
-        pgconn.flush()
-
-    def is_done(self) -> bool:
-        """Return whether the server has answered.
-
-        Raises:
-            psycopg.Error: The connection does not work, or the time is over.
-        """
-        self._pgconn.consume_input()
-        if self._pgconn.is_busy():
-            if time.monotonic() >= self._end:
+    end = min(deadline.at, time.monotonic() + MAX_SECONDS)
+    pgconn.send_query(b"")
+    steps = generators.execute(pgconn)
+    try:
+        waiting_for = next(steps)
+        while True:
+            ready = yield waiting_for
+            deadline.check_stopped()
+            if not ready and time.monotonic() >= end:
                 raise psycopg.OperationalError("the server did not answer in time")
-            return False
-        while (result := self._pgconn.get_result()) is not None:
-            if result.status == ExecStatus.FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result)
-        return True
+            waiting_for = steps.send(ready)
+    except StopIteration as stop:
+        results = stop.value
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result)

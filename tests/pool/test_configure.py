@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import traceback
@@ -17,6 +18,8 @@ import azpg
 if TYPE_CHECKING:
     from fix_api import Api
     from fix_servers import Postgres
+
+WORKERS = 2
 
 both = pytest.mark.parametrize("kind", ["pool", "null"])
 
@@ -152,3 +155,25 @@ def test_a_permanent_failure_that_no_client_gets_is_logged_once(
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1, messages
     assert "VectorError" in messages[0]
+
+
+def test_a_canceled_callback_costs_no_worker(postgres: Postgres) -> None:
+    """If configure awaits what another task cancels, the attempt is retried, and no task ends."""
+    calls: list[int] = []
+
+    async def configure(_: Any) -> None:
+        calls.append(1)
+        if len(calls) <= WORKERS + 1:
+            raise asyncio.CancelledError
+
+    async def main() -> None:
+        kwargs = {"host": postgres.socket, "user": "admin", "password": "x", "dbname": "postgres"}
+        pool: Any = azpg.AsyncConnectionPool(
+            kwargs=kwargs, min_size=1, num_workers=WORKERS, configure=configure, open=False
+        )
+        await pool.open(wait=True)
+        assert (await pool.getconn()).closed is False
+        await pool.close()
+
+    asyncio.run(main())
+    assert len(calls) == WORKERS + 2
