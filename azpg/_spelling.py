@@ -34,9 +34,9 @@ def use(spelling: Spelling | None) -> Spelling:
     Args:
         spelling: One of this module's functions; None changes nothing.
     """
-    previous = _CURRENT.get()
+    previous = CURRENT.get()
     if spelling is not None:
-        _CURRENT.set(spelling)
+        CURRENT.set(spelling)
     return previous
 
 
@@ -56,7 +56,7 @@ _OPTION = re.compile(
 
 
 def _spell(marked: str) -> str:
-    spelling = _CURRENT.get()
+    spelling = CURRENT.get()
     if spelling is as_keywords:
         return marked
     options: list[Option] = []
@@ -111,7 +111,7 @@ def as_asyncpg_arguments(options: Sequence[Option]) -> str:
     )
 
 
-_CURRENT: ContextVar[Spelling] = ContextVar("azpg_spelling", default=as_keywords)
+CURRENT: ContextVar[Spelling] = ContextVar("azpg_spelling", default=as_keywords)
 
 _FLAGS = frozenset({"client_id", "cloud", "dbname", "host", "hostaddr", "port", "server", "user"})
 _OBJECTS = frozenset({"context", "credential", "cursor_factory", "row_factory"})

@@ -217,7 +217,13 @@ def from_function(name: str, problem: str, resource: str) -> TokenFailure:
     )
 
 
-def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.0) -> TokenFailure:
+def timeout(
+    name: str,
+    seconds: float,
+    source: str = "",
+    request_age: float = 0.0,
+    import_seconds: float = 0.0,
+) -> TokenFailure:
     """Return the failure of a credential that took too long.
 
     Args:
@@ -225,12 +231,15 @@ def timeout(name: str, seconds: float, source: str = "", request_age: float = 0.
         seconds: How long the caller waited.
         source: Where the caller's deadline comes from, such as `connect_timeout=3`.
         request_age: How long the oldest request has been in progress, in seconds.
+        import_seconds: How long azure.identity was imported meanwhile.
     """
     message = f"no token from {name} within {_rounded(seconds)} s"
     if source:
         message += f" ({source})"
     if request_age > seconds + 1.0:
         message += f": its answer has been awaited for {request_age:.0f} s"
+    if import_seconds > 1.0:
+        message += f"; before that, the import of azure.identity took {import_seconds:.0f} s"
     return TokenFailure(
         message,
         "credential-timeout",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from azpg._redact import Secret, sanitized
 from azpg._version import __version__
 
+from . import identity_import
 from .credential_errors import HttpResponse
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class DefaultCredential:
 
     def __call__(self) -> object:
         """Make it."""
+        identity_import.load()
         if _has_identity_binding():
             return self._identity_binding()
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415
@@ -121,6 +123,7 @@ class ServicePrincipal:
 
     def __call__(self) -> object:
         """Make it."""
+        identity_import.load()
         from azure.identity import ClientSecretCredential  # noqa: PLC0415
 
         return ClientSecretCredential(

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from azpg import _spelling
 from azpg._attempt import Attempt
 from azpg._deadline import Deadline
 
@@ -93,6 +94,11 @@ class TokenRequest:
 
 
 def _values(context: contextvars.Context) -> dict[contextvars.ContextVar[Any], object]:
-    # Each thread has its own decimal.Context, and each connect its own deadline and attempt.
+    # Each thread has its own decimal.Context, each connect its own deadline and attempt, and each
+    # entry point its own spelling.
     own = (decimal.Context, Deadline, Attempt)
-    return {name: value for name, value in context.items() if type(value) not in own}
+    return {
+        name: value
+        for name, value in context.items()
+        if type(value) not in own and name is not _spelling.CURRENT
+    }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from azpg._deadline import STOP_CHECK_SECONDS
 
-from . import credential_errors
+from . import credential_errors, identity_import
 from .token import Token
 
 if TYPE_CHECKING:
@@ -114,15 +114,24 @@ class TokenWait:
 
     def _end(self) -> float:
         """Return when the caller stops waiting, on the monotonic clock."""
-        end = self._begun + self._timeout
+        end = self._begun + self._timeout + self._import_seconds()
         if self._deadline is None or self._entry.interactive or self._entry.asks_user():
             return end
         return min(end, self._deadline.at)
 
     def _timed_out(self) -> CredentialError:
+        imported = self._import_seconds()
         waited = self._end() - self._begun
         source = ""
-        if self._deadline is not None and self._end() < self._begun + self._timeout:
+        if self._deadline is not None and waited < self._timeout + imported:
             source = self._deadline.source
+        else:
+            waited = self._timeout
         name, age = self._source.name, self._entry.request_age()
-        return credential_errors.timeout(name, max(0.0, waited), source, age).error()
+        return credential_errors.timeout(
+            name, max(0.0, waited), source, age - imported, imported
+        ).error()
+
+    def _import_seconds(self) -> float:
+        """Return how long azure.identity was imported during the wait."""
+        return identity_import.seconds_since(self._begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from azure.identity import InteractiveBrowserCredential
 import azpg
 from azpg._deadline import Deadline
 from azpg._tokens import refresh_policy
+from azpg._tokens.credentials import DefaultCredential
 from azpg._tokens.refresh_policy import next_request_delay
 
 if TYPE_CHECKING:
@@ -60,6 +62,44 @@ def test_a_deadline_ends_the_wait(api: Api, azure: Emulator, credentials: Creden
         error
     )
     assert error.transient
+
+
+class SlowImport:
+    """A finder of modules that takes its time over azure.identity, as a loaded machine does."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Wait, and leave the finding to the others."""
+        if name == "azure.identity":
+            time.sleep(self._seconds)
+
+
+def importing_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Any:
+    """Return a new default credential, which imports azure.identity again, slowly."""
+    monkeypatch.delitem(sys.modules, "azure.identity")
+    monkeypatch.setattr(sys, "meta_path", [SlowImport(seconds), *sys.meta_path])
+    return DefaultCredential("https://login.microsoftonline.com", None)
+
+
+def test_the_import_of_azure_identity_is_not_part_of_the_timeout(
+    api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The endpoint has all of the time, however long Python took before it was asked."""
+    credential = importing_slowly(monkeypatch, 1.5)
+    assert ask(api, azpg.EntraPassword(credential, timeout=1.0))
+
+
+def test_the_callers_own_deadline_holds_during_the_import(
+    api: Api, azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connect_timeout is the caller's wish for the whole; the error says what it went into."""
+    password = azpg.EntraPassword(importing_slowly(monkeypatch, 2.0))
+    error = timed_out(api, password, 1.3)
+    assert "the import of azure.identity took 1 s" in str(error)
+    assert "azpg.EntraPassword(timeout=" in error.hint
+    assert ask(api, password)  # so that the import has ended
 
 
 def test_the_timeout_counts_where_it_is_shorter(api: Api, gated: Any) -> None:
