@@ -304,7 +304,7 @@ def _hint_login(context: HintContext) -> str:
     return hint
 
 
-def _hint_token_owner(context: HintContext) -> str:
+def hint_token_owner(context: HintContext) -> str:
     """Return whose the token is, if it is not that of the user, and how to use its name."""
     if context.token_role and context.token_role != context.user:
         kind = f" (a {context.token_kind})" if context.token_kind else ""
@@ -332,7 +332,7 @@ _GROUP = (
 
 def _hint_wrong_role(context: HintContext) -> str:
     user = repr(context.user)
-    if not (hint := _hint_token_owner(context)):
+    if not (hint := hint_token_owner(context)):
         hint = (
             f"role {user} belongs to another identity than the token. Leave out ⟦user=⟧ to sign in "
             "under the token's own name (names are case-sensitive). "
@@ -352,7 +352,7 @@ def _hint_no_role_for_token(context: HintContext) -> str:
     role = _literal(context.user)
     is_same = context.token_role == context.user
     object_id = context.token_object_id if is_same else ""
-    hint = _hint_token_owner(context) or (
+    hint = hint_token_owner(context) or (
         f"no role of Microsoft Entra has exactly the name {role} here, or its sign-in is off "
         "(portal: Authentication). "
     )
@@ -375,7 +375,7 @@ _CREATE_ROLE = (
 
 
 def _hint_object_id(context: HintContext) -> str:
-    hint = _hint_token_owner(context)
+    hint = hint_token_owner(context)
     role = f"role {context.user!r} is bound to another identity"
     hint += f"Otherwise {role}" if hint else role
     return (

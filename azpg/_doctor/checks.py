@@ -16,13 +16,14 @@ from azpg._conninfo.options import ConnectOptions
 from azpg._conninfo.resolve import PGBOUNCER_PORTS
 from azpg._conninfo.sources import merge
 from azpg._diagnosis.classify import classify
-from azpg._diagnosis.hints import HintContext
+from azpg._diagnosis.hints import HintContext, hint_token_owner
 from azpg._libpq import libpq_info
 from azpg._pgbouncer import announcement
 from azpg._redact import redact
 from azpg._spelling import as_flags, spelled, used
 from azpg._tls.roots import certificates, root_file, user_root_crt
 from azpg._tokens.cache import read_clocks
+from azpg._tokens.token import token_owner
 
 from . import network
 from .chain import find_cause
@@ -337,7 +338,31 @@ class _Checks:
         details |= token_details(claims)
         details["characters"] = len(token.text)
         details["minutes_left"] = int(token.remaining(read_clocks()) / 60)
-        return replace(check_token(claims, cloud, read_clocks().wall), details=details)
+        result = check_token(claims, cloud, read_clocks().wall)
+        if result.status == "ok":
+            result = self._check_user(claims)
+        return replace(result, details=details)
+
+    def _check_user(self, claims: _jwt.Claims) -> CheckResult:
+        """Compare the token's name with the user, which may be a group that it is a member of."""
+        user = "" if self._config is None else self._config.params.get("user", "")
+        owner = token_owner(claims)
+        if self._config is None or not user or owner.role in ("", user):
+            return CheckResult()
+        hint = hint_token_owner(
+            HintContext(
+                user=user,
+                token_role=owner.role,
+                token_kind=owner.kind,
+                places=self._config.places,
+            )
+        )
+        return CheckResult(
+            status="warning",
+            problem=f"the user is {user!r}, and the token is for {owner.role!r}",
+            hint=f"{hint}It is right if {user!r} is a group of which the token's identity is a "
+            f"member",
+        )
 
     def sign_in(self) -> CheckResult:
         if self._blocker:
