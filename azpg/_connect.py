@@ -42,7 +42,7 @@ from ._conninfo.suggestions import (
 )
 from ._deadline import Deadline
 from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
-from ._diagnosis.hints import HintContext
+from ._diagnosis.hints import HintContext, is_example_password
 from ._diagnosis.patterns import EVENT_LOOP_HINT
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
@@ -373,6 +373,9 @@ class ConnectRequest:
             has_pinned_roots=self.config.roots != "certifi",
             reached=self._attempt.reached,
             places=self._places(),
+            password_is_example=is_example_password(
+                self._login.password or self._secrets.get("password", "")
+            ),
             password_is_callback=self._callback is not None,
             settings=(*settings_in(params.get("options", "")), *self._settings),
             lookup_host=",".join(self.config.lookup_hosts),
@@ -745,6 +748,8 @@ def _check_password(returned: object) -> str:
     if isinstance(returned, str) and returned and sources.is_encodable(returned):
         if returned.endswith(("\n", "\r")):
             raise _password_error("returned text that ends in a line break")
+        if secret_placeholder_error("password", returned):
+            raise _password_error("returned what is still a placeholder, a word in brackets")
         return returned
     if inspect.iscoroutine(returned):
         returned.close()

@@ -50,6 +50,8 @@ class HintContext(NamedTuple):
     places: Mapping[str, str] | None = None
     """keyword -> the variable, file or string that its value comes from, empty for an argument;
     None if nothing is known of them"""
+    password_is_example: bool = False
+    """the password is a word that stands for one in examples"""
     password_is_callback: bool = False
     """the password, or the token, came from the caller's own function"""
     token_role: str = ""
@@ -83,6 +85,24 @@ class HintContext(NamedTuple):
         """Whether azpg did not acquire the token: it was a password."""
         place = (self.places or {}).get("password")
         return self.entra and (self.password_is_callback or place is not None)
+
+
+_EXAMPLE_PASSWORDS = frozenset(
+    {
+        *("admin", "changeit", "changeme", "changethis", "default", "dummy", "example", "foobar"),
+        *("fixme", "mypassword", "mysecretpassword", "mysecretpw", "pass", "passw0rd", "passwd"),
+        *("password", "password1", "password123", "placeholder", "postgres", "replaceme", "root"),
+        *("secret", "secretpassword", "supersecret", "test", "todo", "topsecret", "yourpassword"),
+        *("yoursecret", "yourstrongpassword"),
+    }
+)
+"""Letters and digits of passwords in examples, compose files and templates."""
+
+
+def is_example_password(password: str) -> bool:
+    """Return whether a password is one of examples and templates, such as CHANGE_ME."""
+    word = "".join(filter(str.isalnum, password.lower()))
+    return word in _EXAMPLE_PASSWORDS or (len(password) > 2 and set(password.lower()) <= {"x", "*"})
 
 
 def write_hint(template: str, context: HintContext, names: Mapping[str, str | None]) -> str:
@@ -294,10 +314,16 @@ def _hint_login(context: HintContext) -> str:
             hint = f"{suffix_hint}. Otherwise {hint}"
     else:
         user, password = _from(context, "user"), _from(context, "password")
+        example = ""
+        if context.password_is_example:
+            example = (
+                f"the password{password} is a word of examples and templates: write the real one. "
+                f"Otherwise "
+            )
         hint = (
-            f"check ⟦user={context.user!r}⟧{user} and its password{password}; a role of Microsoft "
-            f"Entra has none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg gets a "
-            f"token"
+            f"{example}check ⟦user={context.user!r}⟧{user} and its password{password}; a role of "
+            f"Microsoft Entra has none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg "
+            f"gets a token"
         )
         if has_server_suffix:
             hint = f"{hint}; {suffix_hint}"

@@ -450,3 +450,17 @@ def test_the_error_of_an_ordinary_query_is_unknown() -> None:
     """Its message can quote anything."""
     message = 'duplicate key: ("connection refused", timeout expired)'
     assert classify.classify(message, CONTEXT, sqlstate="23505") == classify.UNKNOWN
+
+
+@pytest.mark.parametrize("password", ["changeme", "CHANGE-ME", "Password", "secret", "xxxx"])
+def test_a_password_of_examples_is_told(password: str) -> None:
+    """In any letter case, with or without signs between its words."""
+    assert hints.is_example_password(password)
+    found = hint(FATAL + "password authentication failed", entra=False, password_is_example=True)
+    assert found.startswith("the password is a word of examples and templates: write the real one")
+
+
+@pytest.mark.parametrize("password", ["", "correct horse", "changeme-7f3a", "x", "s3cr3t-9"])
+def test_any_other_password_is_not(password: str) -> None:
+    """The hint must not lead away from the real cause."""
+    assert not hints.is_example_password(password)
