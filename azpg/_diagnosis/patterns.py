@@ -60,7 +60,7 @@ PATTERNS = (
     Pattern(
         "file-descriptors",
         r"^((?!FATAL:).)*Too many open files",
-        "this process has no file descriptor left: close some{ulimit}",
+        "this process has no file descriptors left: close some{ulimit}",
     ),
     # Token. Azure documents none of these messages (2026-11-27); they are from public issues and
     # forums
@@ -95,28 +95,28 @@ PATTERNS = (
     Pattern(
         "server-fault",
         r"cannot read pg_class without having selected a database",
-        "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support for its "
-        "repair, and until then sign in with a password",
+        "Azure's PostgreSQL 18 had this fault with Microsoft Entra: ask Azure's support to fix it, "
+        "and until then pass ⟦password=⟧ of a PostgreSQL role",
     ),
     # Azure documents the fix (2026-11-27): MicrosoftDocs/azure-databases-docs,
     # articles/postgresql/release-notes-maintenance/2026-april.md
     Pattern(
         "pgbouncer-password-length",
         r"client sent partial pkt",
-        "the {secret} has {secret_length} bytes. Azure's PgBouncer took about 4,080 until the "
-        "server's maintenance after 2026-04-22 (portal: Maintenance): until then write "
-        "⟦pgbouncer=False⟧ to connect to the server itself",
+        "the {secret} has {secret_length} bytes. Azure's PgBouncer accepted about 4,080 before the "
+        "server's maintenance after 2026-04-22 (portal: Maintenance): until then pass "
+        "⟦pgbouncer=False⟧ to connect without PgBouncer",
     ),
     # Role and database
     Pattern(
         "no-login",
         r"is not permitted to log in",
-        "let it: ALTER ROLE {role} LOGIN",
+        "allow it: ALTER ROLE {role} LOGIN",
     ),
     Pattern(
         "no-connect",
         r"permission denied for database .*\s.*CONNECT privilege",
-        "let the role in: GRANT CONNECT ON DATABASE {database} TO {role}",
+        "allow it: GRANT CONNECT ON DATABASE {database} TO {role}",
     ),
     Pattern(
         "login",
@@ -131,24 +131,24 @@ PATTERNS = (
     Pattern(
         "no-database",
         r"database .*is disabled",
-        "this database is disabled in PgBouncer: ⟦pgbouncer=False⟧ connects to the server itself",
+        "this database is disabled in PgBouncer: pass ⟦pgbouncer=False⟧ to connect without it",
     ),
     Pattern(
         "no-database",
         r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
-        "correct ⟦dbname=⟧ (left out with a password, it is the user's name), or CREATE DATABASE "
-        "{database}. SELECT datname FROM pg_database tells which there are",
+        "correct ⟦dbname=⟧ (its default with a password is the user's name), or CREATE DATABASE "
+        "{database}. SELECT datname FROM pg_database lists the databases",
     ),
     Pattern(
         "firewall",
         rf"{_PG_HBA} (?!.*({_UNENCRYPTED}))",
-        "the server does not let {client_address} in: add a firewall rule for it (portal: "
-        "Networking), or connect through the private endpoint",
+        "add a firewall rule for {client_address} (portal: Networking), or connect through the "
+        "private endpoint",
     ),
     Pattern(
         "no-tls",
         rf"{_PG_HBA} .*({_UNENCRYPTED})|SSL connection is required|(SSL|TLS connection) required",
-        "the server takes only TLS: leave out sslmode, azpg asks for verify-full",
+        "the server requires TLS: leave out sslmode, azpg uses verify-full",
     ),
     Pattern(
         "startup-parameter",
@@ -158,26 +158,26 @@ PATTERNS = (
     Pattern(
         "server-option",
         r"unrecognized configuration parameter|invalid value for parameter",
-        "the server does not take a setting of ⟦options=⟧ (or PGOPTIONS), of ⟦client_encoding=⟧ or "
-        "of the role (ALTER ROLE {role} RESET ALL drops those): correct it",
+        "the server rejects a setting: correct it in ⟦options=⟧ (or PGOPTIONS), "
+        "⟦client_encoding=⟧ or the role (ALTER ROLE {role} RESET ALL removes those)",
     ),
     Pattern(
         "auth-method",
         r"channel binding (is )?required",
-        "⟦channel_binding=require⟧ (or PGCHANNELBINDING) wants SCRAM, and a Microsoft Entra token "
-        "goes without: leave it out, the token is safe in verified TLS",
+        "leave out ⟦channel_binding=require⟧ (or PGCHANNELBINDING): it requires SCRAM, which is "
+        "not used for a Microsoft Entra token; verified TLS protects the token",
     ),
     Pattern(
         "auth-method",
         r"authentication method requirement",
-        "the server asks for another way to sign in than require_auth (or PGREQUIREAUTH) allows: "
-        "leave it out; a Microsoft Entra token goes as a password, inside TLS",
+        "leave out require_auth (or PGREQUIREAUTH), which does not allow the server's "
+        "authentication method; a Microsoft Entra token is sent as a password, inside TLS",
     ),
     Pattern(
         "auth-method",
         r"no password supplied",
-        "the server asks for a password: give ⟦password=⟧, or leave it out altogether (an empty "
-        "one counts) to sign in with a Microsoft Entra token",
+        "the server requires a password: pass ⟦password=⟧, or leave it out (do not pass an empty "
+        "one) to authenticate with a Microsoft Entra token",
     ),
     # TLS
     Pattern(
@@ -188,14 +188,14 @@ PATTERNS = (
     Pattern(
         "root-file",
         r"root certificate file|root\.crt|no certificate or crl found",
-        "sslrootcert (or PGSSLROOTCERT) names a file that is not there or holds no PEM "
-        "certificates: leave it out for Azure's own roots",
+        "leave out sslrootcert (or unset PGSSLROOTCERT) to use the pinned roots: the file does not "
+        "exist or contains no PEM certificates",
     ),
     Pattern(
         "client-certificate",
         r"certificate file|private key file",
-        "Azure asks for no client certificate: leave out sslcert and sslkey (or PGSSLCERT and "
-        "PGSSLKEY)",
+        "leave out sslcert and sslkey (or unset PGSSLCERT and PGSSLKEY): Azure requests no client "
+        "certificate",
     ),
     Pattern(
         "certificate",
@@ -214,57 +214,58 @@ PATTERNS = (
         "certificate",
         r"unable to get (local )?issuer|unable to verify the (first|leaf)",
         "the chain ends in a root that is not trusted, or the server did not send all of it: "
-        "azpg doctor tells which. {roots}{new_root}{own_machine}",
+        "run azpg doctor to see which. {roots}{new_root}{own_machine}",
     ),
     Pattern(
         "certificate",
         r"certificate verify failed",
-        "{roots}azpg doctor tells whether the cause is a TLS-inspecting proxy between "
-        "you and {host}, an incomplete chain, a root that is not pinned, or an expired "
-        "certificate. {new_root}{own_machine}",
+        "{roots}run azpg doctor to see the cause: a TLS-inspecting proxy between you and {host}, "
+        "an incomplete chain, a root that is not pinned, or an expired certificate. "
+        "{new_root}{own_machine}",
     ),
     Pattern(
         "tls-refused",
         r"does not support SSL|server refused (SSL|TLS)",
-        "Azure always has TLS, so this is not its server or something in between took TLS away; "
+        "Azure's servers always support TLS, so this is another server, or a proxy removes TLS; "
         "nothing was sent. {own_machine}",
     ),
     Pattern(
         "direct-tls",
         r"direct SSL connection|ALPN",
-        "leave out ⟦sslnegotiation=direct⟧: this server does not take it",
+        "leave out ⟦sslnegotiation=direct⟧: this server does not support it",
     ),
     Pattern(
         "tls",
         r"SSL error(?!: unexpected eof)|TLSv1 alert|wrong version number|unsupported protocol|"
         r"invalid response to SSL negotiation|after SSL response",
         "no TLS connection could be made: check that {place} is the PostgreSQL server, not "
-        "a proxy or another service. Azure takes TLS 1.2 and 1.3",
+        "a proxy or another service. Azure supports TLS 1.2 and 1.3",
     ),
     # Connection limits
     Pattern(
         "too-many-connections",
         r"too many connections for (role|database)",
-        "the role or database has a limit of its own: use fewer connections, or raise it, ALTER "
+        "the role or database has its own limit: use fewer connections, or raise it, ALTER "
         "ROLE {role} (or DATABASE {database}) CONNECTION LIMIT …",
     ),
     Pattern(
         "too-many-connections",
         r"too many (clients|connections)|remaining connection slots",
-        "the server's connections are used up (max_connections): make pools smaller, counting one "
-        "for each process, or share them through PgBouncer (⟦pgbouncer=True⟧)",
+        "all connections of the server are in use (max_connections): make connection pools smaller "
+        "(each process has one), or use PgBouncer (⟦pgbouncer=True⟧)",
     ),
     Pattern(
         "too-many-connections",
         r"no more connections allowed|client connections exceeded",
-        "PgBouncer's places are used up (server parameter pgbouncer.max_client_conn): make pools "
-        "smaller, counting one for each process",
+        "PgBouncer has reached its limit of clients (server parameter pgbouncer.max_client_conn): "
+        "make connection pools smaller (each process has one)",
     ),
     Pattern(
         "too-many-connections",
         r"query_wait_timeout",
-        "PgBouncer had no server connection free: end transactions sooner, raise server parameter "
-        "pgbouncer.default_pool_size, or see with ⟦pgbouncer=False⟧ whether the server is up",
+        "PgBouncer had no free server connection: end transactions sooner, raise the server "
+        "parameter pgbouncer.default_pool_size, or pass ⟦pgbouncer=False⟧ to see whether the "
+        "server is up",
     ),
     # Read-only
     Pattern(
@@ -278,16 +279,16 @@ PATTERNS = (
     Pattern(
         "session-attrs",
         r"session is (not )?read-only|server is (not )?in hot standby|target_session_attrs",
-        "no server is what target_session_attrs asks for. A failover fixes that in two minutes; "
-        "else name the right server (a replica never becomes writable by itself), and look at the "
-        "primary's storage: full, it is read-only",
+        "no server matches target_session_attrs. During a failover, wait two minutes. Otherwise "
+        "name the right server (a replica does not become writable by itself), and check the "
+        "primary's storage: if it is full, the server is read-only",
     ),
     Pattern(
         "read-only",
         r"in a read-only transaction",
-        "SELECT pg_is_in_recovery() tells which: true, and this is a replica, or was the primary "
-        "before a failover: connect again, to the primary's name. False, and the storage is more "
-        "than 95 % full: enlarge it (portal: Compute + storage). Or you asked for read-only",
+        "run SELECT pg_is_in_recovery(). True: this is a replica, or the primary before a "
+        "failover; connect again, to the primary's name. False: the storage is more than 95 % full "
+        "(enlarge it, portal: Compute + storage), or your session is set to read-only",
     ),
     Pattern(
         "storage-full",
@@ -309,20 +310,21 @@ PATTERNS = (
         r"admin forced disconnect|connections dropped, exiting|evicted( for|\s*$)|"
         r"pooler is shutting down|suspend_timeout|"
         r"database configuration changed|connect string changed",
-        "PgBouncer ended this connection, because it restarts or was told to: connect again",
+        "PgBouncer closed this connection, because it restarts or by its administrator's command: "
+        "connect again",
     ),
     Pattern(
         "starting",
         r"administrator command",
-        "the server is restarting or failing over, which takes up to two minutes, or somebody "
-        "ended this session with pg_terminate_backend: connect again",
+        "the server is restarting or failing over, which takes up to two minutes, or this session "
+        "was ended with pg_terminate_backend: connect again",
     ),
     Pattern(
         "idle",
         r"idle-session timeout|idle.in.transaction timeout|idle.transaction.timeout|"
         r"client_idle_timeout",
-        "the server closed what did nothing for too long: end transactions at once, and let a "
-        "pool keep connections (⟦max_idle=⟧ below the server's limit)",
+        "the server closed an idle session or transaction: end transactions at once, and set the "
+        "pool's ⟦max_idle=⟧ below the server's limit",
     ),
     Pattern(
         "query-timeout",
@@ -335,15 +337,15 @@ PATTERNS = (
     Pattern(
         "resolver",
         r"temporary failure in name resolution|Errno -3\]|Errno 11002\]|: Try again",
-        "the resolver itself gave no answer, so {address} may well exist: check the network, VPN "
-        "and DNS here (in Kubernetes: CoreDNS)",
+        "DNS did not answer, so {address} may exist: check the network, VPN and DNS of this "
+        "machine (in Kubernetes: CoreDNS)",
     ),
     Pattern(
         "unknown-host",
         r"failed to resolve host|could not translate host name|name or service not known|"
         r"nodename nor servname|getaddrinfo failed|Name does not resolve",
-        "check the spelling of {address}; a server with private access has a name only inside its "
-        "virtual network, where its private DNS zone is linked",
+        "check the spelling of {address}. The name of a server with private access exists only in "
+        "virtual networks that its private DNS zone is linked to",
     ),
     Pattern(
         "timeout",
@@ -364,16 +366,15 @@ PATTERNS = (
         "no-route",
         r"network is unreachable|unreachable (network|host)|no route to host|/10051\)|/10065\)|"
         r"cannot assign requested address",
-        "no way leads from here to {address}: check the network, the VPN, and whether it has IPv6 "
-        "at all",
+        "this machine has no route to {address}: check the network, the VPN, and whether it has "
+        "IPv6",
     ),
     Pattern(
         "cut",
         r"server closed the connection|connection reset|EOF detected|unexpected eof|broken pipe|"
         r"forcibly closed|connection abort|/10054\)|SSL connection has been closed|"
         r"could not (send|receive)|response during SSL exchange|connection is lost",
-        "the connection was cut on its way to {address}: a restart, or a firewall in between. "
-        "Connect again",
+        "the connection to {address} was closed by a restart, or by a firewall: connect again",
     ),
     Pattern(
         "protocol",
@@ -382,7 +383,7 @@ PATTERNS = (
         r"SASL authentication mechanisms are supported|unsupported (SASL )?authentication|"
         r"error while performing authentication|cannot read the server's answer|"
         r"error sending password authentication",
-        "what answered does not follow PostgreSQL's protocol: check that {place} is the "
+        "the response does not follow PostgreSQL's protocol: check that {place} is the "
         "PostgreSQL server or its PgBouncer, not a proxy or another service",
     ),
     # PgBouncer in general. After the patterns above, because its messages can quote their errors
@@ -390,16 +391,16 @@ PATTERNS = (
         "pgbouncer-server",
         r"server login (has been|failed)|client_login_timeout|pgbouncer cannot connect|"
         r"pgbouncer error|server DNS lookup failed",
-        "PgBouncer cannot sign in to the server behind it, and tries again only every 15 s: is "
-        "there such a database and user? ⟦pgbouncer=False⟧ goes there directly and says more",
+        "PgBouncer cannot connect to the server, and retries only every 15 s: check database and "
+        "user, and pass ⟦pgbouncer=False⟧ to see the server's message",
     ),
     # Queries
     Pattern(
         "prepared-statement",
         r"prepared statement .*(does not exist|did not exist|already exists|already in use)|"
         r"bind message supplies \d+ parameters?, but prepared statement",
-        "PgBouncer gives each transaction another server connection: pass ⟦prepare_threshold=None⟧ "
-        "(⟦pgbouncer=True⟧ does) and no prepare=True, or let PgBouncer keep track with server "
+        "PgBouncer may run each transaction on another server connection: pass "
+        "⟦prepare_threshold=None⟧ (⟦pgbouncer=True⟧ does) and no prepare=True, or set the server "
         "parameter pgbouncer.max_prepared_statements above 0",
     ),
     # Reported in public threads (2026-11-27)
@@ -420,13 +421,13 @@ PATTERNS = (
         "permission",
         r"permission denied for (?P<object_type>schema|table|sequence|function|database) "
         r'"?(?P<object_name>[^"\n]*)',
-        "let its owner or an administrator grant what the query needs: GRANT {privilege} ON "
+        "as its owner or an administrator, grant what the query needs: GRANT {privilege} ON "
         "{object_type} {object_name} TO {role}{or_more}",
     ),
     Pattern(
         "permission",
         r"permission denied|must be (owner|member|superuser)|row-level security",
-        "the role may not do that: let the owner grant it, or sign in as a role that may, ⟦user=⟧",
+        "the role may not do that: grant it as the owner, or connect as another role, ⟦user=⟧",
     ),
     # psycopg and its pool, whose messages are the least specific
     Pattern(
@@ -437,20 +438,20 @@ PATTERNS = (
     Pattern(
         "closed",
         r"connection is closed|consuming input failed|sending query failed",
-        "this connection ended before, and its first error says why: take another one, from a "
-        "pool for each piece of work",
+        "this connection was closed earlier, and its first error says why: open a new one, or get "
+        "one from a connection pool for each unit of work",
     ),
     Pattern(
         "pool-timeout",
         r"couldn't get a connection|pool initialization incomplete|requests waiting",
-        "all of the pool's connections are in use, or none can be made (then its log says why): "
-        "give them back sooner, `with pool.connection() as conn:`, or raise ⟦max_size=⟧",
+        "all connections of the pool are in use, or none can be made (its log says why): return "
+        "them sooner, `with pool.connection() as conn:`, or raise ⟦max_size=⟧",
     ),
     Pattern(
         "pool-closed",
         r"the pool .* is (not open yet|already closed)|pool has already been opened/closed",
-        "open it once, at the program's start, with pool.open() or `with pool:`, and close it at "
-        "the end; an opened pool does not survive being closed",
+        "open it once, when the program starts, with pool.open() or `with pool:`, and close it "
+        "when the program ends; a closed pool cannot be opened again",
     ),
 )
 

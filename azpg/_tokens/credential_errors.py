@@ -19,27 +19,28 @@ INTERACTION_REQUIRED = (
 CERTIFICATE_INVALID = "CERTIFICATE_VERIFY_FAILED|certificate verify failed"
 
 _UNKNOWN_IDENTITY_HINT = (
-    "that tenant does not know it: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or sign in with "
+    "it does not exist in that tenant: check AZURE_TENANT_ID and AZURE_CLIENT_ID, or run "
     "az login --tenant <the server's tenant>"
 )
 _UNASSIGNED_HINT = (
-    "no such managed identity is assigned here: assign it (portal: Identity), and name it by its "
-    'client id, ⟦client_id="…"⟧'
+    "this managed identity is not assigned to this host: assign it (portal: Identity), and pass "
+    'its client id, ⟦client_id="…"⟧'
 )
 
 HINTS = {
     CERTIFICATE_INVALID: (
-        "a proxy opens the TLS to Microsoft Entra: set REQUESTS_CA_BUNDLE to a PEM file that has "
-        "the proxy's root too (az reads it as well; azure.identity.aio reads SSL_CERT_FILE)"
+        "a TLS-inspecting proxy is between you and Microsoft Entra: set REQUESTS_CA_BUNDLE to a "
+        "PEM file that has the proxy's root too (az reads it as well; azure.identity.aio reads "
+        "SSL_CERT_FILE)"
     ),
     r"AADSTS(7000215|7000222)\b": (
-        "the client secret is wrong or has expired: make a new one, az ad app credential reset "
+        "the client secret is wrong or has expired: create a new one, az ad app credential reset "
         "--id <client id>, and set AZURE_CLIENT_SECRET"
     ),
     r"AADSTS(700016|90002|50020)\b": _UNKNOWN_IDENTITY_HINT,
     r"AADSTS(500011|650057)\b": (
-        "the tenant does not know the database's resource: check ⟦cloud=⟧ and the tenant; where "
-        "both are right, an administrator adds it, az ad sp create --id "
+        "the database's resource does not exist in the tenant: check ⟦cloud=⟧ and the tenant; if "
+        "both are right, add it as an administrator, az ad sp create --id "
         "123cd850-d9df-40bd-94d5-c9f07b7fa203"
     ),
     r"AADSTS(70021|700211|700213)\b": (
@@ -51,7 +52,7 @@ HINTS = {
         r"Failed to resolve|NameResolutionError|Max retries exceeded|ProxyError|"
         r"Failed to establish a new connection"
     ): (
-        "Microsoft Entra is not reached from here: check HTTPS_PROXY, the firewall to "
+        "Microsoft Entra cannot be reached: check HTTPS_PROXY, the firewall to "
         "login.microsoftonline.com, and NO_PROXY=169.254.169.254 for a managed identity"
     ),
 }

@@ -313,8 +313,8 @@ def test_a_long_token_is_not_suspected_otherwise(message: str) -> None:
 def test_a_firewall_rule_is_for_the_address_that_the_server_saw() -> None:
     """NAT hides that address from this machine; what is no address is not repeated."""
     message = 'no pg_hba.conf entry for host "{}", user "u", database "d", SSL encryption'
-    assert "does not let 203.0.113.7 in" in hint(FATAL + message.format("203.0.113.7"))
-    assert "does not let this machine's address in" in hint(FATAL + message.format("dead.beef"))
+    assert "firewall rule for 203.0.113.7" in hint(FATAL + message.format("203.0.113.7"))
+    assert "firewall rule for this machine's address" in hint(FATAL + message.format("dead.beef"))
 
 
 def test_the_hint_for_a_timeout_depends_on_the_address() -> None:

@@ -77,7 +77,7 @@ def no_connect(servers: Servers) -> None:
     servers.connect(dbname="closed")
 
 
-@fails_with("firewall", "does not let 127.0.0.1 in", "pg_hba.conf rejects connection for host")
+@fails_with("firewall", "firewall rule for 127.0.0.1", "pg_hba.conf rejects connection for host")
 def firewall(servers: Servers) -> None:
     with servers.rule("hostssl all outsider all reject"):
         servers.connect(user="outsider")
@@ -88,12 +88,14 @@ def server_option(servers: Servers) -> None:
     servers.connect(options="-c nonsense=1")
 
 
-@fails_with("auth-method", "leave it out", 'requirement "password" failed: server requested SASL')
+@fails_with(
+    "auth-method", "leave out require_auth", 'requirement "password" failed: server requested SASL'
+)
 def auth_method(servers: Servers) -> None:
     servers.connect(require_auth="password")
 
 
-@fails_with("auth-method", "give password=", "fe_sendauth: no password supplied")
+@fails_with("auth-method", "pass password=", "fe_sendauth: no password supplied")
 def no_password(servers: Servers) -> None:
     servers.connect(password="")
 
@@ -156,7 +158,7 @@ def extension(servers: Servers) -> None:
         conn.execute("create extension pageinspect")
 
 
-@fails_with("permission", "let the owner grant it", "must be owner of table pg_class")
+@fails_with("permission", "grant it as the owner", "must be owner of table pg_class")
 def ownership(servers: Servers) -> None:
     with servers.opened() as conn:
         conn.execute("drop table pg_class")
@@ -168,7 +170,7 @@ def terminated(servers: Servers) -> None:
         conn.execute("select pg_terminate_backend(pg_backend_pid())")
 
 
-@fails_with("closed", "take another one", "the connection is closed")
+@fails_with("closed", "open a new one", "the connection is closed")
 def closed(servers: Servers) -> None:
     with servers.opened() as conn:
         conn.close()
@@ -243,7 +245,7 @@ def refused(servers: Servers) -> None:
     servers.connect_azure(port=port)
 
 
-@fails_with("cut", "Connect again", "server closed the connection unexpectedly")
+@fails_with("cut", "connect again", "server closed the connection unexpectedly")
 def cut(servers: Servers) -> None:
     with servers.azure.fault(connect="cut-at-ssl-request"):
         servers.connect_azure()
