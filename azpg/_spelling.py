@@ -2,7 +2,7 @@
 
 A message marks an option as a caller of `azpg.connect` would write it: ⟦server="myserver"⟧, or
 ⟦user=⟧ if it only names it. `spelled` writes it as a keyword argument, an option of the command, a
-parameter of a URL or a setting of Django's. azpg's errors do that when they are created, so that
+URL parameter or a Django setting. azpg's errors do that when they are created, so that
 messages which are cached or shared keep their marks until then.
 """
 
@@ -83,7 +83,7 @@ def as_flags(options: Sequence[Option]) -> str:
 
 
 def as_url_parameters(options: Sequence[Option]) -> str:
-    """Spell them for a URL of SQLAlchemy's: `?server=myserver`."""
+    """Spell them for a SQLAlchemy URL: `?server=myserver`."""
     parameters, others = [], []
     for name, value in options:
         if name in _OBJECTS or (value is not None and _is_expression(value)):

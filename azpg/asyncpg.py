@@ -175,7 +175,7 @@ async def _connect(
     server_settings: Mapping[str, str],
     kwargs: Mapping[str, Any],
 ) -> asyncpg.Connection[Any]:
-    """Connect once; raise what fails as an error of psycopg's with libpq's message."""
+    """Connect once; raise a failure as a psycopg error with libpq's message."""
     params = request.params(await request.login_async(), await request.resolve_hosts_async())
     arguments = _to_asyncpg_arguments(params, own_context, server_settings)
     try:

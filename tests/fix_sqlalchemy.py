@@ -55,7 +55,7 @@ class Engines:
             self.close(conn)
 
     def driver(self, conn: Any) -> Any:
-        """Return the driver's connection below one of SQLAlchemy's."""
+        """Return the driver's connection below a SQLAlchemy connection."""
         raw = self.api.run(conn.get_raw_connection()) if self.api.kind == "async" else conn
         return (
             raw.driver_connection if self.api.kind == "async" else conn.connection.driver_connection

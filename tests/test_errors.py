@@ -53,7 +53,7 @@ def test_an_errors_module_is_azpg(name: str) -> None:
 
 @pytest.mark.parametrize("error", CONNECT)
 def test_existing_except_clauses_hold(error: type[azpg.ConnectError]) -> None:
-    """What catches psycopg.OperationalError catches a failed connect of azpg's."""
+    """Code that catches psycopg.OperationalError catches azpg's connect errors."""
     with pytest.raises(psycopg.OperationalError, match=r"\Ano\Z"):
         raise error("no")
 

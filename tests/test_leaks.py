@@ -155,7 +155,7 @@ def test_an_option_of_the_wrong_type_shows_no_password(
 def test_a_password_that_cannot_be_sent_is_not_shown(
     api: Api, postgres: Postgres, leaks: Leaks, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that are not UTF-8 in a password end in an error of azpg's, not one that quotes it."""
+    """Bytes that are not UTF-8 in a password end in an azpg error that does not quote it."""
     secret = "hunter2hunter2"
     keywords = postgres.conninfo()
     del keywords["password"]

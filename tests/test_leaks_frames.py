@@ -121,7 +121,7 @@ def test_options_that_a_pool_refuses_show_no_password(
 def test_a_pools_callback_that_is_interrupted_shows_no_password(
     postgres: Postgres, leaks: Leaks, where: str
 ) -> None:
-    """`configure=` is called from a frame of psycopg_pool's that has the connection's options."""
+    """`configure=` is called from a psycopg_pool frame that has the connection's options."""
     options = postgres.conninfo()
     conninfo = ""
     if where == "conninfo":

@@ -180,7 +180,7 @@ QUERY = ("-c", "select current_user, current_database()")
 def test_psql_authenticates(
     azure15: Emulator, command: Command, team: str, words: list[str], expected: str
 ) -> None:
-    """The real psql connects with the database and user of azpg's or psql's arguments."""
+    """The real psql connects with the database and user in the arguments of azpg or psql."""
     before = azure15.counts.sign_ins
     ran = command("psql", "--server", "myserver", *words)
     assert (ran.out, ran.status) == (expected + "\n", 0), ran.err

@@ -119,7 +119,7 @@ def test_the_times_are_those_of_the_code() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    """The page of the library names all that azpg exports, and nothing else of azpg's own."""
+    """The page of the library names all that azpg exports, and no other azpg name."""
     named = re.findall(
         r"^\.\. (?!automodule)(?:auto)?\w+:: azpg\.(\w+)(?:\(.*\))?$", API, re.MULTILINE
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Opening(logging.Handler):
-    """Open a server at the n-th warning of azpg's."""
+    """Open a server at azpg's n-th warning."""
 
     def __init__(self, at: int, start: Callable[[], object]) -> None:
         super().__init__()

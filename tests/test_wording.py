@@ -1,4 +1,4 @@
-"""The phrases that the code, the docs and the README do not use, because they are unclear."""
+"""The phrases that the code and the documentation do not use, because they are unclear."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = [
-    ROOT / "README.md",
+    *ROOT.glob("*.md"),
     *(
         path
         for folder in ("azpg", "docs")
@@ -27,6 +27,24 @@ UNCLEAR = {
     "fix": r"\bmend(s|ed|ing)?\b",
     "people who, code that": r"\bwhoever\b",
     "the azpg, Azure or libpq …": "of (azpg|azure|libpq)'s",
+    "the psycopg, asyncpg … error": (
+        r"of (asyncpg|django|psycopg|psycopg_pool|sqlalchemy)'s"
+        r"(?=[.,;:)]| (and|or|in|is|are|was|has|that|which|with|for|to)\b)"
+    ),
+    "refreshed in the background": r"\b(renew|ask)(s|ed)? ahead\b",
+    "bundled": r"\bbrought along\b",
+    "non-Azure hosts": r"\bforeign hosts?\b",
+    "a TLS-inspecting proxy": r"\b(breaks?|opens?) (the )?TLS\b",
+    "interactive": r"\bask(s|ed|ing)? a person\b",
+    "invalidate": r"\bsever(s|ed)?\b",
+    "permanent": r"\bhopeless\b",
+    "similar, the same": r"\bkindred\b",
+    "next to, with": r"\bnext door\b",
+    "with exponential backoff": "pauses that",
+    "reports, runs the steps": r"\bwalks? (the|through)\b",
+    "was idle": "did nothing for",
+    "unencrypted": r"\bin clear\b",
+    "invalid, unsupported": r"\bmisfits?\b",
     "no, none": "nothing to be had",
     "must": r"\bis to be\b",
     "forever": r"\bfor ever\b",
@@ -37,7 +55,7 @@ UNCLEAR = {
     "a literal description": "as it is said",
     "the error message": "its own words",
 }
-"""What to write, and the pattern of the phrase that it replaces"""
+"""What to write, and the pattern of the phrase that it replaces."""
 
 
 @pytest.mark.parametrize(("better", "phrase"), UNCLEAR.items())

@@ -107,7 +107,7 @@ class CacheEntry:
         self.rejected_at = -math.inf
         """when a token was last rejected, on the monotonic clock"""
         self.interactive = False
-        """the credential may ask a person, so it is never asked in the background"""
+        """the credential may be interactive, so it is not called in the background"""
         self.holder = CredentialHolder()
         self.reset()
 
@@ -130,7 +130,7 @@ class CacheEntry:
         return [*self.shared_requests, *self.private_requests]
 
     def asks_user(self) -> bool:
-        """Return whether the credential may be asking a person just now."""
+        """Return whether an interactive credential may be waiting for the user."""
         return any(request.interactive for request in self.requests())
 
     def request_age(self) -> float:

@@ -134,7 +134,7 @@ class EntraPassword:
 
         Args:
             deadline: When the caller stops waiting. Default: after `timeout` seconds, which is
-                also the limit for a credential that asks a person.
+                also the limit for an interactive credential.
         """
         wait = TokenWait(self._entry, self._source, None, self.timeout, deadline)
         while (token := wait.token()) is None:

@@ -75,7 +75,7 @@ class TokenRequest:
         self.any_context = False
         """the credential is azure-identity's own, which reads no context variable"""
         self.interactive = False
-        """the credential may ask a person"""
+        """the credential may be interactive"""
 
     def serves(self, *, started: bool) -> bool:
         """Return whether the current caller may be given what this request returns.

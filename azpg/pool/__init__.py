@@ -66,8 +66,8 @@ AP = TypeVar("AP", bound=AsyncConnectionPool[Any])
 C = TypeVar("C", bound=Connection[Any])
 AC = TypeVar("AC", bound=AsyncConnection[Any])
 
-# Type checkers: a pool is one of psycopg's connections, because the parameter of psycopg_pool's
-# classes is invariant, and code that takes a pool names psycopg's class.
+# For type checkers, the type parameter of a pool is psycopg.Connection: the parameter of
+# psycopg_pool's classes is invariant, and code that accepts a pool names psycopg's class.
 
 
 @overload

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .servers import Servers
 
 # Each prints what psycopg's import took, and what came after it. The first is most of the time, the
-# same for all, and differs between two processes by more than is to be seen.
+# same for all, and differs between two processes by more than the rest.
 _IMPORT = """
 import time
 before = time.perf_counter()
@@ -27,7 +27,7 @@ import azpg
 print(between - before, time.perf_counter() - between)
 """
 
-# The server's root is no root of Azure's, so it is put beside those that azpg knows, and holds
+# The server's root is not one of Azure's roots, so it is added to the pinned ones, and counts
 _CONNECT = """
 import json, sys, time
 told, own = json.loads(sys.argv[1]), sys.argv[2]
@@ -77,7 +77,7 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
     del told["credential"]
     own = (_CONNECT, json.dumps(told), str(servers.own_roots))
     bare = (_BARE, json.dumps(final))
-    # There and back again, so that none profits from what drifts
+    # In changing order, so that neither profits from a drift
     ways = [(bare, own) if turn % 2 else (own, bare) for turn in range(2 * turns + 1)]
     connects = []
     for way in ways:

@@ -44,7 +44,7 @@ def password(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def judged(root_crt: bool, *, known: set[str] | None = None, **words: str) -> ResolvedConfig:
-    """Judge a password sign-in on a machine with, or without, a root.crt of libpq's."""
+    """Resolve a password connection on a machine with or without libpq's own root.crt."""
     keywords = frozenset(known or libpq_info().variables)
     said = {name: Parameter(value, "keyword") for name, value in words.items()}
     machine = Platform(

@@ -51,7 +51,7 @@ def pool_class(api: Api, kind: str) -> Any:
 
 @pytest.mark.parametrize(("error", "pools"), CLASSES)
 def test_each_public_error_is_a_pool_timeout_too(error: type[Any], pools: type[Any]) -> None:
-    """One named, public class for each of azpg's errors of a connect, with both as its bases."""
+    """Each connect error has a public class in azpg.pool that is a PoolTimeout too."""
     assert pools.__bases__ == (error, psycopg_pool.PoolTimeout)
     assert (pools.__module__, pools.__name__) == ("azpg.pool", f"Pool{error.__name__}")
     assert pools.__name__ in azpg_pool.__all__

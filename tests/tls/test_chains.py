@@ -201,7 +201,7 @@ def test_the_words_of_openssl_decide(
 def test_the_root_file_is_named_by_what_azpg_knows_of_it(
     api: Api, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its source, and that it has none of Azure's roots."""
+    """Where it comes from, and that it contains no Azure root."""
     old = tmp_path / "baltimore.pem"
     trustme.CA().cert_pem.write_to_path(str(old))
     monkeypatch.setenv("PGSSLROOTCERT", str(old))

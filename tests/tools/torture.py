@@ -2,7 +2,8 @@
 
 tests/test_torture.py runs its short form; `python tests/tools/torture.py --minutes 10` runs the
 long one, with faults drawn by chance, and prints its figures. With `--compare` it prints what each
-kind of fault is for the clients of azpg's pool and of psycopg_pool's with `check=check_connection`.
+kind of fault is for the clients of an azpg pool, and of a psycopg_pool pool that has
+`check=check_connection`.
 """
 
 from __future__ import annotations

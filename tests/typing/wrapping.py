@@ -117,7 +117,7 @@ def as_psycopg() -> None:
     assert_type(takes_psycopg(conn), dict[str, Any] | None)
 
 
-# Annotations of psycopg's own, as programs and libraries have them
+# psycopg's own types as annotations, as programs and libraries have them
 
 
 def saver(conn: psycopg.Connection[DictRow] | DictPool, pipe: object = None) -> None:
