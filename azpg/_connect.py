@@ -460,6 +460,7 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         root_file_replaceable_by=replaceable_by(root_file_parameter.value)
         if root_file_parameter is not None and root_file_parameter.value
         else None,
+        emulator_host=_emulator_host(environ),
         problems=tuple(problems),
     )
     if (
@@ -484,6 +485,13 @@ def _resolve_options(options: ConnectOptions, *, is_async: bool) -> _Resolved:
         identity=service_connector.identity_from_environ(environ) if is_connector else None,
         password_place=_password_place(options, password_parameter),
     )
+
+
+def _emulator_host(environ: Mapping[str, str]) -> str:
+    """Return the host that the environment leads to a running emulator, whose file then exists."""
+    file = os.environ.get("AZPG_EMULATOR", "")
+    is_running = file == environ.get("PGSSLROOTCERT") and os.path.exists(file)
+    return environ.get("PGHOST", "") if is_running else ""
 
 
 def _password_place(options: ConnectOptions, parameter: Parameter | None) -> str | None:
@@ -526,7 +534,6 @@ def _platform() -> Platform:
         defaults=libpq.defaults,
         is_linux=sys.platform == "linux",
         has_user_root_crt=os.path.exists(user_root_crt()),
-        in_emulator=bool(os.environ.get("AZPG_EMULATOR")),
     )
 
 

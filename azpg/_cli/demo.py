@@ -24,9 +24,12 @@ from .wrap import wrap_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEXT_STEPS = """
-For your own server, after `az login` or with a managed identity:
+NEXT_STEPS = (
+    "\nFor your own server, run `az login` (or use a managed identity), check the connection with "
+    "`azpg doctor --server myserver`, and connect:"
+)
 
+EXAMPLE = """
     import azpg
 
     with azpg.connect(server="myserver", dbname="mydb") as conn:
@@ -40,7 +43,7 @@ class _DemoError(Exception):
 
 def run_demo() -> int:
     """Run the demo; return the exit status, 0 if every step succeeded."""
-    # azpg warns of environment variables that redirect an Azure host; here the demo has set them.
+    # The output is that of the steps; azpg and azure-identity would warn of what a step breaks
     logging.getLogger("azpg").setLevel(logging.ERROR)
     try:
         emulator = Emulator()
@@ -50,7 +53,8 @@ def run_demo() -> int:
     except (azpg.ConnectError, azpg.ConfigError, EmulatorError, _DemoError) as error:
         print(f"✗ {error}", file=sys.stderr)  # noqa: T201
         return 1
-    print(NEXT_STEPS.rstrip(), flush=True)  # noqa: T201  # code, which is not wrapped
+    _print(NEXT_STEPS)
+    print(EXAMPLE.rstrip(), flush=True)  # noqa: T201  # code, which is not wrapped
     return 0
 
 
@@ -138,9 +142,9 @@ def _wrong_certificate_step(emulator: Emulator) -> None:
         try:
             azpg.connect(server="myserver").close()
         except azpg.TLSError as error:
-            _print("  rejected, and nothing secret was sent:")
-            for line in str(error).splitlines():
-                _print(f"  {line}")
+            # Its hint is for a server on Azure, and would blame the demo's own environment
+            _print(f"  azpg.{type(error).__name__}: {str(error).splitlines()[0]}")
+            _print("  The connection was rejected before the token was sent")
         else:
             raise _DemoError("a certificate from an unknown root was accepted")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -75,13 +76,15 @@ It does not connect.
 example:
   azpg conninfo --server myserver --dbname mydb""",
     "token": """\
-Print a fresh Microsoft Entra token and nothing else, for a program that reads
-its password from PGPASSWORD. Pass --server or --cloud.
+Print a fresh Microsoft Entra token and nothing else, for programs that run a
+command for the password, such as pgAdmin, or read PGPASSWORD. Pass --server or
+--cloud.
 
 A token is a password: it is valid for an hour or more, on every server where
 its identity has a role.
 
 examples:
+  azpg token --server myserver
   PGPASSWORD=$(azpg token --server myserver) ./report.sh
   PGPASSWORD=$(azpg token --cloud public) ./report.sh""",
     "roots": """\
@@ -103,6 +106,8 @@ example:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    # Without a handler, Python prints what azure-identity warns of, which the error repeats
+    logging.getLogger("azure").addHandler(_NO_OUTPUT)
     try:
         with used(as_flags):
             status = _run(sys.argv[1:] if argv is None else argv)
@@ -112,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"azpg: {problem}", file=sys.stderr)
         return 2
     except azpg.ConnectError as error:
-        print(f"azpg: {error}", file=sys.stderr)
+        print(f"azpg: {_with_hint_first(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Python flushes stdout at exit, and would print the error again
@@ -121,6 +126,19 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+_NO_OUTPUT = logging.NullHandler()
+
+
+def _with_hint_first(error: azpg.ConnectError) -> str:
+    """Return the message of an error; if azure-identity's part is long, the hint comes first."""
+    hint = f"\nHINT: {error.hint}"
+    head, colon, details = str(error).removesuffix(hint).partition(": ")
+    is_long = isinstance(error, azpg.CredentialError) and "\n" in details
+    if not (error.hint and colon and is_long):
+        return str(error)
+    return f"{head}{hint}\n{details}"
 
 
 def _run(argv: list[str]) -> int:
@@ -297,28 +315,31 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         subparser.set_defaults(run=_FUNCTIONS.get(name))
         if name in _CONNECTING_COMMANDS:
             _add_connect_options(subparser)
-    subparsers["doctor"].add_argument("--json", action="store_true", help="print data for machines")
+    subparsers["doctor"].add_argument("--json", action="store_true", help="print JSON")
     subparsers["doctor"].add_argument(
         "--record",
         metavar="FILE",
-        help="write what the server does, without names and secrets, for the project to learn from",
+        help="write how the server behaves, without names and secrets, for a report to the project",
     )
     subparsers["doctor"].add_argument(
         "--probe-refusals",
         action="store_true",
-        help="with --record: also send a token of another audience, and record the refusal",
+        help="with --record: also send a token for another audience, and record the error",
     )
     subparsers["doctor"].add_argument(
         "--expired-token",
         metavar="FILE",
-        help="with --record: also send the expired token in this file, and record the refusal",
+        help="with --record: also send the expired token in this file, and record the error",
     )
-    subparsers["roots"].add_argument("--pem", action="store_true", help="write the certificates")
+    subparsers["roots"].add_argument(
+        "--pem", action="store_true", help="print the certificates as PEM"
+    )
     return parser, subparsers
 
 
 _USAGES = {
-    "doctor": "azpg doctor [CONNECTION] [--json | --record FILE [--probe-refusals]]",
+    "doctor": "azpg doctor [CONNECTION] [--json | --record FILE [--probe-refusals] "
+    "[--expired-token FILE]]",
     "conninfo": "azpg conninfo [CONNECTION]",
     "token": "azpg token [CONNECTION]",
     "psql": "azpg psql [CONNECTION] [PSQL'S ARGUMENTS]",
@@ -331,12 +352,12 @@ _CONNECT_OPTIONS = {
         "NAME",
         "the server's full name; with --server, the host to connect to, such as a tunnel's",
     ),
-    "hostaddr": ("ADDRESS", "the address to connect to; the name is still verified"),
+    "hostaddr": ("ADDRESS", "the IP address to connect to; the server's name is still verified"),
     "port": ("PORT", "default: 5432"),
     "dbname": ("NAME", "default: postgres"),
     "user": ("ROLE", "default: the name in the token"),
     "client-id": ("ID", "the client id of the user-assigned or workload identity"),
-    "cloud": ("NAME", "public, usgov, china, cosmos, horizondb or bleu (default: the host's)"),
+    "cloud": ("NAME", "public, usgov, china, cosmos, horizondb or bleu (default: from the host)"),
 }
 
 

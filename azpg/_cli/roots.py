@@ -20,7 +20,7 @@ def print_roots(*, as_pem: bool) -> int:
         print(  # noqa: T201
             f"{certificate.subject}\n"
             f"  SHA-256  {certificate.sha256}\n"
-            f"  ends     {certificate.not_after:%Y-%m-%d}, in {certificate.days_left()} days\n"
+            f"  expires  {certificate.not_after:%Y-%m-%d}, in {certificate.days_left()} days\n"
             f"  from     {roots[certificate.sha256].source}"
         )
     return 0

@@ -79,6 +79,8 @@ class OptionSummary(NamedTuple):
     """the conninfo, or the hosts in it, cannot be read: a missing host is not a second problem"""
     root_file_replaceable_by: Literal["owner", "anyone"] | None = None
     """who else could exchange the file of sslrootcert, as `_tls.roots.replaceable_by` returns"""
+    emulator_host: str = ""
+    """the host that the environment redirects to an emulator that is running; empty if none is"""
     problems: tuple[str, ...] = ()
     """what is wrong with the options and parameters themselves"""
 
@@ -95,8 +97,6 @@ class Platform(NamedTuple):
     is_linux: bool
     has_user_root_crt: bool
     """libpq's own ~/.postgresql/root.crt exists"""
-    in_emulator: bool = False
-    """this process was started by `azpg emulator`, whose variables redirect an Azure host"""
 
 
 class ResolvedConfig(NamedTuple):
@@ -401,8 +401,11 @@ class _Resolver:
             for keyword, variable in (("hostaddr", "PGHOSTADDR"), ("sslrootcert", "PGSSLROOTCERT"))
             if self.has(keyword) and self.source_of(keyword) == "environment"
         ]
-        redirected = next((name for name in names if cloud_for_host(name, clouds)), None)
-        if redirected and variables and not self.platform.in_emulator:
+        expected = self.summary.emulator_host
+        redirected = next(
+            (name for name in names if cloud_for_host(name, clouds) and name != expected), None
+        )
+        if redirected and variables:
             verb, them = ("decide", "them") if len(variables) > 1 else ("decides", "it")
             self.warnings.append(
                 f"{' and '.join(variables)} {verb} how {redirected} is reached and verified: unset "

@@ -106,6 +106,7 @@ class _Checks:
         self._secrets: list[str] = []
         self._addresses: list[Address] = []
         self._handshake: Handshake | None = None
+        self._tls_hint = ""
         self._reached: Address | None = None
         """the first address that answers"""
         self._blocker = ""
@@ -160,6 +161,15 @@ class _Checks:
             r"\A(connection failed: )?connection to server at [^\n]*? failed: ", "", message
         )
         return CheckResult(details, status, self._redact(message), error.hint)
+
+    def _token_error_result(
+        self, error: azpg.ConnectError, details: dict[str, Detail]
+    ) -> CheckResult:
+        result = self._error_result(error, details)
+        # azure-identity's message has a line for each credential, and follows on lines of its own
+        if "\n" in result.problem:
+            result = replace(result, problem=result.problem.replace(": ", "\n", 1))
+        return result
 
     def _message_result(
         self, message: str, address: Address, details: dict[str, Detail]
@@ -249,9 +259,9 @@ class _Checks:
         if addresses:
             details["addresses"] = addresses
         if not failures and not addresses:
-            raise _Skipped("a Unix socket has none")
+            raise _Skipped("a Unix socket has no host name")
         if failures and not self._addresses:
-            self._blocker = "no address to go to"
+            self._blocker = "no address"
             address = network.Address(*targets[0])
             return self._message_result("\n".join(failures), address, details)
         return CheckResult(details, "warning" if failures else "ok", "\n".join(failures))
@@ -270,7 +280,7 @@ class _Checks:
             self._reached = address
             details: dict[str, Detail] = {"address": str(address), "from": own_address}
             return CheckResult(details, "warning" if failures else "ok", "\n".join(failures))
-        self._blocker = "nothing answers on the port"
+        self._blocker = "no server answers on the port"
         return self._message_result("\n".join(failures), self._addresses[0], {})
 
     def _timeout(self) -> float:
@@ -301,11 +311,14 @@ class _Checks:
         if handshake.has_unknown_issuer and (cause := self._chain_cause(handshake, address)):
             problem = f"{handshake.problem}: {cause.problem}"
             details["cause"] = cause.name
+            self._tls_hint = cause.hint
             return CheckResult(details, "failed", self._redact(problem), cause.hint)
         if handshake.problem:
-            return self._message_result(handshake.problem, address, details)
+            result = self._message_result(handshake.problem, address, details)
+            self._tls_hint = result.hint
+            return result
         if handshake.root is None:
-            return CheckResult(details, "warning", f"sslmode={mode} takes any certificate")
+            return CheckResult(details, "warning", f"sslmode={mode} accepts any certificate")
         return CheckResult(details)
 
     def _chain_cause(self, handshake: Handshake, address: Address) -> Cause | None:
@@ -322,7 +335,7 @@ class _Checks:
 
     def identity(self) -> CheckResult:
         if self._config is not None and self._config.auth != "entra":
-            raise _Skipped(f"{_AUTH_LABELS[self._config.auth]}: no token is asked for")
+            raise _Skipped(f"{_AUTH_LABELS[self._config.auth]}: no token is needed")
         cloud = self._config.cloud if self._config else _requested_cloud(self.options)
         client_id = self.options.get("client_id")
         password = self._entra or azpg.EntraPassword(cloud=cloud, client_id=client_id)
@@ -330,8 +343,8 @@ class _Checks:
         try:
             token = password.token()
         except azpg.CredentialError as error:
-            self._blocker = self._blocker or "there is no token"
-            return self._error_result(error, details)
+            self._blocker = self._blocker or "no token"
+            return self._token_error_result(error, details)
         self._secrets.append(token.text)
         claims = _jwt.claims(token.text)
         details["credential"] = password.credential_name()
@@ -368,7 +381,12 @@ class _Checks:
         if self._blocker:
             raise _Skipped(self._blocker)
         started = time.perf_counter()
-        self._conn = conn = azpg.connect(**self._connect_options(), autocommit=True)
+        try:
+            self._conn = conn = azpg.connect(**self._connect_options(), autocommit=True)
+        except azpg.TLSError as error:
+            result = self._error_result(error, {})
+            # The TLS check knows more about the cause
+            return replace(result, hint=self._tls_hint or result.hint)
         self._connect_ms = 1000 * (time.perf_counter() - started)
         details = session_details(conn)
         ahead = float(str(details["clock_ahead_seconds"]))
@@ -377,7 +395,7 @@ class _Checks:
                 details,
                 "warning",
                 f"the server's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
-                f"{CLOCK_HINT}: tokens are judged by the server's",
+                f"{CLOCK_HINT}: the server checks tokens with its own",
             )
         return CheckResult(details)
 
@@ -390,7 +408,7 @@ class _Checks:
             return self._pgbouncer_result(conn, conn.info.port, self._connect_options())
         port = PGBOUNCER_PORTS.get(str(conn.info.port))
         if port is None or self._reached is None:
-            raise _Skipped(f"port {conn.info.port} does not tell where it would be")
+            raise _Skipped(f"its port is unknown for port {conn.info.port}")
         address = self._reached._replace(port=int(port))
         try:
             network.tcp_connect(address, min(self._timeout(), PGBOUNCER_TIMEOUT_SECONDS))
@@ -399,7 +417,7 @@ class _Checks:
                 {},
                 "skipped",
                 f"not on port {port} ({error.strerror or error})",
-                "to have it: the server parameter pgbouncer.enabled (not in the Burstable tier)",
+                "to use it, set the server parameter pgbouncer.enabled (not in the Burstable tier)",
             )
         options = self._connect_options(pgbouncer=True, port=port)
         try:
@@ -430,17 +448,19 @@ class _Checks:
 
     def speed(self) -> CheckResult:
         round_trip = round_trip_ms(self._open_connection())
-        return CheckResult(
-            {
-                "round_trip_ms": round(round_trip, 2),
-                "connect_ms": round(self._connect_ms, 1),
-                "a_connect_costs": f"{self._connect_ms / round_trip:.0f} round trips",
-            }
-        )
+        # A clock may be too coarse for a fast network
+        count = round(self._connect_ms / round_trip) if round_trip else 0
+        details: dict[str, Detail] = {
+            "round_trip_ms": round(round_trip, 2),
+            "connect_ms": round(self._connect_ms, 1),
+        }
+        if count > 1:
+            details["a_connect_takes"] = f"as long as {count} round trips"
+        return CheckResult(details)
 
     def _open_connection(self) -> azpg.Connection[Any]:
         if self._conn is None:
-            raise _Skipped("nobody is signed in")
+            raise _Skipped("not authenticated")
         return self._conn
 
 

@@ -147,6 +147,12 @@ MAX_WIDTH, DEFAULT_WIDTH, NARROW_WIDTH = 100, 80, 60
 
 LABEL_WIDTH = 19
 
+LONG_PROBLEM_LINES = 4
+"""From this many lines on, a hint follows the first one."""
+
+LABELS = {"sign_in": "authentication"}
+"""Labels that are not the detail's own name."""
+
 JSON_ONLY = {"root_sha256"}
 """Details that are too long for the text."""
 
@@ -185,24 +191,34 @@ class TextReport:
         if self.is_terminal:
             self._write("\r\x1b[K")
         if result.status == "skipped":
-            self._write_wrapped(f"{step.name}: {result.problem}", color, prefix=f"{mark} ")
+            text = f"{step.name}: skipped: {result.problem}"
+            self._write_wrapped(text, color, prefix=f"{mark} ")
         else:
             title = f"{mark} {step.name}"
             duration = _format_seconds(step.seconds)
             gap = " " * (self.width - len(title) - len(duration))
             self._write_line(f"{self._colored(title, color)}{gap}{duration}")
-            for line in result.problem.splitlines():
+            lines = result.problem.splitlines()
+            # The hint comes before a long message, such as azure-identity's
+            count = 1 if len(lines) >= LONG_PROBLEM_LINES else len(lines)
+            for line in lines[:count]:
                 self._write_wrapped(line, color, indent="  ")
-        if result.hint:
-            hint = "as above" if result.hint in self._printed_hints else result.hint
-            self._printed_hints.add(result.hint)
-            self._write_hint(hint, indent="  ")
+            self._print_hint(result.hint)
+            for line in lines[count:]:
+                self._write_wrapped(line, DIM, indent="    ")
+        if result.status == "skipped":
+            self._print_hint(result.hint)
         for name, detail in result.details.items():
             if _is_shown(name, detail):
                 self._print_detail(name, detail)
 
+    def _print_hint(self, hint: str) -> None:
+        if hint:
+            self._write_hint("as above" if hint in self._printed_hints else hint, indent="  ")
+            self._printed_hints.add(hint)
+
     def _print_detail(self, name: str, detail: Detail) -> None:
-        label = name.replace("_", " ")
+        label = LABELS.get(name, name.replace("_", " "))
         if self.width >= NARROW_WIDTH:
             for line in _format_detail(name, detail, self.width - LABEL_WIDTH - 5):
                 self._write_line(f"    {self._colored(f'{label:{LABEL_WIDTH}}', DIM)} {line}")
@@ -283,6 +299,11 @@ def _wrap(text: str, width: int, *, break_words: bool = True) -> list[str]:
     return lines or [""]
 
 
+def _days_ago(days: int) -> str:
+    # The whole days until a moment in the past are rounded down
+    return "today" if days == 1 else f"{days - 1} day{'s' * (days > 2)} ago"
+
+
 def _is_shown(name: str, detail: Detail) -> bool:
     if isinstance(detail, SourcedValue):
         return bool(detail.value) and (detail.source != "azpg" or name in ALWAYS_SHOWN)
@@ -294,6 +315,8 @@ def _format_detail(name: str, detail: Detail, width: int) -> list[str]:
         return _wrap(f"{detail.value} ({detail.source})", width)
     if isinstance(detail, bool):
         return ["yes" if detail else "no"]
+    if name in {"days_left", "root_days_left"} and isinstance(detail, int) and detail <= 0:
+        return ["less than 1" if detail == 0 else f"none: expired {_days_ago(-detail)}"]
     if not isinstance(detail, list):
         return _wrap(str(detail), width)
     if name == "chain":

@@ -35,7 +35,7 @@ def session_details(conn: psycopg.Connection[Any]) -> dict[str, Detail]:
     client_clock = (before + time.time()) / 2
     session_user, user, database, version, read_only, roles, count, maximum, server_clock = row
     return {
-        "user": user if user == session_user else f"{user}, signed in as {session_user}",
+        "user": user if user == session_user else f"{user}, authenticated as {session_user}",
         "member_of": roles,
         "database": database,
         "server_version": version,
@@ -58,7 +58,7 @@ def _tls_at_server(conn: psycopg.Connection[Any]) -> str:
     row = conn.execute(
         "select version || ' ' || cipher from pg_stat_ssl where pid = pg_backend_pid() and ssl"
     ).fetchone()
-    return str(row[0]) if row else "none: TLS ends before it"
+    return str(row[0]) if row else "none: TLS is terminated before the server"
 
 
 def pool_mode(first: psycopg.Connection[Any], second: psycopg.Connection[Any]) -> str:
@@ -69,7 +69,7 @@ def pool_mode(first: psycopg.Connection[Any], second: psycopg.Connection[Any]) -
     except psycopg.OperationalError:
         return "statement"
     pids = {_fetch_row(conn, "select pg_backend_pid()")[0] for conn in (first, second, first)}
-    return "transaction" if len(pids) == 1 else "session, or too busy to tell"
+    return "transaction" if len(pids) == 1 else "session (or PgBouncer is too busy to tell)"
 
 
 def tracks_prepared_statements(conn: psycopg.Connection[Any]) -> bool:

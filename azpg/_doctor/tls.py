@@ -14,6 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
+from azpg._redact import sanitized
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -167,8 +169,9 @@ def _handshake(
             sock.sendall(SSL_REQUEST)
             answer = sock.recv(1)
             if answer != b"S":
-                problem = _NO_TLS_PROBLEMS.get(answer, "the server does not speak PostgreSQL")
-                raise NoTLSError(problem)
+                byte = sanitized(answer.decode("latin-1"))
+                unexpected = f"received invalid response to SSL negotiation: {byte}"
+                raise NoTLSError(_NO_TLS_PROBLEMS.get(answer, unexpected))
         with context.wrap_socket(sock, server_hostname=server_name or None) as tls:
             cipher = tls.cipher()
             verified = _chain(tls, "verified") if context.verify_mode else ()
@@ -180,8 +183,9 @@ def _handshake(
             )
 
 
+# libpq's messages
 _NO_TLS_PROBLEMS = {
-    b"N": "server does not support SSL, but SSL was required",  # libpq's message
+    b"N": "server does not support SSL, but SSL was required",
     b"": "server closed the connection unexpectedly",
 }
 

@@ -55,9 +55,7 @@ def credential_variables(environ: Mapping[str, str]) -> Iterator[str]:
 def token_details(claims: Claims) -> dict[str, Detail]:
     """Return the claims of a token that a server uses."""
     user = token.claimed_role(claims)
-    details: dict[str, Detail] = {
-        "user": "the token names none" if user is None else sanitized(user)
-    }
+    details: dict[str, Detail] = {"user": "not in the token" if user is None else sanitized(user)}
     for claim, label in _CLAIM_LABELS.items():
         if claim in claims:
             details[label] = sanitized(claims[claim])
@@ -73,7 +71,7 @@ def check_token(claims: Claims, cloud: Cloud, now: float) -> CheckResult:
         clouds = [other.name for other in CLOUDS if other.scope == f"{audience}/.default"]
         return CheckResult(
             status="failed",
-            problem=f"the token is for {audience}, and the server takes those for {expected}",
+            problem=f"the token is for {audience}, and the server accepts those for {expected}",
             hint=f"name the cloud: ⟦cloud={clouds[0]!r}⟧" if clouds else _WRONG_RESOURCE_HINT,
         )
     valid_from = claims.get("nbf", claims.get("iat"))

@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,11 +19,11 @@ from ._azure_extensions import ALLOWED_BY_DEFAULT
 from ._emulator import Emulator
 from ._errors import EmulatorError
 
-_MARK = {"AZPG_EMULATOR": "1"}
-"""It tells azpg that the environment redirects an Azure host on purpose: azpg does not warn.
-
-Only the command gets it. In a shell with pasted exports, which may be forgotten, azpg still warns.
-"""
+_EXAMPLES = """\
+examples:
+  azpg emulator
+  azpg emulator -- pytest
+  azpg emulator --postgres DIR -- pytest"""
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -83,45 +85,57 @@ def _tell(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="azpg emulator",
-        description="Run an Azure-like PostgreSQL server on this machine, for development and "
-        "tests: with a command, only while the command runs; without one, until Ctrl-C.",
-        epilog="Example: azpg emulator -- pytest",
+        description=_wrap(
+            "Run an emulator of Azure Database for PostgreSQL on this machine, for development and "
+            "tests. With a command, it runs the command and ends with it. Without one, it prints "
+            "the variables to set in another terminal, and runs until Ctrl-C."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--host",
         default="myserver.postgres.database.azure.com",
-        help="the server's full name (default: %(default)s)",
+        metavar="NAME",
+        help="the server's full name (default: that of myserver in the public cloud)",
     )
     parser.add_argument(
         "--postgres",
         metavar="DIR",
-        help="another PostgreSQL to run, such as /usr/lib/postgresql/15",
+        help="the folder of the PostgreSQL to run (default: the bundled one)",
     )
     parser.add_argument(
         "--extensions",
         type=_names,
         default=",".join(ALLOWED_BY_DEFAULT),
         metavar="NAMES",
-        help="the extensions that CREATE EXTENSION may create, separated by commas, as in the "
-        "server parameter azure.extensions (default: %(default)s)",
+        help="the extensions that may be created, separated by commas, as in the server parameter "
+        "azure.extensions (default: %(default)s)",
     )
     parser.add_argument(
         "--token-lifetime",
         type=float,
         default=3600.0,
         metavar="SECONDS",
-        help="how long tokens are valid (default: %(default)s)",
+        help="how long tokens are valid (default: %(default).0f)",
     )
     parser.add_argument(
         "--imds",
         action="store_true",
-        help="give tokens in the form of a virtual machine's endpoint, which needs no secret: any "
-        "user of this machine can get one (default: in the form of App Service)",
+        help="serve tokens like the identity endpoint of a virtual machine, which needs no secret: "
+        "any user of this machine can get one (default: like App Service, with a secret)",
     )
     parser.add_argument(
-        "command", nargs="*", metavar="COMMAND", help="the command to run in the emulator, after --"
+        "command", nargs="*", metavar="COMMAND", help="the command to run, after --"
     )
     return parser
+
+
+def _wrap(text: str) -> str:
+    """Return the text with lines as long as the terminal's; a longer word stays whole."""
+    columns = max(shutil.get_terminal_size().columns, 20)
+    return textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
 
 
 def _names(text: str) -> list[str]:
@@ -146,7 +160,7 @@ def _run_command(command: list[str], env: dict[str, str], env_to_unset: list[str
 
     with _signal_handlers(forward):
         try:
-            process = subprocess.Popen(command, env=inherited_env | env | _MARK)
+            process = subprocess.Popen(command, env=inherited_env | env)
         except OSError as error:
             print(f"azpg emulator: {command[0]}: {error.strerror}", file=sys.stderr)
             return 126 if isinstance(error, PermissionError) else 127

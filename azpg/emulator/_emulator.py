@@ -34,7 +34,7 @@ _NO_IMDS = "This emulator has no IMDS endpoint: start it with Emulator(imds=True
 # These variables would make a client use another identity, another port or another service.
 _CONFLICTING_VARIABLES = ("AZURE_CLIENT_ID", "IDENTITY_SERVER_THUMBPRINT", "PGPORT", "PGSERVICE")
 _INSTALL_PGBOUNCER = (
-    "PgBouncer is not installed, so port 6432 is closed. To have it: apt-get install pgbouncer."
+    "PgBouncer is not installed, so port 6432 is closed: run apt-get install pgbouncer."
 )
 
 RestartMode = Literal["fast", "immediate", "kill", "kill-backend"]
@@ -636,6 +636,9 @@ class Emulator:
             "PGSSLROOTCERT": self.root_certificate,
             # Without this, a CI's own AZURE_CLIENT_SECRET makes azure-identity use the real Entra.
             "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
+            # It tells azpg that the variables redirect the host on purpose, and azpg does not warn.
+            # The file is deleted when the emulator ends: azpg then warns of forgotten variables.
+            "AZPG_EMULATOR": self.root_certificate,
         }
         if self.port != _DEFAULT_PORT:
             env["PGPORT"] = str(self.port)

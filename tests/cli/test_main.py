@@ -187,7 +187,7 @@ def test_roots(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert set(re.findall(r"SHA-256  ([0-9a-f]{64})\n", printed)) == AZURE_ROOTS
     assert re.search(
-        r"^DigiCert Global Root G2\n.*\n  ends     2038-01-15, in \d+ days\n", printed, re.MULTILINE
+        r"^DigiCert Global Root G2\n.*\n  expires  2038-01-15, in \d+ days\n", printed, re.MULTILINE
     )
     assert set(re.findall(r"from     (\w+)", printed)) == {"azpg", "certifi"}
 
@@ -254,6 +254,22 @@ def test_token_without_a_token(azure: Emulator, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "--client-id" in printed.err
+
+
+@pytest.mark.parametrize("argv", [["token"], ["exec", "--", "true"], ["psql"]], ids=" ".join)
+def test_azure_identitys_message_is_printed_once(
+    azure: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    """After one line, and what to type."""
+    for name in ("IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
+        monkeypatch.delenv(name)
+    name, *rest = argv
+    ran = command(name, "--server", "myserver", *rest, AZURE_TOKEN_CREDENTIALS="dev")
+    lines = ran.err.splitlines()
+    assert ran.status == 1
+    assert lines[0] == "azpg: no token from DefaultAzureCredential"
+    assert lines[1].startswith("HINT: run `az login`")
+    assert ran.err.count("AzureCliCredential: ") == 1
 
 
 def test_a_token_in_a_terminal_has_a_warning(azure: Emulator, terminal: Terminal) -> None:

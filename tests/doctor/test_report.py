@@ -17,7 +17,7 @@ import azpg
 from azpg._cli.main import main
 from azpg._doctor.checks import run_checks
 from azpg._doctor.report import TextReport
-from azpg._doctor.result import Step
+from azpg._doctor.result import CheckResult, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,13 +190,60 @@ def test_the_same_hint_is_printed_once(azure: Emulator, capsys: pytest.CaptureFi
 
 
 def test_the_summary_of_a_working_connection(
-    azure: Emulator, capsys: pytest.CaptureFixture[str]
+    azure: Emulator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names the steps with a warning, and stderr is empty."""
+    assert main(["doctor", "--server", "myserver"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "It works."
+    monkeypatch.delenv("AZPG_EMULATOR")
     assert main(["doctor", "--server", "myserver"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == "It works; see configuration."
     assert printed.err == ""
+
+
+def test_the_hint_comes_before_a_long_message(
+    azure: Emulator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a token: one line, what to type, and azure-identity's message once."""
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
+    assert main(["doctor", "--server", "myserver"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("✗ identity"))
+    assert lines[start + 1] == "  no token from DefaultAzureCredential"
+    assert lines[start + 2].startswith("  → run `az login`")
+    assert "\n".join(lines).count("AzureCliCredential: ") == 1
+    assert "- sign-in: skipped: no token" in lines
+
+
+@pytest.mark.parametrize("certificate", ["other-root", "self-signed", "expired"])
+def test_one_cause_of_a_rejected_certificate(
+    azure: Emulator, capsys: pytest.CaptureFixture[str], certificate: Any
+) -> None:
+    """The TLS check has the hint, and authentication, which fails too, refers to it."""
+    with azure.fault(certificate=certificate):
+        assert main(["doctor", "--server", "myserver"]) == 1
+    _, _, sign_in = capsys.readouterr().out.partition("✗ sign-in")
+    assert sign_in.splitlines()[2] == "  → as above"
+
+
+def test_a_certificate_that_is_about_to_expire(
+    azure: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last day is not printed as 0 days left."""
+    assert main(["doctor", "--server", "myserver"]) == 0
+    assert re.search(r" days left +less than 1\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("days", "shown"), [(-1, "today"), (-2, "1 day ago"), (-3, "2 days ago")], ids=str
+)
+def test_a_certificate_that_has_expired(days: int, shown: str) -> None:
+    """The text has no negative count of days."""
+    stream = io.StringIO()
+    step = Step("TLS", 0.1, CheckResult({"days_left": days}))
+    TextReport(stream, {}).print_step(step)
+    assert f" none: expired {shown}\n" in stream.getvalue()
 
 
 def test_json(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:

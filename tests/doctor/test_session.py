@@ -34,4 +34,4 @@ def test_a_read_only_session_and_a_set_role_are_reported(azure: Emulator) -> Non
     ) as conn:
         found = session_details(conn)
     assert found["read_only"] is True
-    assert found["user"] == "azure_pg_admin, signed in as myapp"
+    assert found["user"] == "azure_pg_admin, authenticated as myapp"

@@ -30,7 +30,7 @@ def test_variables_of_the_identity_are_shown_without_secrets() -> None:
 def test_a_token_of_a_service_principal_has_no_user() -> None:
     """The details say so, and have the application's id."""
     assert token_details({"appid": "an app", "oid": "an object", "sub": "x"}) == {
-        "user": "the token names none",
+        "user": "not in the token",
         "object_id": "an object",
         "application_id": "an app",
     }

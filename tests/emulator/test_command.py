@@ -1,5 +1,6 @@
 """The command `azpg emulator`."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from azpg.emulator import Emulator
 from azpg.emulator._command import main
 
 COMMAND = [
@@ -98,6 +100,20 @@ def test_a_program_in_the_emulator_is_not_warned() -> None:
         [*COMMAND, "--", sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+def test_a_program_with_the_exports_is_warned_once_the_emulator_has_ended() -> None:
+    """The exports in another terminal are no mistake as long as the emulator runs."""
+    program = [sys.executable, "-c", "import azpg; azpg.conninfo(server='myserver')"]
+    other_program = [*program[:2], "import azpg; azpg.conninfo(server='another')"]
+    with Emulator(pgbouncer=False) as emulator:
+        environ = os.environ | emulator.env
+        while_it_runs = subprocess.run(program, env=environ, stderr=subprocess.PIPE, check=True)
+        another = subprocess.run(other_program, env=environ, stderr=subprocess.PIPE, check=True)
+    afterwards = subprocess.run(program, env=environ, stderr=subprocess.PIPE, check=True)
+    assert while_it_runs.stderr == b""
+    assert b"PGHOSTADDR and PGSSLROOTCERT decide how another" in another.stderr
+    assert b"PGHOSTADDR and PGSSLROOTCERT decide how myserver" in afterwards.stderr
 
 
 def test_imds_replaces_app_service(monkeypatch: pytest.MonkeyPatch) -> None:
