@@ -62,7 +62,7 @@ def test_the_pg_variables_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     ("said", "expected"),
     [
         ({"hostaddr": "192.0.2.1"}, {"PGHOSTADDR": "192.0.2.1", "PGHOST": HOST}),
-        ({"host": "localhost", "port": 1}, {"PGHOST": f"{HOST}", "PGPORT": "1"}),
+        ({"host": "127.0.0.1", "port": 1}, {"PGHOST": HOST, "PGPORT": "1"}),
         ({"pgbouncer": True}, {"PGPORT": "6432"}),
         ({"sslrootcert": "/a/root.pem"}, {"PGSSLROOTCERT": "/a/root.pem"}),
         ({"channel_binding": "disable"}, {"PGCHANNELBINDING": "disable"}),
