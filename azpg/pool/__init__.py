@@ -211,9 +211,8 @@ def create_pool(
     Raises:
         ConfigError: The arguments are invalid or contradict each other; it lists every problem.
         ConnectError: A permanent failure, as one of its subclasses, such as `LoginError`; or there
-            are fewer than `min_size` connections after `timeout` seconds, and the last failure is
+            are fewer than `min_size` connections after `timeout` seconds; a failed connection is
             its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
-        psycopg_pool.PoolTimeout: The same, if no connection has failed.
 
     >>> with azpg.create_pool(server="myserver", dbname="mydb", max_size=10) as pool:
     ...     with pool.connection() as conn:
@@ -382,9 +381,8 @@ def create_pool_async(
     Raises:
         ConfigError: The arguments are invalid or contradict each other; it lists every problem.
         ConnectError: (`async with`, `await`) A permanent failure, as one of its subclasses, such
-            as `LoginError`; or there are fewer than `min_size` connections after `timeout` seconds,
-            and the last failure is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
-        psycopg_pool.PoolTimeout: (`async with`, `await`) The same, if no connection has failed.
+            as `LoginError`; or there are fewer than `min_size` connections after `timeout` seconds;
+            a failed connection is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
 
     >>> async with azpg.create_pool_async(server="myserver", dbname="mydb") as pool:
     ...     async with pool.connection() as conn:

@@ -220,20 +220,24 @@ class BasePool(PsycopgPool):
         """
         if failure := self._permanent_failure():
             return pool_error(failure)
-        return timeout and self._history.with_cause(self._with_reason(timeout))
+        return timeout and self._error_of_timeout(timeout)
 
-    def _with_reason(self, timeout: PoolTimeout) -> PoolTimeout:
+    def _error_of_timeout(self, timeout: PoolTimeout) -> psycopg.Error:
         """Return a pool's timeout with what its client waited for, as far as that is known."""
+        if isinstance(timeout, ConnectError):
+            return timeout  # it says so
         open_connections = [conn for conn in self._list_connections() if not conn.closed]
         in_use = [conn for conn in open_connections if conn not in self._pool]
         reason = ""
-        if self._nconns > len(open_connections):
+        if is_connecting := self._nconns > len(open_connections):
             reason = self._describe_connecting()
         elif in_use:
             since = min(getattr(conn, "_checked_out_at", math.inf) for conn in in_use)
             seconds = max(0.0, time.monotonic() - since)
             reason = f"connections in use: {len(in_use)}, the oldest for {seconds:.0f} s"
-        return type(timeout)(f"{timeout}; {reason}") if reason else timeout
+        if reason:
+            timeout = type(timeout)(f"{timeout}; {reason}")
+        return self._history.error_of_timeout(timeout, is_connecting=is_connecting)
 
     def _describe_connecting(self) -> str:
         password = find_entra_password(self.conninfo, self.kwargs, is_async=self._is_async)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PoolConnectError(ConnectError, PoolTimeout):
-    """The pool cannot connect, or had no connection in time after a failed one."""
+    """The pool cannot connect, or had no connection in time."""
 
     __module__ = "azpg.pool"
 
@@ -77,6 +77,12 @@ TIMEOUT_HINT = (
 )
 
 
+CONNECTING_HINT = (
+    "run azpg doctor to see what does not answer, or give the pool more time: timeout= is how long "
+    "a client waits"
+)
+
+
 def pool_error(error: psycopg.Error) -> psycopg.Error:
     """Return an error of a connection as the pool's: as a `PoolTimeout` too.
 
@@ -94,20 +100,21 @@ def pool_error(error: psycopg.Error) -> psycopg.Error:
     return converted.with_traceback(error.__traceback__)
 
 
-def timeout_error(
-    timeout: PoolTimeout, failure: Exception | None, what: str = "the last connection failed: "
-) -> psycopg.Error:
-    """Return the error to raise for a pool's timeout, after the latest failure to connect.
+def connecting_error(timeout: PoolTimeout) -> PoolConnectError:
+    """Return the error to raise for a pool's timeout while a connection attempt is in progress."""
+    return PoolConnectError(str(timeout), kind="pool-timeout", hint=CONNECTING_HINT, transient=True)
 
-    Without a failure that is the timeout itself: all connections are in use.
+
+def timeout_error(
+    timeout: PoolTimeout, failure: Exception, what: str = "the last connection failed: "
+) -> PoolConnectError:
+    """Return the error to raise for a pool's timeout, after the latest failure to connect.
 
     Args:
         timeout: The timeout.
-        failure: The latest failure, or None.
+        failure: The latest failure.
         what: What failed.
     """
-    if failure is None or isinstance(timeout, ConnectError):
-        return timeout.with_traceback(None)
     hint: str = getattr(failure, "hint", "")
     message = str(failure).removesuffix(f"\nHINT: {hint}")
     if getattr(failure, "kind", "") == "configure":  # the message says so

@@ -13,7 +13,7 @@ from psycopg_pool.base import AttemptWithBackoff
 from azpg import _retry
 from azpg.errors import ConfigError, ConnectError
 
-from ._errors import timeout_error
+from ._errors import connecting_error, timeout_error
 
 if TYPE_CHECKING:
     import psycopg
@@ -122,9 +122,16 @@ class FailureHistory:
         remaining = self._failed_at + PERMANENT_FAILURE_COOLDOWN_SECONDS - time.monotonic()
         return remaining if remaining > 0 and self.permanent() is not None else 0.0
 
-    def with_cause(self, timeout: PoolTimeout) -> psycopg.Error:
-        """Return the error to raise for a pool's timeout; the latest failure is its cause."""
-        return timeout_error(timeout, self._failure)
+    def error_of_timeout(self, timeout: PoolTimeout, *, is_connecting: bool) -> psycopg.Error:
+        """Return the error to raise for a pool's timeout; the latest failure is its cause.
+
+        Args:
+            timeout: The timeout.
+            is_connecting: Whether a connection attempt is in progress.
+        """
+        if self._failure is not None:
+            return timeout_error(timeout, self._failure)
+        return connecting_error(timeout) if is_connecting else timeout.with_traceback(None)
 
 
 class PoolAttempt(AttemptWithBackoff):

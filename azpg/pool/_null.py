@@ -113,7 +113,7 @@ class NullPool(BasePool):
             self._stats[self._REQUESTS_ERRORS] += 1
             raise error
         if not checkout.left():
-            raise self._history.with_cause(self._with_reason(checkout.timed_out()))
+            raise checkout.timed_out()
         client = self._slots.enter(max_waiting)
         if client is None:
             self._stats[self._REQUESTS_ERRORS] += 1
@@ -128,7 +128,7 @@ class NullPool(BasePool):
         """Return what a client was given, or raise the error."""
         given = self._slots.leave(client)
         if given is None:
-            raise self._history.with_cause(self._with_reason(checkout.timed_out()))
+            raise checkout.timed_out()
         if isinstance(given, Exception):
             raise given
         return given
@@ -276,8 +276,8 @@ class NullConnectionPool(NullPool, ConnectionPool[CT], psycopg_pool.NullConnecti
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, or within `timeout` if the pool
-                failed less than a second ago. Or the time is over after a failed connection, its
-                `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+                failed less than a second ago. Or the time is over and the pool cannot connect; a
+                failed connection is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
             psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         logger.info("connection requested from %r", self.name)
@@ -413,8 +413,8 @@ class NullConnectionPool(NullPool, ConnectionPool[CT], psycopg_pool.NullConnecti
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
-                `LoginError`; or the time is over after a failed connection, its `__cause__`. It
-                is a `psycopg_pool.PoolTimeout` too.
+                `LoginError`; or the time is over and the pool cannot connect; a failed connection
+                is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
             psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         self._check_open_getconn()
@@ -480,8 +480,8 @@ class AsyncNullConnectionPool(
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, or within `timeout` if the pool
-                failed less than a second ago. Or the time is over after a failed connection, its
-                `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+                failed less than a second ago. Or the time is over and the pool cannot connect; a
+                failed connection is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
             psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         logger.info("connection requested from %r", self.name)
@@ -620,8 +620,8 @@ class AsyncNullConnectionPool(
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
-                `LoginError`; or the time is over after a failed connection, its `__cause__`. It
-                is a `psycopg_pool.PoolTimeout` too.
+                `LoginError`; or the time is over and the pool cannot connect; a failed connection
+                is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
             psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         self._check_open_getconn()

@@ -220,9 +220,9 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
-                `LoginError`; or the time is over after a failed connection, its `__cause__`. It
-                is a `psycopg_pool.PoolTimeout` too.
-            psycopg_pool.PoolTimeout: The time is over.
+                `LoginError`; or the time is over and the pool cannot connect; a failed connection
+                is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+            psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         error: psycopg.Error | None
         if self._history.successes and (delay := self._remaining_cooldown()):
@@ -313,7 +313,8 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, if the pool has no open connection: raised at once,
                 or within `timeout` if the pool failed less than a second ago. Or the time is over
-                after a failed connection, its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+                and the pool cannot connect; a failed connection is its `__cause__`. It is a
+                `psycopg_pool.PoolTimeout` too.
             psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         error: psycopg.Error | None
@@ -632,9 +633,9 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         Raises:
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, raised at once, as one of its subclasses, such as
-                `LoginError`; or the time is over after a failed connection, its `__cause__`. It
-                is a `psycopg_pool.PoolTimeout` too.
-            psycopg_pool.PoolTimeout: The time is over.
+                `LoginError`; or the time is over and the pool cannot connect; a failed connection
+                is its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+            psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         error: psycopg.Error | None
         if self._history.successes and (delay := self._remaining_cooldown()):
@@ -734,7 +735,8 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             ConfigError: The arguments of the connections are invalid; it lists every problem.
             ConnectError: A permanent failure, if the pool has no open connection: raised at once,
                 or within `timeout` if the pool failed less than a second ago. Or the time is over
-                after a failed connection, its `__cause__`. It is a `psycopg_pool.PoolTimeout` too.
+                and the pool cannot connect; a failed connection is its `__cause__`. It is a
+                `psycopg_pool.PoolTimeout` too.
             psycopg_pool.PoolTimeout: The time is over, and all connections are in use.
         """
         error: psycopg.Error | None
@@ -800,7 +802,8 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             try:
                 await task.run()
             except (Exception, asyncio.CancelledError) as ex:  # noqa: BLE001  # must not end it
-                logger.warning("task run %s failed: %s: %s", task, type(ex).__name__, ex)
+                if not is_canceled():
+                    logger.warning("task run %s failed: %s: %s", task, type(ex).__name__, ex)
             if is_canceled():
                 raise asyncio.CancelledError
 

@@ -54,6 +54,7 @@ def test_each_client_of_a_null_pool_has_its_own_timeout(
             future.add_done_callback(partial(note_end, index))
         errors = [future.exception(60) for future in waiting]
     assert all(isinstance(error, psycopg_pool.PoolTimeout) for error in errors)
+    assert {getattr(error, "kind", "") for error in errors} == {"pool-timeout"}
     assert all(ended[index] < timeout + LATE for index, timeout in enumerate(timeouts)), ended
     assert pool.get_stats()["pool_size"] == 0
     api.run(pool.close())
@@ -135,6 +136,23 @@ def test_a_timeout_says_which_token_it_waited_for(
         with pytest.raises(psycopg_pool.PoolTimeout, match="token from DefaultAzureCredential"):
             api.run(pool.getconn(1.2))
         api.run(pool.close())
+
+
+@pytest.mark.parametrize("fault", STALLS)
+def test_a_timeout_while_the_pool_connects_is_a_connect_error(
+    api: Api, mortal: Emulator, fault: Any
+) -> None:
+    """`except azpg.ConnectError` catches it, although no connection has failed yet."""
+    with mortal.fault(**fault):
+        mortal.expire_tokens()
+        pool = make(api, min_size=1)
+        api.run(pool.open())
+        for wait in (pool.getconn, pool.wait):
+            with pytest.raises(azpg.ConnectError) as caught:
+                api.run(wait(timeout=0.3))
+            assert caught.value.kind == "pool-timeout"
+            assert isinstance(caught.value, psycopg_pool.PoolTimeout)
+            assert azpg.explain(caught.value).hint == caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["raise", "cancel"])

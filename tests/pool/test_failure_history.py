@@ -81,10 +81,10 @@ def test_a_success_clears_the_history() -> None:
     """A failure before the latest success is not the cause of a timeout."""
     history, timeout = FailureHistory(), PoolTimeout("late")
     history.record_failure(REFUSED, 0)
-    error = history.with_cause(timeout)
+    error = history.error_of_timeout(timeout, is_connecting=True)
     assert error.__cause__ is REFUSED
     history.record_success()
-    assert history.with_cause(timeout) is timeout
+    assert history.error_of_timeout(timeout, is_connecting=False) is timeout
     assert history.kind == ""
 
 
