@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from importlib.util import find_spec
@@ -81,3 +82,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     # A process that a test starts imports what is installed, not what lies in the folder.
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests out of the garbage collector, which tests run often."""
+    gc.collect()
+    gc.freeze()
