@@ -119,7 +119,9 @@ _URL_PARTS = frozenset({"dbname", "host", "password", "port", "user"})
 _DJANGO_SETTINGS = {
     "dbname": "NAME", "host": "HOST", "password": "PASSWORD", "port": "PORT", "user": "USER"
 }  # fmt: skip
-_POOL_OPTIONS = frozenset({"max_idle", "max_size"})
+_POOL_OPTIONS = frozenset(
+    {"check", "configure", "max_idle", "max_size", "reconnect_failed", "reset"}
+)
 _ASYNCPG_NAMES = {"options": "server_settings", "prepare_threshold": "statement_cache_size"}
 """`azpg.asyncpg.connect` takes libpq's keywords too."""
 

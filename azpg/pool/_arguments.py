@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import itertools
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
 
@@ -21,6 +23,7 @@ from azpg._conninfo.sources import parse
 from azpg._diagnosis.explain import explain
 from azpg._libpq import libpq_info
 from azpg._redact import Secret, redact
+from azpg._tokens.credentials import is_async_function
 from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
@@ -72,6 +75,7 @@ def merge_kwargs(
         connection_class: The class of the connections.
         is_async: Whether the pool is async, so that a function in `kwargs` may be.
     """
+    check_callbacks(is_async=is_async, conninfo=conninfo, kwargs=kwargs)
     if callable(kwargs):
         _, problems = _merge(keywords, {})
         if problems:
@@ -223,9 +227,9 @@ def check_connection_class(connection_class: object, *, is_async: bool) -> None:
     if isinstance(cls, type) and issubclass(cls, Connection | AsyncConnection):
         pool = "create_pool() and ConnectionPool" if is_async else "create_pool_async()"
         raise ConfigError(
-            f"connection_class={name} is {'a sync' if is_async else 'an async'} class: an "
-            f"{'async' if is_async else 'sync'} pool takes a subclass of azpg.{required.__name__}, "
-            f"and {name} is for {pool}"
+            f"connection_class={name} is {'a sync' if is_async else 'an async'} class: "
+            f"{'an async' if is_async else 'a sync'} pool takes a subclass of "
+            f"azpg.{required.__name__}, and {name} is for {pool}"
         )
     if cls in (psycopg.Connection, psycopg.AsyncConnection):
         fix = "leave out connection_class="
@@ -236,6 +240,71 @@ def check_connection_class(connection_class: object, *, is_async: bool) -> None:
     raise ConfigError(
         f"connection_class={name} connects without azpg: no server would be verified, and no "
         f"token fetched. {fix[0].upper()}{fix[1:]}"
+    )
+
+
+def check_callbacks(*, is_async: bool, **callbacks: object) -> None:
+    """Raise `ConfigError` if a function that a pool calls is of the wrong kind.
+
+    Args:
+        is_async: Whether the pool is async.
+        **callbacks: The functions by the names of the pool's options; None is no function. Of
+            `conninfo` and `kwargs` only functions count.
+    """
+    problems = [
+        problem
+        for name, function in callbacks.items()
+        if function is not None
+        and (problem := _callback_error(name, function, is_async=is_async)) is not None
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _callback_error(name: str, function: object, *, is_async: bool) -> str | None:
+    is_source = name in ("conninfo", "kwargs")  # of arguments, and not only a function
+    pool_class = "AsyncConnectionPool" if is_async else "ConnectionPool"
+    argument = "" if is_source else "pool" if name == "reconnect_failed" else "conn"
+    write = f"write {'async ' if is_async else ''}def {name}({argument}): …"
+    if name == "check" and (function is True or _is_check_connection(function)):
+        write = f"write check=azpg.{pool_class}.check_connection"
+    if not callable(function):
+        return None if is_source else f"⟦{name}⟧ is {type(function).__name__}: {write}"
+    if is_async_function(function) and not is_async:
+        return (
+            f"⟦{name}⟧ is an async function, and a sync pool does not await it: {write}, or use "
+            f"create_pool_async()"
+        )
+    # psycopg_pool calls these in both ways
+    takes_sync = is_source or name == "reconnect_failed"
+    if is_async and not takes_sync and _returns_nothing(function):
+        return f"⟦{name}⟧ is a sync function, and an async pool awaits it: {write}"
+    return None
+
+
+def _is_check_connection(function: object) -> bool:
+    return getattr(function, "__name__", "") == "check_connection"
+
+
+def _returns_nothing(function: object) -> bool:
+    """Return whether a call of a function surely returns None, which cannot be awaited.
+
+    A function that is not async itself may still return an awaitable.
+    """
+    function = inspect.unwrap(cast("Callable[..., object]", function))
+    function = getattr(function, "__func__", function)
+    if not inspect.isfunction(function) or is_async_function(function):
+        return False
+    if inspect.isgeneratorfunction(function):
+        return False
+    code = [each for each in dis.get_instructions(function) if each.opname != "CACHE"]
+    returned = [
+        each if each.opname == "RETURN_CONST" else before
+        for before, each in itertools.pairwise(code)
+        if each.opname.startswith("RETURN_") and each.opname != "RETURN_GENERATOR"
+    ]
+    return bool(returned) and all(
+        each.opname.endswith("_CONST") and each.argval is None for each in returned
     )
 
 

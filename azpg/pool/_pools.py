@@ -26,6 +26,7 @@ from azpg.connection import AsyncConnection, Connection
 from azpg.errors import ConfigError, ConnectError
 
 from ._arguments import (
+    check_callbacks,
     check_connection_class,
     hide_conninfo,
     hide_kwargs,
@@ -188,6 +189,15 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         # Tracebacks show this frame
         conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)
         check_connection_class(connection_class, is_async=False)
+        check_callbacks(
+            is_async=False,
+            conninfo=conninfo,
+            kwargs=kwargs,
+            check=check,
+            configure=configure,
+            reset=reset,
+            reconnect_failed=reconnect_failed,
+        )
         super().__init__(
             conninfo,
             connection_class=connection_class,
@@ -540,6 +550,15 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         # Tracebacks show this frame
         conninfo, kwargs = hide_conninfo(conninfo), hide_kwargs(kwargs)
         check_connection_class(connection_class, is_async=True)
+        check_callbacks(
+            is_async=True,
+            conninfo=conninfo,
+            kwargs=kwargs,
+            check=check,
+            configure=configure,
+            reset=reset,
+            reconnect_failed=reconnect_failed,
+        )
         super().__init__(
             conninfo,
             connection_class=connection_class,
