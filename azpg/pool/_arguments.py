@@ -304,7 +304,7 @@ def _returns_nothing(function: object) -> bool:
         if each.opname.startswith("RETURN_") and each.opname != "RETURN_GENERATOR"
     ]
     return bool(returned) and all(
-        each.opname.endswith("_CONST") and each.argval is None for each in returned
+        "_CONST" in each.opname and each.argval is None for each in returned
     )
 
 
