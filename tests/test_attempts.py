@@ -28,7 +28,7 @@ pytestmark = pytest.mark.compat
 
 CLEARTEXT = b"R\0\0\0\x08\0\0\0\x03"
 CONNECT_TIMEOUT = 2
-ENDLESS = 20
+ENDLESS = 10
 """seconds that even a loaded machine does not add; what a server blocks lasts longer"""
 
 
