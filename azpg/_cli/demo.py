@@ -19,22 +19,24 @@ from azpg._tls.roots import root_file
 from azpg._tokens.token import MIN_REMAINING_SECONDS
 from azpg.emulator import Emulator, EmulatorError
 
-from .wrap import wrap_line
+from .wrap import wrap, wrap_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEXT_STEPS = (
-    "\nFor your own server, run `az login` (or use a managed identity), check the connection with "
-    "`azpg doctor --server myserver`, and connect:"
-)
+NEXT_STEPS = """\
+Save this as app.py, and run it in the emulator with azpg emulator -- python app.py:"""
 
 EXAMPLE = """
     import azpg
 
-    with azpg.connect(server="myserver", dbname="mydb") as conn:
+    with azpg.connect(server="myserver", dbname="postgres") as conn:
         print(conn.execute("select current_user, version()").fetchone())
 """
+
+OWN_SERVER = """\
+The same program connects to your own server: put its name into the program, and run az login (or
+use a managed identity). Check the connection first with azpg doctor --server myserver."""
 
 
 class _DemoError(Exception):
@@ -53,8 +55,8 @@ def run_demo() -> int:
     except (azpg.ConnectError, azpg.ConfigError, EmulatorError, _DemoError) as error:
         print(f"✗ {error}", file=sys.stderr)  # noqa: T201
         return 1
-    _print(NEXT_STEPS)
-    print(EXAMPLE.rstrip(), flush=True)  # noqa: T201  # code, which is not wrapped
+    for text in ("", wrap(NEXT_STEPS), EXAMPLE.rstrip(), "", wrap(OWN_SERVER)):
+        print(text, flush=True)  # noqa: T201
     return 0
 
 

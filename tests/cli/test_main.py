@@ -230,6 +230,18 @@ def test_the_printed_token_is_a_password(azure: Emulator, command: Command, tool
     assert ran.stdout == "1\n", ran.stderr
 
 
+def test_the_demo(terminal: Terminal) -> None:
+    """Every step succeeds, nothing is blamed, and lines are wrapped at words in any terminal."""
+    ran = terminal(40, "demo")
+    assert ran.status == 0, ran.out
+    assert ran.out.count("✓") == (6 if "pgbouncer=True" in ran.out else 5)
+    assert "unset" not in ran.out
+    steps, _, program = ran.out.partition("    import azpg")
+    long_lines = [line for line in steps.splitlines() if len(line) > 40]
+    assert all(" " not in line.strip() for line in long_lines), long_lines
+    assert "azpg doctor" in program
+
+
 def test_the_command_for_pgadmin(azure: Emulator, tools: Path) -> None:
     """The documented command prints a password that works, and none for a host outside Azure."""
     page = (DOCS / "how-to" / "token.md").read_text()
