@@ -33,6 +33,9 @@ FLAGS = (
 WIDER = """[...document.querySelectorAll("html, .content")]
     .filter(each => each.scrollWidth > each.clientWidth).map(each => each.tagName)"""
 
+CUT_OFF = """[...document.querySelectorAll("pre, .highlight")]
+    .filter(each => each.scrollWidth > each.clientWidth).map(each => each.innerText)"""
+
 
 class Quiet(SimpleHTTPRequestHandler):
     """Serve files, and print nothing of it."""
@@ -141,6 +144,14 @@ def test_a_page_fits_a_phone_and_says_nothing_to_the_console(look: Look, page: s
     assert fetched
     assert all(address.startswith((look.site, "data:")) for address in fetched)
     assert look.said() == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("page", READ)
+def test_no_code_is_cut_off(look: Look, page: str, size: tuple[int, int]) -> None:
+    """Code and messages wrap on a phone and on a desktop."""
+    look.at(page, size)
+    assert look.ask(CUT_OFF) == []
 
 
 @pytest.mark.parametrize("page", READ)
