@@ -40,12 +40,12 @@ __all__ = [
 
 
 class ConnectError(psycopg.OperationalError):
-    """The connection could not be made; the message says why, and what to type.
+    """No connection could be made; the message says why, and what to do.
 
     Attributes:
         kind: the error kind to branch on, such as `"certificate-name"` or `"refused"`; `"unknown"`
             if azpg does not know the failure. The reference lists all of them.
-        hint: what to type, which the message ends with; empty if azpg knows nothing better.
+        hint: what to do, which the message ends with; empty if azpg has no hint.
         transient: whether a later attempt may succeed without any change.
         pgconn: a copy of the finished connection without its secrets, as on psycopg's errors.
     """

@@ -22,21 +22,20 @@ if TYPE_CHECKING:
 
 
 class EntraPassword:
-    """Give a valid Microsoft Entra access token wherever a password callback is accepted.
+    """A password callback for any driver, which returns a valid Microsoft Entra access token.
 
-    The token is acquired once for all that share the credential and cloud: threads, tasks, event
-    loops, pools. Calling the object returns it as text, `call_async()` does the same without
-    blocking the event loop. A sync credential is called in a thread, and needs no aiohttp.
+    Call the object, or `call_async()` in an event loop. All threads, tasks, event loops and
+    connection pools that use the same credential and cloud share one token, from the token cache of
+    the process. A sync credential is called in a thread, and needs no aiohttp.
 
     Args:
-        credential: Any azure-identity credential, sync or async, or a function that makes one or
-            that returns the text of a token. Such a function is called for each new token; what a
-            function returns first decides which of the two it is. Default: the default credential
-            of the cloud's authority, made once per process. Pass one object per user, and no proxy,
-            because tokens are cached by the object.
+        credential: An azure-identity credential, sync or async, or a function that returns one or
+            the text of a token. A function that returns text is called for each new token.
+            Default: one `DefaultAzureCredential` per process. Pass one object per user, and no
+            proxy, because the object is the key of the token cache.
         cloud: An `azpg.Cloud` or its name. Default: the public cloud.
-        client_id: Client id of the user-assigned or workload identity that the default credential
-            uses. Default: the one that azure-identity chooses.
+        client_id: Client ID of the managed or workload identity that the default credential uses.
+            Default: the one that azure-identity chooses.
         timeout: Seconds that a call waits for one token. Default: 30.
 
     Raises:
@@ -116,7 +115,10 @@ class EntraPassword:
         self._entry.invalidate()
 
     def stats(self) -> TokenStats:
-        """Return how many tokens were fetched, how many tries failed, and the seconds left."""
+        """Return the token requests that succeeded (`fetched`) and failed (`failed`).
+
+        `seconds_to_expiry` is None without a cached token.
+        """
         return self._entry.stats()
 
     # Below: what azpg itself calls.
