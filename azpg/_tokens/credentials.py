@@ -47,6 +47,13 @@ _ON_AZURE = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE")
 Source: azure-identity 1.27.0, its managed and workload identity credentials (2026-11-27).
 """
 
+_WITH_ENDPOINT = {
+    "EnvironmentCredential",
+    "ManagedIdentityCredential",
+    "WorkloadIdentityCredential",
+}
+"""Members of azure-identity's default chain that request a token from an endpoint."""
+
 _NO_PROXIES = {"NonCallableMock", "_FunctionWrapperBase"}
 """unittest.mock's base class, and wrapt's for decorated functions"""
 
@@ -312,9 +319,11 @@ def expects_endpoint(credential: object) -> bool:
     """Return whether an identity endpoint should answer a credential.
 
     It should if the environment says that the program runs on Azure, or if a managed identity is
-    the only member of the chain.
+    the only member of the chain. It cannot answer a chain of developers' tools only.
     """
     members = [type(each).__name__ for each in _members(credential)]
+    if members and _WITH_ENDPOINT.isdisjoint(members):
+        return False
     return any(map(os.environ.get, _ON_AZURE)) or members == ["ManagedIdentityCredential"]
 
 

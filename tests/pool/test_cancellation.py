@@ -71,6 +71,8 @@ async def use(pool: Any, chance: random.Random) -> None:
     me = asyncio.current_task()
     assert me is not None
     while not me.cancelling():  # psycopg may raise another error for a cancellation
+        if chance.random() < 0.02:
+            await pool.check()
         with contextlib.suppress(psycopg.Error, ZeroDivisionError):
             async with pool.connection(timeout=0.5) as conn:
                 for _ in range(chance.randrange(4)):
@@ -142,6 +144,29 @@ def test_no_slot_is_lost_if_clients_are_canceled(
     finally:
         logging.getLogger("psycopg.pool").setLevel(logging.NOTSET)
     wait_for_sessions(postgres, kwargs["application_name"], 0)
+
+
+def test_a_canceled_check_loses_no_connection(kwargs: dict[str, Any]) -> None:
+    """check() goes on if it is canceled while it puts a connection back."""
+
+    async def main() -> None:
+        pool: Any = azpg.AsyncConnectionPool(kwargs=kwargs, min_size=1, open=False)
+        await pool.open(wait=True)
+        checking = asyncio.create_task(pool.check())
+        while pool._pool:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        async with pool._lock:  # as another client does that is suspended for a moment
+            while not pool._lock._waiters:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            checking.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await checking
+        async with pool.connection(timeout=20) as conn:
+            await conn.execute("select 1")
+        await pool.close()
+
+    asyncio.run(main())
 
 
 def wait_for_sessions(postgres: Postgres, name: str, expected: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg_pool
@@ -63,6 +64,22 @@ def test_waiting_clients_get_pool_closed(api: Api, azure: Emulator) -> None:
         api.run(pool.close())
         assert isinstance(waiting.exception(60), psycopg_pool.PoolClosed)
         api.run(pool.putconn(conn))
+
+
+def test_all_waits_end_with_the_first_that_is_over(api: Api, mortal: Emulator) -> None:
+    """A wait() that times out closes the pool, and the others say so at once."""
+    with mortal.fault(connect="stall"):
+        pool = make(api, min_size=1)
+        api.run(pool.open())
+        longer = api.begin(pool.wait, 60)
+        until(lambda: pool._full_waiters)
+        with pytest.raises(psycopg_pool.PoolTimeout):
+            api.run(pool.wait(0.3))
+        started = time.monotonic()
+        with pytest.raises(psycopg_pool.PoolClosed):
+            longer.result(60)
+    assert time.monotonic() - started < 5
+    assert pool._pool_full_event is None
 
 
 def test_closing_while_a_connection_stalls(api: Api, mortal: Emulator) -> None:

@@ -67,6 +67,29 @@ def test_an_async_pool_loses_the_slot_of_a_canceled_client(
     asyncio.run(main())
 
 
+def test_an_async_pool_loses_the_connection_of_a_canceled_check(kwargs: dict[str, Any]) -> None:
+    """A check that is canceled while it waits for the lock to put a connection back loses it."""
+
+    async def main() -> None:
+        pool: Any = psycopg_pool.AsyncConnectionPool(kwargs=kwargs, min_size=1, open=False)
+        await pool.open(wait=True)
+        checking = asyncio.create_task(pool.check())
+        while pool._pool:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        async with pool._lock:  # as another client does that is suspended for a moment
+            while not pool._lock._waiters:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            checking.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(checking, return_exceptions=True)
+        with pytest.raises(psycopg_pool.PoolTimeout):
+            await pool.getconn(timeout=0.5)
+        assert pool.get_stats()["pool_size"] == 1
+        await pool.close()
+
+    asyncio.run(main())
+
+
 def test_the_clients_of_a_null_pool_wait_for_one_another(silent_port: int) -> None:
     """The lock is held during a connect: the second client waits for the first one's timeout."""
     kwargs = {"host": "127.0.0.1", "port": silent_port, "user": "me", "dbname": "x"}
