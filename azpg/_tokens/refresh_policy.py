@@ -32,7 +32,8 @@ NEXT_REQUEST_AFTER_SECONDS = 5.0
 
 MAX_REQUESTS = 3
 """Requests of one credential that are in progress at most. The identity endpoint of a virtual
-machine is reported to allow five requests a second (docs.nginx.com/nginxaas, 2026-11-28)."""
+machine allows five a second (learn.microsoft.com/azure/virtual-machines/
+instance-metadata-service#rate-limiting, copy of 07/2026)."""
 
 
 class CachedToken(NamedTuple):
