@@ -74,6 +74,8 @@ class BasePool(PsycopgPool):
         self._joining: list[Any] = []
         """threads or tasks that close() waits for"""
         self._full_event: Any = None
+        self._full_waiters = 0
+        """how many wait for that event, in wait()"""
         self._running_callbacks = 0
         """of `reconnect_failed`"""
         self._retried_changed_arguments = False
@@ -272,6 +274,19 @@ class BasePool(PsycopgPool):
         self._full_event = event
         if event is not None and self._permanent_failure():
             event.set()
+
+    def _join_full_waiters(self, event_class: Any) -> Any:
+        """Return the event that wait() waits for; needs the lock."""
+        self._full_waiters += 1
+        if self._pool_full_event is None:
+            self._pool_full_event = event_class()
+        return self._pool_full_event
+
+    def _leave_full_waiters(self) -> None:
+        """End the wait for the event; needs the lock, or the event loop."""
+        self._full_waiters -= 1
+        if not self._full_waiters:
+            self._pool_full_event = None
 
     def _fail_waiting(self) -> list[tuple[Any, psycopg.Error]]:
         """Dequeue the waiting clients if they wait in vain; needs the lock.

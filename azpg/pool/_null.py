@@ -585,7 +585,7 @@ class AsyncNullConnectionPool(
         self._check_pool_putconn(conn)
         logger.info("returning connection to %r", self.name)
         if self._waiting and not self._closed:
-            await self._finish(self._reset_and_give(conn))
+            await self._finish(self._reset_and_give(conn), "return")
         else:
             self._record_return(conn)
             await self._give(conn, SLOT)

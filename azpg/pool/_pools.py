@@ -243,12 +243,13 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             self._retry_now()
             if len(self._pool) >= self._min_size:
                 return
-            event = self._pool_full_event
-            if event is None:
-                event = self._pool_full_event = threading.Event()
+            event = self._join_full_waiters(threading.Event)
         logger.info("waiting for pool %r initialization", self.name)
-        is_full = event.wait(timeout)
-        self._pool_full_event = None
+        try:
+            is_full = event.wait(timeout)
+        finally:
+            with self._lock:
+                self._leave_full_waiters()
         if self._closed:
             raise PoolClosed(f"the pool {self.name!r} is closed")
         error = self._error_of_wait(None if is_full else self._timed_out(timeout))
@@ -579,7 +580,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             reconnect_failed=reconnect_failed,
             num_workers=num_workers,
         )
-        self._returning: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[None]] = set()
         self._own_loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
@@ -666,12 +667,12 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             if len(self._pool) >= self._min_size:
                 return
             self._check_own_loop()
-            event = self._pool_full_event
-            if event is None:
-                event = self._pool_full_event = asyncio.Event()
+            event = self._join_full_waiters(asyncio.Event)
         logger.info("waiting for pool %r initialization", self.name)
-        is_full = await wait_for_event(event, timeout)
-        self._pool_full_event = None
+        try:
+            is_full = await wait_for_event(event, timeout)
+        finally:
+            self._leave_full_waiters()
         if self._closed:
             raise PoolClosed(f"the pool {self.name!r} is closed")
         error = self._error_of_wait(None if is_full else self._timed_out(timeout))
@@ -782,7 +783,7 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         elif self._is_foreign():
             self.run_task(AsyncReturnConnection(self, conn, from_getconn))
         else:
-            await self._finish(self._return_connection(conn, from_getconn))
+            await self._finish(self._return_connection(conn, from_getconn), "return")
 
     def _return_at_once(self, conn: ACT) -> bool:
         """Put an idle connection back if that needs no wait, which could be canceled."""
@@ -800,11 +801,11 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
         self._pool.append(conn)
         return True
 
-    async def _finish(self, returning: Coroutine[Any, Any, None]) -> None:
-        """Return a connection, also if the client is canceled meanwhile."""
-        task = asyncio.create_task(returning, name=f"{self.name}-return")
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+    async def _finish(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Return or check connections, also if the client is canceled meanwhile."""
+        task = asyncio.create_task(work, name=f"{self.name}-{name}")
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
         await asyncio.shield(task)
 
     @classmethod
@@ -904,6 +905,13 @@ class AsyncConnectionPool(BasePool, psycopg_pool.AsyncConnectionPool[ACT]):
             await self._close_connection(conn)
         else:
             await super()._add_to_pool(conn)
+
+    async def check(self) -> None:
+        """Check all idle connections by a round trip, and replace those that do not work.
+
+        It goes on in the background if the caller is canceled.
+        """
+        await self._finish(super().check(), "check")
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the size of the pool.

@@ -129,6 +129,19 @@ def test_a_developer_without_az_login_is_told_at_once(
     assert time.monotonic() - begun < 20
 
 
+@pytest.mark.parametrize("chain", ["AzureCliCredential", "dev"])
+def test_a_chain_without_an_endpoint_fails_at_once(
+    api: Api, az: Cli, azure: Emulator, monkeypatch: pytest.MonkeyPatch, chain: str
+) -> None:
+    """On Azure too: no identity endpoint can help a chain that asks none."""
+    monkeypatch.setenv("IDENTITY_ENDPOINT", azure.env["IDENTITY_ENDPOINT"])
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", chain)
+    az.refuse("ERROR: Please run 'az login' to setup account.")
+    with pytest.raises(azpg.CredentialError, match="az login") as caught:
+        api.open(server="myserver", retry_timeout=60)
+    assert not caught.value.transient
+
+
 @pytest.mark.parametrize(
     ("error", "description", "transient"),
     [
