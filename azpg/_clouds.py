@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -271,13 +272,24 @@ def token_host_error(host: str, cloud: Cloud) -> str:
             f"a token goes to hosts of one cloud only"
         )
     suffixes = " or ".join(cloud.suffixes)
-    name = host if is_dns_label(host) else "myserver"
+    name = short_name_in(host) or "myserver"
     return (
         f"a token never goes to {host!r}, which is not under {suffixes}: write the server's Azure "
         f'name, ⟦server="{name}"⟧. If {host!r} is a tunnel, a proxy or your own DNS name of the '
         f'server, write ⟦server="myserver", host="{host}"⟧. For a cloud of its own, pass '
         f"⟦cloud=azpg.Cloud(...)⟧ with its suffix." + password_hint
     )
+
+
+def short_name_in(host: str) -> str:
+    """Return the server's short name in a host's name under a misspelled suffix, or alone."""
+    name, dot, rest = host.partition(".")
+    if not is_dns_label(name) or "_" in name:
+        return ""
+    suffixes = [suffix for cloud in CLOUDS for suffix in cloud.suffixes]
+    if dot and not difflib.get_close_matches(f".{rest.lower()}", suffixes, n=1, cutoff=0.8):
+        return ""
+    return name
 
 
 def _is_local(host: str) -> bool:

@@ -42,7 +42,7 @@ from ._conninfo.suggestions import (
 )
 from ._deadline import Deadline
 from ._diagnosis.classify import BAD_TOKEN_KINDS, classify
-from ._diagnosis.hints import HintContext, is_example_password
+from ._diagnosis.hints import HintContext, password_note
 from ._diagnosis.patterns import EVENT_LOOP_HINT
 from ._libpq import libpq_info, os_user_name, validation_error, with_native_paths
 from ._redact import redact, sanitized
@@ -373,9 +373,7 @@ class ConnectRequest:
             has_pinned_roots=self.config.roots != "certifi",
             reached=self._attempt.reached,
             places=self._places(),
-            password_is_example=is_example_password(
-                self._login.password or self._secrets.get("password", "")
-            ),
+            password_note=password_note(self._login.password or self._secrets.get("password", "")),
             password_is_callback=self._callback is not None,
             settings=(*settings_in(params.get("options", "")), *self._settings),
             lookup_host=",".join(self.config.lookup_hosts),

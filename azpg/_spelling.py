@@ -129,6 +129,8 @@ _ASYNCPG_VALUES = {("prepare_threshold", "None"): "statement_cache_size=0"}
 
 
 def _as_flag(name: str, value: str | None) -> str:
+    if name == "password":
+        return "PGPASSWORD"
     if name == "pgbouncer":
         return "--no-pgbouncer" if value == "False" else "--pgbouncer"
     if value is not None and _is_expression(value):

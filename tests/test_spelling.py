@@ -52,6 +52,7 @@ SPELLINGS = {
     ),
     "user=": ("--user", "the URL's user", "USER", "user="),
     "server=": ("--server", "?server=", 'OPTIONS["server"]', "server="),
+    "password=": ("PGPASSWORD", "the URL's password", "PASSWORD", "password="),
     "dbname=": ("--dbname", "the URL's dbname", "NAME", "dbname="),
     "client_id": ("--client-id", "?client_id=", 'OPTIONS["client_id"]', "client_id="),
     "pgbouncer=True": (

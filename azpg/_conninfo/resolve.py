@@ -23,6 +23,7 @@ from azpg._clouds import (
     is_socket,
     no_scope_error,
     normalize_hostname,
+    short_name_in,
     token_host_error,
 )
 from azpg._redact import quote
@@ -363,8 +364,9 @@ class _Resolver:
             self.problems.append('server is not a name: write ⟦server="myserver"⟧')
             return None
         self.problems.append(
-            f'⟦server={shown}⟧ is not the name of an Azure server: write ⟦server="myserver"⟧, or '
-            f"its full name. If {shown} is a tunnel, a proxy or your own DNS name of the server, "
+            f"⟦server={shown}⟧ is not the name of an Azure server: write "
+            f'⟦server="{short_name_in(server) or "myserver"}"⟧, or its full name. '
+            f" If {shown} is a tunnel, a proxy or your own DNS name of the server, "
             f'write ⟦server="myserver", host="{server}"⟧. If it is not on Azure, write '
             f'⟦host="{server}"⟧ with ⟦password=⟧'
         )
@@ -417,6 +419,8 @@ class _Resolver:
         if not cloud.scope:
             self.token_problems.append(no_scope_error(cloud))
         for name in dict.fromkeys(names):
+            if not name and self.summary.hosts_unreadable:
+                continue  # the address of a host that is a problem itself
             if not _belongs_to(name, cloud, is_requested=is_requested):
                 self.token_problems.append(token_host_error(name, cloud))
 

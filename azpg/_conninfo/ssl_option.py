@@ -103,11 +103,11 @@ def _to_sslmode(ssl: str, sslmode: str | None) -> tuple[str, str | None]:
 def _not_text_error(ssl: object) -> str:
     if type(ssl).__name__ == "SSLContext":
         return (
-            "ssl is an SSLContext, which libpq cannot use: leave out ⟦ssl=⟧, because azpg verifies "
-            'Azure servers by itself, and write ⟦sslrootcert="<file>"⟧ for roots of your own. '
-            "azpg.asyncpg.connect() takes a context"
+            "⟦ssl⟧ is an SSLContext, which libpq cannot use: leave out ⟦ssl=⟧, because azpg "
+            'verifies Azure servers by itself, and write ⟦sslrootcert="<file>"⟧ for roots of your '
+            "own. azpg.asyncpg.connect() takes a context"
         )
     return (
-        f"ssl is {type(ssl).__name__}: leave out ⟦ssl=⟧, because azpg verifies Azure servers by "
+        f"⟦ssl⟧ is {type(ssl).__name__}: leave out ⟦ssl=⟧, because azpg verifies Azure servers by "
         f'itself, or write ⟦sslmode="verify-full"⟧'
     )

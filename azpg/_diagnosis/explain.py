@@ -13,7 +13,7 @@ from azpg._spelling import as_asyncpg_arguments, used
 from azpg.errors import ConfigError, ConnectError
 
 from .classify import classify
-from .hints import HintContext, is_example_password
+from .hints import HintContext, password_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +112,7 @@ def _hint_context(error: BaseException) -> HintContext:
         dbname=_decode(pgconn.db),
         entra=pgconn.password.startswith(b"eyJ"),  # as every JWT does
         secret_length=len(pgconn.password),
-        password_is_example=is_example_password(_decode(pgconn.password)),
+        password_note=password_note(_decode(pgconn.password)),
         root_file="" if Path(root_file).parts[-3:] == _PINNED_ROOTS else root_file,
     )
 

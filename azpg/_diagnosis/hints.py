@@ -50,8 +50,8 @@ class HintContext(NamedTuple):
     places: Mapping[str, str] | None = None
     """keyword -> the variable, file or string that its value comes from, empty for an argument;
     None if nothing is known of them"""
-    password_is_example: bool = False
-    """the password is a word that stands for one in examples"""
+    password_note: str = ""
+    """what is odd about the password, as `password_note` returns it"""
     password_is_callback: bool = False
     """the password, or the token, came from the caller's own function"""
     token_role: str = ""
@@ -105,6 +105,33 @@ def is_example_password(password: str) -> bool:
     return word in _EXAMPLE_PASSWORDS or (len(password) > 2 and set(password.lower()) <= {"x", "*"})
 
 
+def password_note(password: str) -> str:
+    """Return what is odd about a password that a server has rejected, or an empty text."""
+    if password != password.strip():
+        return "has white space around it, as `set NAME=value && …` adds on Windows: leave it out"
+    if _without_quotes(password) != password:
+        return "has quotes around it, which an env file of docker keeps: leave them out"
+    if is_example_password(password):
+        return "is a word of examples and templates: write the real one"
+    return ""
+
+
+def _without_quotes(value: str) -> str:
+    is_quoted = len(value) > 2 and value[0] == value[-1] and value[0] in "\"'"
+    return value[1:-1] if is_quoted else value
+
+
+def _hint_odd_value(context: HintContext, keyword: str, value: str) -> str:
+    """Return what is odd about the name of a user or a database, or an empty text."""
+    meant = _without_quotes(value.strip()).strip()
+    if meant in ("", value):
+        return ""
+    return (
+        f"the value of ⟦{keyword}⟧{_from(context, keyword)} has quotes or white space around it: "
+        f"write ⟦{keyword}={meant!r}⟧. Otherwise "
+    )
+
+
 def write_hint(template: str, context: HintContext, names: Mapping[str, str | None]) -> str:
     """Return a hint: the template of a pattern, filled in.
 
@@ -124,6 +151,7 @@ def write_hint(template: str, context: HintContext, names: Mapping[str, str | No
         "user": repr(context.user),
         "role": _identifier(context.user),
         "database": _identifier(context.dbname or "…"),
+        "odd_database": _hint_odd_value(context, "dbname", context.dbname),
         "client_address": context.client_address,
         "secret": "token" if context.entra else "password",
         "secret_length": context.secret_length,
@@ -314,14 +342,11 @@ def _hint_login(context: HintContext) -> str:
             hint = f"{suffix_hint}. Otherwise {hint}"
     else:
         user, password = _from(context, "user"), _from(context, "password")
-        example = ""
-        if context.password_is_example:
-            example = (
-                f"the password{password} is a word of examples and templates: write the real one. "
-                f"Otherwise "
-            )
+        odd = _hint_odd_value(context, "user", context.user)
+        if context.password_note:
+            odd += f"the password{password} {context.password_note}. Otherwise "
         hint = (
-            f"{example}check ⟦user={context.user!r}⟧{user} and its password{password}; a role of "
+            f"{odd}check ⟦user={context.user!r}⟧{user} and its password{password}; a role of "
             f"Microsoft Entra has none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg "
             f"gets a token"
         )
@@ -425,6 +450,7 @@ def _hint_no_role(context: HintContext) -> str:
     if context.entra:
         return _hint_no_role_for_token(context)
     return (
+        f"{_hint_odd_value(context, 'user', context.user)}"
         f"correct ⟦user={context.user!r}⟧{_from(context, 'user')} (names are case-sensitive), or "
         f"create the role: CREATE ROLE {_identifier(context.user)} LOGIN"
     )

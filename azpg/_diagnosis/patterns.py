@@ -125,7 +125,7 @@ PATTERNS = (
     ),
     Pattern(
         "no-role",
-        r'role "[^"]*" does not exist',
+        r'role "[^\n]*" does not exist',
         "{no_role}",
     ),
     Pattern(
@@ -135,9 +135,9 @@ PATTERNS = (
     ),
     Pattern(
         "no-database",
-        r'database "[^"]*" does not exist|no such database|is not currently accepting connections',
-        "correct ⟦dbname=⟧ (its default with a password is the user's name), or CREATE DATABASE "
-        "{database}. SELECT datname FROM pg_database lists the databases",
+        r'database "[^\n]*" does not exist|no such database|is not currently accepting connections',
+        "{odd_database}correct ⟦dbname=⟧ (its default with a password is the user's name), or "
+        "CREATE DATABASE {database}. SELECT datname FROM pg_database lists the databases",
     ),
     Pattern(
         "firewall",

@@ -113,7 +113,7 @@ def test_a_bundle_that_is_none(
     assert isinstance(error, azpg.TLSError)
     assert error.kind == "root-file"
     assert str(path) in str(error)
-    assert "leave it out" in error.hint
+    assert "leave out sslrootcert" in error.hint
 
 
 # The sign-in
@@ -323,3 +323,33 @@ def test_a_password_that_is_a_word_of_the_message(
     with pytest.raises(azpg.LoginError) as caught:
         api.open(**postgres.conninfo(password=password))
     assert caught.value.kind == "login"
+
+
+# Nearly right values, with what to write
+
+
+@pytest.mark.parametrize(
+    ("options", "write"),
+    [
+        ({"server": "shopdb.postgres.databse.azure.com"}, 'write server="shopdb"'),
+        ({"server": "shopdb.database.azure.com"}, 'write server="shopdb"'),
+        ({"host": "shopdb.postgres.databases.azure.com"}, 'server="shopdb"'),
+        ({"host": "db.example.net"}, 'server="myserver"'),
+    ],
+)
+def test_what_to_write_is_told(api: Api, options: dict[str, Any], write: str) -> None:
+    """The server's own short name, where a suffix is misspelled."""
+    with pytest.raises(azpg.ConfigError) as caught:
+        api.open(user="me", **options)
+    assert write in str(caught.value)
+
+
+def test_the_address_of_a_bad_host_is_no_second_problem(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGHOSTADDR belongs to the host that is wrong."""
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+    with pytest.raises(azpg.ConfigError) as caught:
+        api.open(host="https://myserver.postgres.database.azure.com")
+    (problem,) = caught.value.problems
+    assert "contains the beginning of a URL" in problem

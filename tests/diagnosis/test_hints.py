@@ -456,7 +456,11 @@ def test_the_error_of_an_ordinary_query_is_unknown() -> None:
 def test_a_password_of_examples_is_told(password: str) -> None:
     """In any letter case, with or without signs between its words."""
     assert hints.is_example_password(password)
-    found = hint(FATAL + "password authentication failed", entra=False, password_is_example=True)
+    found = hint(
+        FATAL + "password authentication failed",
+        entra=False,
+        password_note=hints.password_note(password),
+    )
     assert found.startswith("the password is a word of examples and templates: write the real one")
 
 
@@ -464,3 +468,29 @@ def test_a_password_of_examples_is_told(password: str) -> None:
 def test_any_other_password_is_not(password: str) -> None:
     """The hint must not lead away from the real cause."""
     assert not hints.is_example_password(password)
+
+
+@pytest.mark.parametrize(
+    ("password", "note"), [("word ", "white space around it"), ("'word'", "quotes around it")]
+)
+def test_an_odd_password_is_told(password: str, note: str) -> None:
+    """cmd.exe keeps the space before "&&", and docker the quotes in an env file."""
+    found = hint(
+        FATAL + "password authentication failed",
+        entra=False,
+        places={"password": "PGPASSWORD"},
+        password_note=hints.password_note(password),
+    )
+    assert found.startswith(f"the password (from PGPASSWORD) has {note}")
+    assert "word" not in found.partition("Otherwise")[0].replace("password", "")
+
+
+@pytest.mark.parametrize("name", ['"shop"', "'shop'", "shop ", " shop"])
+def test_an_odd_name_is_told(name: str) -> None:
+    """With where it comes from, and the name to write."""
+    message = FATAL + f'database "{name}" does not exist'
+    found = hint(message, dbname=name, places={"dbname": "PGDATABASE"})
+    assert "dbname (from PGDATABASE) has quotes or white space around it" in found
+    assert "write dbname='shop'" in found
+    found = hint(FATAL + f'role "{name}" does not exist', user=name, entra=False)
+    assert "write user='shop'" in found
