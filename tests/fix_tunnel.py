@@ -22,6 +22,16 @@ _NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
 _DROP = struct.pack("HP", 1, ctypes.addressof(_NOTHING))
 
 
+def can_drop_packets() -> bool:
+    """Return whether this user may attach a packet filter, which some machines leave to root."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _ATTACH, _DROP)
+        except OSError:
+            return False
+    return True
+
+
 class Tunnel:
     """Carry every connection on to `target`, as `ssh -L` does."""
 
@@ -47,13 +57,7 @@ class Tunnel:
     def swallow(self) -> None:
         """Drop every packet from here on, in silence: what is sent is never acknowledged."""
         for sock in (self._listener, *self._open):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, _ATTACH, _DROP)
-            except OSError as error:
-                pytest.fail(
-                    f"this machine lets this user drop no packets (SO_ATTACH_FILTER: {error})",
-                    pytrace=False,
-                )
+            sock.setsockopt(socket.SOL_SOCKET, _ATTACH, _DROP)
 
     def mend(self) -> None:
         """Let packets through again; what is sent once more arrives."""

@@ -61,6 +61,7 @@ def test_keepalives_are_on_the_socket(api: Api, azure: Emulator) -> None:
         assert option(conn, tcp, socket.TCP_USER_TIMEOUT) == (30 + 3 * 10) * 1000
 
 
+@pytest.mark.packets
 def test_a_silent_drop_while_waiting_for_an_answer_is_noticed(
     api: Api, azure: Emulator, tunnel: Tunnel
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_silent_drop_while_waiting_for_an_answer_is_noticed(
         api.row(other, "select pg_terminate_backend(%s)", backend)
 
 
+@pytest.mark.packets
 def test_a_silent_drop_before_a_query_is_noticed(api: Api, azure: Emulator, tunnel: Tunnel) -> None:
     """tcp_user_timeout ends a query whose bytes nobody acknowledges, long before a keepalive."""
     options = {"keepalives_idle": 600, "tcp_user_timeout": 1000}
@@ -92,6 +94,7 @@ def test_a_silent_drop_before_a_query_is_noticed(api: Api, azure: Emulator, tunn
             assert conn.broken
 
 
+@pytest.mark.packets
 def test_a_short_silence_costs_nothing(api: Api, azure: Emulator, tunnel: Tunnel) -> None:
     """What was sent into it arrives once packets come through again: a pause is no end."""
     with api.connect(hostaddr="127.0.0.1", port=tunnel.port) as conn:
@@ -104,6 +107,7 @@ def test_a_short_silence_costs_nothing(api: Api, azure: Emulator, tunnel: Tunnel
             assert answer.result(LATE) == (2,)
 
 
+@pytest.mark.packets
 def test_a_connect_into_silence_ends_in_time(api: Api, azure: Emulator, tunnel: Tunnel) -> None:
     """An address that swallows everything costs connect_timeout, and the hint names firewalls."""
     tunnel.swallow()
@@ -113,6 +117,7 @@ def test_a_connect_into_silence_ends_in_time(api: Api, azure: Emulator, tunnel: 
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.packets
 def test_a_connect_into_silence_is_tried_again(
     api: Api, azure: Emulator, tunnel: Tunnel, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,6 +139,7 @@ def test_a_connect_into_silence_is_tried_again(
     assert "connecting again" in caplog.text
 
 
+@pytest.mark.packets
 def test_a_pool_leaves_silence_behind(api: Api, azure: Emulator, tunnel: Tunnel) -> None:
     """The connection that fell silent fails in time, once; the next one is new and works."""
     options = {"hostaddr": "127.0.0.1", "port": tunnel.port, "tcp_user_timeout": 1000}

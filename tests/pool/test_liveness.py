@@ -151,6 +151,7 @@ def test_a_closed_connection_is_not_alive(conn: Any) -> None:
     assert not is_alive(conn)
 
 
+@pytest.mark.packets
 def test_the_check_makes_no_round_trip(azure: Emulator, dig: Dig) -> None:
     """If the network drops every packet, the check still returns at once, with True."""
     import azpg
