@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from psycopg.pq import ConnStatus
 
 import azpg
 from azpg import _jwt
@@ -184,6 +187,10 @@ class _Checks:
             scope=config.cloud.scope,
             assumed_scope_of=config.cloud.name if has_assumed_scope(config.cloud) else "",
             root_file=config.params.get("sslrootcert", ""),
+            server_address=address.ip,
+            hostaddr=config.params.get("hostaddr", ""),
+            # The TCP check has ruled a firewall out
+            reached=ConnStatus.MADE if address == self._reached else None,
         )
         hint = classify(message, context).hint
         return CheckResult(details, "failed", self._redact(message), hint)
@@ -304,6 +311,8 @@ class _Checks:
                 direct=params.get("sslnegotiation") == "direct",
                 timeout=self._timeout(),
             )
+        except ssl.SSLEOFError:
+            return self._message_result("SSL error: unexpected eof while reading", address, {})
         except (NoTLSError, OSError) as error:
             return self._message_result(str(error), address, {})
         self._handshake = handshake

@@ -223,6 +223,23 @@ def test_only_the_checks_of_what_is_broken_fail(
     assert {steps[name].result.status for name in ("PgBouncer", "speed")} == {"skipped"}
 
 
+def test_a_check_does_not_blame_what_an_earlier_one_ruled_out(azure: Emulator) -> None:
+    """If TCP connects, no firewall is to blame for a TLS handshake without an answer."""
+    with azure.fault(connect="stall"):
+        steps = run_steps(server="myserver", connect_timeout=2)
+    assert steps["TCP"].result.status == "ok"
+    assert steps["TLS"].result.hint == steps["sign-in"].result.hint
+    assert "no firewall blocks it" in steps["TLS"].result.hint
+
+
+def test_a_connection_that_is_cut_in_the_handshake(azure: Emulator) -> None:
+    """The TLS check has libpq's message, and the hint for it."""
+    with azure.fault(connect="cut-in-tls"):
+        steps = run_steps(server="myserver")
+    assert steps["TLS"].result.problem == "SSL error: unexpected eof while reading"
+    assert steps["TLS"].result.hint == steps["sign-in"].result.hint != ""
+
+
 def test_a_host_that_does_not_exist(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name's check fails, with a hint; TCP, TLS and sign-in are skipped."""
     monkeypatch.delenv("PGHOSTADDR")
