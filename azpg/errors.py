@@ -44,7 +44,7 @@ class ConnectError(psycopg.OperationalError):
 
     Attributes:
         kind: the error kind to branch on, such as `"certificate-name"` or `"refused"`; `"unknown"`
-            if azpg does not know the failure. The reference lists all of them.
+            if azpg does not recognize the failure. The reference lists all of them.
         hint: what to do, which the message ends with; empty if azpg has no hint.
         transient: whether a later attempt may succeed without any change.
         pgconn: a copy of the finished connection without its secrets, as on psycopg's errors.
@@ -147,68 +147,70 @@ class ErrorKind(NamedTuple):
 KINDS = {
     # Configuration
     "config": ErrorKind(ConfigError, False, "the arguments are invalid or contradict each other"),
-    "file-descriptors": ErrorKind(ConnectError, False, "the process has no file descriptor left"),
-    "event-loop": ErrorKind(ConnectError, False, "psycopg cannot run on this event loop"),
+    "file-descriptors": ErrorKind(ConnectError, False, "the process has no file descriptors left"),
+    "event-loop": ErrorKind(ConnectError, False, "psycopg does not support this event loop"),
     # The token, or the password from a callback
     "credential": ErrorKind(CredentialError, None, "the credential failed"),
-    "credential-timeout": ErrorKind(CredentialError, True, "the credential gave no token in time"),
-    "interaction-required": ErrorKind(CredentialError, False, "a person must sign in again"),
-    "no-user": ErrorKind(CredentialError, False, "the token names no role, and no user is given"),
-    "callback": ErrorKind(CredentialError, False, "the password callback raised, or no text"),
+    "credential-timeout": ErrorKind(CredentialError, True, "the credential did not answer in time"),
+    "interaction-required": ErrorKind(CredentialError, False, "the user must sign in again"),
+    "no-user": ErrorKind(CredentialError, False, "the token contains no name: pass user="),
+    "callback": ErrorKind(CredentialError, False, "the password callback failed"),
     "token-expired": ErrorKind(LoginError, False, "the token has expired"),
     "token-audience": ErrorKind(LoginError, False, "the token is for another resource"),
-    "token-invalid": ErrorKind(LoginError, False, "the server cannot read or check the token"),
+    "token-invalid": ErrorKind(LoginError, False, "the server cannot validate the token"),
     # The role and the database
-    "login": ErrorKind(LoginError, False, "wrong role or password, or no role for the token"),
+    "login": ErrorKind(LoginError, False, "no such role, or a wrong password"),
     "no-role": ErrorKind(LoginError, False, "the role does not exist"),
-    "wrong-role": ErrorKind(LoginError, False, "the role is another identity's"),
+    "wrong-role": ErrorKind(LoginError, False, "the role belongs to another identity"),
     "wrong-object-id": ErrorKind(LoginError, False, "the role is bound to another identity"),
     "no-login": ErrorKind(LoginError, False, "the role may not log in"),
     "no-connect": ErrorKind(LoginError, False, "the role may not connect to the database"),
     "no-database": ErrorKind(LoginError, False, "the database does not exist or is disabled"),
     "firewall": ErrorKind(LoginError, False, "the server rejects this machine's address"),
     "no-tls": ErrorKind(LoginError, False, "the server requires TLS"),
-    "auth-method": ErrorKind(LoginError, False, "the authentication method does not fit"),
-    "startup-parameter": ErrorKind(LoginError, False, "PgBouncer does not take a setting"),
-    "server-option": ErrorKind(LoginError, False, "the server does not take a setting"),
+    "auth-method": ErrorKind(LoginError, False, "the authentication method is not allowed"),
+    "startup-parameter": ErrorKind(LoginError, False, "PgBouncer rejects a setting"),
+    "server-option": ErrorKind(LoginError, False, "the server rejects a setting"),
     "server-fault": ErrorKind(LoginError, False, "a known fault of the server"),
-    "pgbouncer-password-length": ErrorKind(LoginError, False, "a token too long for PgBouncer"),
+    "pgbouncer-password-length": ErrorKind(
+        LoginError, False, "the token is too long for PgBouncer"
+    ),
     # TLS
     "certificate": ErrorKind(TLSError, False, "the server's certificate is not trusted"),
     "certificate-name": ErrorKind(TLSError, False, "the certificate is for another name"),
     "client-certificate": ErrorKind(TLSError, False, "the client certificate cannot be used"),
-    "root-file": ErrorKind(TLSError, False, "the file of root certificates cannot be used"),
+    "root-file": ErrorKind(TLSError, False, "the root certificate file cannot be used"),
     "tls": ErrorKind(TLSError, False, "the TLS handshake failed"),
-    "tls-refused": ErrorKind(TLSError, False, "the server has no TLS"),
-    "direct-tls": ErrorKind(TLSError, False, "the server has no direct TLS negotiation"),
+    "tls-refused": ErrorKind(TLSError, False, "the server does not support TLS"),
+    "direct-tls": ErrorKind(TLSError, False, "the server does not support direct TLS"),
     # The network
-    "resolver": ErrorKind(UnreachableError, True, "the name server did not answer"),
-    "unknown-host": ErrorKind(UnreachableError, False, "the host's name does not exist"),
+    "resolver": ErrorKind(UnreachableError, True, "DNS did not answer"),
+    "unknown-host": ErrorKind(UnreachableError, False, "the host name does not exist"),
     "timeout": ErrorKind(ConnectTimeoutError, True, "no answer in time"),
     "refused": ErrorKind(UnreachableError, True, "nothing listens on the port"),
     "no-route": ErrorKind(UnreachableError, True, "the network is unreachable"),
     "no-socket": ErrorKind(UnreachableError, True, "nothing listens on the Unix socket"),
     "cut": ErrorKind(UnreachableError, True, "the connection was closed or reset"),
     # The server
-    "too-many-connections": ErrorKind(ConnectError, True, "no connection slot is free"),
-    "starting": ErrorKind(ConnectError, True, "the server restarts, fails over or shuts down"),
-    "pgbouncer-server": ErrorKind(ConnectError, True, "PgBouncer cannot reach the server"),
+    "too-many-connections": ErrorKind(ConnectError, True, "no connection is free"),
+    "starting": ErrorKind(ConnectError, True, "the server is restarting or failing over"),
+    "pgbouncer-server": ErrorKind(ConnectError, True, "PgBouncer cannot connect to the server"),
     "no-replica": ErrorKind(ConnectError, False, "no host is a read replica"),
-    "session-attrs": ErrorKind(ConnectError, True, "no host has the requested session attributes"),
-    "protocol": ErrorKind(ConnectError, False, "the answer is not PostgreSQL's protocol"),
+    "session-attrs": ErrorKind(ConnectError, True, "no host matches target_session_attrs"),
+    "protocol": ErrorKind(ConnectError, False, "the response is not PostgreSQL's protocol"),
     # Queries and sessions
     "read-only": ErrorKind(ConnectError, False, "a write in a read-only transaction"),
     "storage-full": ErrorKind(ConnectError, False, "the server's storage is full"),
     "idle": ErrorKind(ConnectError, True, "the server closed an idle session"),
     "query-timeout": ErrorKind(ConnectError, False, "a query took longer than PgBouncer allows"),
-    "prepared-statement": ErrorKind(ConnectError, False, "a prepared statement behind PgBouncer"),
-    "extension": ErrorKind(ConnectError, False, "an extension is not allowed or not created"),
+    "prepared-statement": ErrorKind(ConnectError, False, "a prepared statement with PgBouncer"),
+    "extension": ErrorKind(ConnectError, False, "an extension is not allowed, or not created"),
     "permission": ErrorKind(ConnectError, False, "the role may not do that"),
-    "closed": ErrorKind(ConnectError, True, "the connection was closed before"),
+    "closed": ErrorKind(ConnectError, True, "the connection was closed earlier"),
     # Pools
-    "configure": ErrorKind(ConnectError, None, "the pool's configure function raised"),
+    "configure": ErrorKind(ConnectError, None, "the pool's configure= function failed"),
     "pool-timeout": ErrorKind(ConnectError, True, "the pool had no connection in time"),
     "pool-closed": ErrorKind(ConnectError, False, "the pool is closed"),
-    "unknown": ErrorKind(ConnectError, False, "azpg does not know the failure"),
+    "unknown": ErrorKind(ConnectError, False, "azpg does not recognize the failure"),
 }
 """Every error kind. Their names are API: docs/reference/support.md says how one is renamed."""
