@@ -36,6 +36,7 @@ from .suggestions import (
     bracketed_word,
     following_parameter,
     host_error,
+    is_quoted,
     not_a_conninfo_error,
     placeholder,
     secret_placeholder_error,
@@ -80,6 +81,8 @@ Parameters = dict[str, Parameter]
 
 _HOST_KEYWORDS = {"host", "hostaddr"}
 _NAME_KEYWORDS = {*_HOST_KEYWORDS, "dbname", "port", "sslmode", "user"}
+_UNQUOTED_KEYWORDS = {"connect_timeout", "port", "sslmode", "sslrootcert", "target_session_attrs"}
+"""Keywords whose values have no quotes, unlike names."""
 _EXTRA_VARIABLES = ("PGREQUIRESSL", "PGSERVICEFILE", "PGSYSCONFDIR", _passfile.VARIABLE)
 
 
@@ -241,6 +244,8 @@ def _near_miss(
                 f"{where} contains another parameter after {separator!r}: write a space between "
                 f"parameters (in a URI '?' before the first and '&' between them)"
             )
+    if keyword in _UNQUOTED_KEYWORDS and is_quoted(value):
+        return f"{where} has quotes around it, which an env file of docker keeps: leave them out"
     if found := _placeholder_in(keyword, value):
         return f"{where} is still the placeholder {found}: write the real value"
     if keyword in _HOST_KEYWORDS:

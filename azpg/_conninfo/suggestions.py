@@ -296,6 +296,11 @@ def following_parameter(value: str, known: Collection[str]) -> str | None:
     return found[1] if found else None
 
 
+def is_quoted(value: str) -> bool:
+    """Return whether a value has quotes around it that belong to the syntax of some file."""
+    return len(value) > 2 and value[0] == value[-1] and value[0] in "\"'"
+
+
 def host_error(keyword: str, host: str, *, needs_server: bool = False) -> str | None:
     """Return the problem with one host of a list, or None; do not pass Unix sockets.
 
@@ -333,6 +338,8 @@ STRIP_LINE_BREAK = (
 
 def _shape_problem(host: str) -> str | None:
     """Return what a text contains that is no part of a host's name or address, or None."""
+    if is_quoted(host):
+        return "has quotes around it, which an env file of docker keeps"
     if re.match(r"[A-Za-z][\w+.-]*:/|(tcp|https?):", host):
         return "contains the beginning of a URL"
     if re.search(r"\s", host):

@@ -126,9 +126,11 @@ def _hint_odd_value(context: HintContext, keyword: str, value: str) -> str:
     meant = _without_quotes(value.strip()).strip()
     if meant in ("", value):
         return ""
+    place = (context.places or {}).get(keyword, "")
+    write = f"{place}={meant}" if _is_variable(place) else f"⟦{keyword}={meant!r}⟧"
     return (
         f"the value of ⟦{keyword}⟧{_from(context, keyword)} has quotes or white space around it: "
-        f"write ⟦{keyword}={meant!r}⟧. Otherwise "
+        f"write {write}. Otherwise "
     )
 
 

@@ -241,14 +241,20 @@ def timeout(
         message += f": its answer has been awaited for {request_age:.0f} s"
     if import_seconds > 1.0:
         message += f"; before that, the import of azure.identity took {import_seconds:.0f} s"
-    return TokenFailure(
-        message,
-        "credential-timeout",
-        "name one credential instead of a chain "
-        "(AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential), check that its endpoint is reached "
-        "from here, or wait longer: ⟦credential=azpg.EntraPassword(timeout=60)⟧",
-        transient=True,
-    )
+    chain = "AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential"
+    more_time = f"give it more time than {source}, and " if source else "wait longer: "
+    if name == "DefaultAzureCredential":
+        hint = (
+            f"name one credential instead of a chain ({chain}), check that its endpoint is reached "
+            f"from here, or {more_time}⟦credential=azpg.EntraPassword(timeout=60)⟧"
+        )
+    else:
+        hint = (
+            f"check that the endpoint of {name} is reached from here, or {more_time}"
+            f"⟦credential=azpg.EntraPassword(timeout=60)⟧, with the credential as its first "
+            f"argument. If it is a chain, name one credential instead ({chain})"
+        )
+    return TokenFailure(message, "credential-timeout", hint, transient=True)
 
 
 def _rounded(seconds: float) -> str:

@@ -336,6 +336,13 @@ def wrap_configure_async(
     return configure
 
 
+_CONFIGURE_RAISED = "correct the function that the pool got as ⟦configure=⟧"
+_LEFT_OPEN = (
+    "end the function that the pool got as ⟦configure=⟧ with conn.commit(), or make its "
+    "connections with ⟦autocommit=True⟧"
+)
+
+
 @contextmanager
 def _configuring(conn: BaseConnection[Any], function: object) -> Iterator[None]:
     """Close a connection that the caller's `configure` fails for, and raise a `ConnectError`."""
@@ -350,7 +357,7 @@ def _configuring(conn: BaseConnection[Any], function: object) -> Iterator[None]:
         raise ConnectError(
             f"configure raised {type(error).__name__}: {redact(str(error))}",
             kind="configure",
-            hint="correct the function that the pool got as configure=",
+            hint=_LEFT_OPEN if "left in status" in str(error) else _CONFIGURE_RAISED,
             transient=was_closed or explain(error).transient,
         ) from error
 

@@ -353,3 +353,23 @@ def test_the_address_of_a_bad_host_is_no_second_problem(
         api.open(host="https://myserver.postgres.database.azure.com")
     (problem,) = caught.value.problems
     assert "contains the beginning of a URL" in problem
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PGPORT", '"5432"'),
+        ("PGSSLMODE", "'require'"),
+        ("PGHOST", '"myserver.postgres.database.azure.com"'),
+        ("PGCONNECT_TIMEOUT", '"5"'),
+    ],
+)
+def test_quotes_around_a_variable_are_named(
+    api: Api, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Docker's --env-file keeps them, a shell does not."""
+    monkeypatch.setenv("PGHOST", "myserver.postgres.database.azure.com")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(azpg.ConfigError) as caught:
+        api.open(user="me")
+    assert f"{variable} has quotes around it" in caught.value.problems[0]

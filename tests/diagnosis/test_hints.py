@@ -491,6 +491,6 @@ def test_an_odd_name_is_told(name: str) -> None:
     message = FATAL + f'database "{name}" does not exist'
     found = hint(message, dbname=name, places={"dbname": "PGDATABASE"})
     assert "dbname (from PGDATABASE) has quotes or white space around it" in found
-    assert "write dbname='shop'" in found
+    assert "write PGDATABASE=shop." in found
     found = hint(FATAL + f'role "{name}" does not exist', user=name, entra=False)
     assert "write user='shop'" in found
