@@ -435,12 +435,14 @@ def _pool_arguments(arguments: dict[str, Any], *, is_async: bool) -> dict[str, A
 def _check_pool_class(pool_class: object, required: type) -> None:
     """Raise `ConfigError` if a class is not `required` or a subclass of it."""
     cls = get_origin(pool_class) or pool_class
-    if not (isinstance(cls, type) and issubclass(cls, required)):
-        name = getattr(cls, "__name__", type(cls).__name__)
-        raise ConfigError(
-            f"pool_class={name} is not a subclass of azpg.{required.__name__}: leave it out, or "
-            f"write class {name}(azpg.{required.__name__}): …"
-        )
+    if isinstance(cls, type) and issubclass(cls, required):
+        return
+    name = getattr(cls, "__name__", type(cls).__name__)
+    fix = f"leave it out, or write class {name}(azpg.{required.__name__}): …"
+    if isinstance(cls, type) and cls.__module__.partition(".")[0] in {"azpg", "psycopg_pool"}:
+        null = "Null" if "Null" in name else ""
+        fix = f"pass azpg.{required.__name__.replace('Connection', f'{null}Connection')}"
+    raise ConfigError(f"pool_class={name} is not a subclass of azpg.{required.__name__}: {fix}")
 
 
 def _open_and_wait(pool: ConnectionPool[Any], timeout: float) -> None:

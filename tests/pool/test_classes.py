@@ -141,6 +141,9 @@ def test_a_pool_class_that_is_not_azpgs_is_rejected(api: Api) -> None:
     for other in others:
         with pytest.raises(azpg.ConfigError, match=f"azpg.{api.pool_class.__name__}"):
             api.open_pool(server="myserver", pool_class=other)
+    null = azpg.NullConnectionPool if api.kind == "sync" else azpg.AsyncNullConnectionPool
+    with pytest.raises(azpg.ConfigError, match=f"pass azpg.{null.__name__}"):
+        api.open_pool(server="myserver", pool_class=psycopg_pool.NullConnectionPool)
 
 
 @pytest.mark.parametrize("where", ["conninfo", "uri", "kwargs", "keyword"])
