@@ -287,7 +287,7 @@ def live(session: nox.Session) -> None:
 
 @nox.session(python=PRESENT[-1:], default=False)
 def bench(session: nox.Session) -> None:
-    """Measure azpg beside bare psycopg; `-- --write docs` renews what the docs show of it."""
+    """Compare azpg with psycopg; `-- --write docs` renews the benchmarks page."""
     _install(session, ".[emulator]", *nox.project.dependency_groups(PROJECT, "bench"))
     session.run("python", "-m", "benchmarks", *session.posargs, env={"PYTHONPATH": "tests"})
 

@@ -1,1 +1,1 @@
-"""What azpg costs beside bare psycopg, on loopback: run as `nox -s bench`."""
+"""What azpg costs compared with psycopg, on loopback: run it with `nox -s bench`."""

@@ -34,11 +34,11 @@ PARTS: tuple[tuple[Callable[[Servers, int], Iterator[Row]], int], ...] = (
     (load.rows, 11),
     (round_trips.rows, 7),
 )
-"""what is measured, and in how many turns"""
+"""what is measured, and the number of turns"""
 
 
 def main() -> int:
-    """Run all parts; fail where a goal is not reached."""
+    """Run all parts; fail if a goal is not reached."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--turns", type=float, default=1.0, help="so many times the usual turns")
     parser.add_argument("--write", type=Path, help="the folder of benchmarks.json, .md and .svg")

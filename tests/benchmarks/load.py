@@ -1,4 +1,4 @@
-"""Many connects: as many as go through PgBouncer, and ten thousand one after the other."""
+"""Many connects: concurrently through PgBouncer, and ten thousand one after the other."""
 
 from __future__ import annotations
 

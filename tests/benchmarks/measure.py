@@ -1,4 +1,4 @@
-"""How two ways are compared: by turns, in one run, by the median of what each turn took."""
+"""Compare two functions in alternating turns of one run, by the median of all turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind: TypeAlias = Literal["cpu", "wall"]
 
 
 class Cost(NamedTuple):
-    """What one call took of this process, in seconds."""
+    """What one call took in this process, in seconds."""
 
     cpu: float
     wall: float
@@ -27,7 +27,7 @@ Costs = dict[str, list[Cost]]
 def by_turns(
     contenders: Mapping[str, Callable[[], object]], *, turns: int, calls: int = 1
 ) -> Costs:
-    """Run each so many turns, one after the other, and return what a call took in each turn."""
+    """Run each function in its turn, and return what a call took in each turn."""
     costs: Costs = {name: [] for name in contenders}
     for run in contenders.values():
         run()  # whatever is done once is done here
@@ -42,7 +42,7 @@ def by_turns(
 async def by_turns_async(
     contenders: Mapping[str, Callable[[], Awaitable[object]]], *, turns: int, calls: int = 1
 ) -> Costs:
-    """Do the same for what is awaited."""
+    """Do the same for async functions."""
     costs: Costs = {name: [] for name in contenders}
     for run in contenders.values():
         await run()
@@ -72,13 +72,13 @@ def _since(before: Cost, calls: int) -> Cost:
 
 
 def ratio(costs: Costs, ours: str, theirs: str, kind: Kind = "cpu") -> float:
-    """Return the median of our cost over theirs, each turn's pair side by side."""
+    """Return the median of the ratios of the turns: our cost divided by theirs."""
     pairs = zip(_all(costs, ours, kind), _all(costs, theirs, kind), strict=True)
     return statistics.median(own / other for own, other in pairs)
 
 
 def more(costs: Costs, ours: str, theirs: str, kind: Kind = "cpu") -> float:
-    """Return the median of the seconds that ours costs more, side by side too."""
+    """Return the median of the differences of the turns: our cost less theirs, in seconds."""
     pairs = zip(_all(costs, ours, kind), _all(costs, theirs, kind), strict=True)
     return statistics.median(own - other for own, other in pairs)
 

@@ -1,4 +1,4 @@
-"""How often a connect waits for the server: counted through a proxy that delays."""
+"""The round trips of a connect, counted by a proxy that delays."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def rows(servers: Servers, turns: int) -> Iterator[Row]:
 
 
 class _Delayed:
-    """A proxy, in a thread of its own, that keeps all back for half a round trip each way."""
+    """A proxy in its own thread, which delays everything by half a round trip each way."""
 
     def __init__(self, host: str, port: int) -> None:
         self._far = host, port
         self._turns = 0
-        """how often the client has spoken after the server"""
+        """how often the client sent data after the server did"""
         self._last = "server"
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -80,7 +80,7 @@ class _Delayed:
         self._loop.close()
 
     def trips(self, connect: Callable[[], Any]) -> int:
-        """Return how many round trips a connect waits for; the first is TCP's own."""
+        """Return how many round trips a connect waits for; the first is that of TCP."""
         self._turns, self._last = 0, "server"
         conn = connect()
         turns = self._turns

@@ -1,4 +1,4 @@
-"""What is connected to: a PostgreSQL with TLS of its own, a PgBouncer, and an Entra to ask."""
+"""The servers: a PostgreSQL with its own TLS, a PgBouncer, and an identity endpoint."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ ADDRESS = "127.7.7.7"
 HOST = "bench.postgres.database.azure.com"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 ANY = "anytoken"
-"""the role that is let in with whatever token"""
+"""the role that authenticates with any token"""
 ACCESS = f"local all all trust\nhostssl all {ANY} all trust\nhostssl all all all password\n"
 IDENTITY = ("IDENTITY_ENDPOINT", "IDENTITY_HEADER")
 BIG = 5000
-"""characters of the token of an identity that is in many groups"""
+"""characters of the token of an identity with many groups"""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """The servers, and all that leads there."""
+    """The servers, and the parameters to connect to them."""
 
     entra: Emulator
     cloud: azpg.Cloud
@@ -59,7 +59,7 @@ class Servers:
     """azpg's own copies of Azure's roots, with that one more"""
 
     def keywords(self, user: str = "myapp", **changes: object) -> dict[str, Any]:
-        """Return what azpg is told: whom and where, and nothing of how."""
+        """Return the arguments of azpg: server and user, without TLS parameters."""
         told = {"server": "bench", "cloud": self.cloud, "hostaddr": ADDRESS, "dbname": "postgres"}
         return {**told, "user": user, "credential": self.credentials.get(user), **changes}
 
