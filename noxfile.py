@@ -51,6 +51,14 @@ def _install(session: nox.Session, *requirements: str) -> None:
     session.install(f"--constraint={CONSTRAINTS}", *requirements)
 
 
+def _install_from_debian(session: nox.Session, program: str, *packages: str) -> None:
+    """Install Debian's packages if a program is missing and the machine has apt-get."""
+    if shutil.which(program) is None and shutil.which("apt-get"):
+        as_root = () if os.geteuid() == 0 else ("sudo",)
+        install = ("apt-get", "install", "--yes", "--no-install-recommends")
+        session.run(*as_root, *install, *packages, external=True, silent=True)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and form."""
@@ -241,6 +249,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session(python=PRESENT[:1])
 def frozen(session: nox.Session) -> None:
     """Freeze a program with PyInstaller, and run it."""
+    _install_from_debian(session, "objdump", "binutils")  # PyInstaller runs it
     wanted = nox.project.dependency_groups(PROJECT, "frozen")
     _install(session, ".[emulator,sqlalchemy]", *wanted)
     session.run("python", "tests/tools/frozen.py", session.create_tmp())
@@ -305,10 +314,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(requires=["docs"])
 def site(session: nox.Session) -> None:
     """Look at the site with Chromium, as it is on a phone, in the dark and without scripts."""
-    if not any(map(shutil.which, ("chromium", "google-chrome"))) and shutil.which("apt-get"):
-        as_root = () if os.geteuid() == 0 else ("sudo",)
-        wanted = ("--yes", "--no-install-recommends", "chromium", "chromium-driver")
-        session.run(*as_root, "apt-get", "install", *wanted, external=True, silent=True)
+    if not shutil.which("google-chrome"):
+        _install_from_debian(session, "chromium", "chromium", "chromium-driver")
     _install(session, *nox.project.dependency_groups(PROJECT, "site"))
     session.run(
         "pytest", "--noconftest", "-q", "tests/tools/test_site_browser.py", *session.posargs
