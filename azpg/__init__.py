@@ -1,4 +1,4 @@
-"""The correct connection from Python to Azure Database for PostgreSQL."""
+"""Verified, authenticated psycopg connections to Azure Database for PostgreSQL."""
 
 from typing import TYPE_CHECKING
 

@@ -111,9 +111,9 @@ class _AsyncEngineConnection(AsyncConnection[Any]):
 class Dialect(_AzpgDialectMixin):
     """The dialect of `postgresql+azpg://`: its engines connect with `azpg.connect`.
 
-    The URL's query takes the options of `azpg.connect` that are text, numbers or booleans, and
-    libpq's keywords. Pass objects, such as `credential`, in `connect_args`, which win over the
-    URL. A URL needs no host if its query has `server`, or if PGHOST is set.
+    The URL's query accepts the options of `azpg.connect` that are text, numbers or booleans, and
+    libpq's keywords. Pass objects, such as `credential`, in `connect_args`, which take precedence
+    over the URL. A URL needs no host if its query has `server`, or if PGHOST is set.
 
     Raises:
         ConfigError: (`create_engine`) The URL is invalid; it lists every problem. If the URL

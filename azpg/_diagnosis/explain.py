@@ -44,12 +44,12 @@ class Explanation:
 
 
 def explain(error: BaseException) -> Explanation:
-    """Return kind, hint and transience of an error.
+    """Explain an exception: its kind, a hint, and whether it is transient.
 
     Args:
-        error: an error of azpg, psycopg or psycopg_pool: of a connect, of a query (classified by
-            its SQLSTATE) or of a pool. An error that wraps one, as SQLAlchemy's and Django's do,
-            and an exception group are searched for it.
+        error: An error of azpg, psycopg or psycopg_pool, from a connect, a query (classified by its
+            SQLSTATE) or a connection pool. It may be wrapped, as SQLAlchemy and Django do, or in an
+            exception group.
 
     Returns:
         The `Explanation`. An unknown error has the kind `"unknown"` and no hint.

@@ -202,8 +202,8 @@ def create_pool(
         reconnect_failed: Function called with the pool if it cannot connect for
             `reconnect_timeout` seconds.
         num_workers: Number of threads that make and close connections.
-        **keywords: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is
-            no `retry_timeout`: use `timeout` and `reconnect_timeout`.
+        **keywords: Further keywords of libpq, such as `dbname`, which take precedence over
+            `conninfo`. There is no `retry_timeout`: use `timeout` and `reconnect_timeout`.
 
     Returns:
         The pool, which is also a `psycopg_pool.ConnectionPool`.
@@ -372,8 +372,8 @@ def create_pool_async(
         reconnect_failed: Async function called with the pool if it cannot connect for
             `reconnect_timeout` seconds.
         num_workers: Number of tasks that make and close connections.
-        **keywords: Further keywords of libpq, such as `dbname`. They win over `conninfo`. There is
-            no `retry_timeout`: use `timeout` and `reconnect_timeout`.
+        **keywords: Further keywords of libpq, such as `dbname`, which take precedence over
+            `conninfo`. There is no `retry_timeout`: use `timeout` and `reconnect_timeout`.
 
     Returns:
         The pool, which is also a `psycopg_pool.AsyncConnectionPool`. It is not open yet.
