@@ -221,6 +221,8 @@ def _hint_startup_parameter(context: HintContext, named: str) -> str:
     direct = "go to the server itself with ⟦pgbouncer=False⟧"
     if named == "replication":
         return f"PgBouncer does not take ⟦replication=⟧: leave it out, or {direct}"
+    if named == "geqo":
+        return f"PgBouncer does not take the variable PGGEQO: unset it, or {direct}"
     known = [*context.settings, *_SETTINGS]
     if named in known:
         setting = named

@@ -494,3 +494,9 @@ def test_an_odd_name_is_told(name: str) -> None:
     assert "write PGDATABASE=shop." in found
     found = hint(FATAL + f'role "{name}" does not exist', user=name, entra=False)
     assert "write user='shop'" in found
+
+
+def test_a_setting_of_a_variable_is_told_by_the_variable() -> None:
+    """A driver on libpq sends PGGEQO as the setting geqo."""
+    found = hint("FATAL: unsupported startup parameter: geqo", port="6432")
+    assert found.startswith("PgBouncer does not take the variable PGGEQO: unset it")
