@@ -298,6 +298,23 @@ def test_a_checkout_takes_its_connection_from_one_hook(api: Api, azure: Emulator
     api.run(pool.close())
 
 
+def test_a_client_waits_in_one_hook(api: Api, azure: Emulator) -> None:
+    """getconn() calls _getconn_unchecked() with the seconds that are left."""
+    calls: list[Any] = []
+    is_async = api.kind == "async"
+    own = recording(parent(api, "pool"), "_getconn_unchecked", calls, is_async=is_async)
+    pool = make_pool(api, own, azure, min_size=1)
+    api.run(pool.open(wait=True))
+    conn = api.run(pool.getconn(timeout=20))
+    api.run(pool.putconn(conn))
+    api.run(pool.close())
+    (((timeout,), kwargs, found),) = calls
+    assert 10 < timeout <= 20
+    assert not kwargs
+    assert found is conn
+    assert set(psycopg_pool.pool.WaitingClient.__slots__) == {"conn", "error", "_cond"}
+
+
 def test_a_returned_connection_is_looked_at_in_one_hook(api: Api, azure: Emulator) -> None:
     """What _check_pool_putconn() leaves finished is replaced, and handed to nobody."""
 

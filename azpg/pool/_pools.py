@@ -14,7 +14,7 @@ from psycopg import waiting
 from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout
 from psycopg_pool._acompat import agather
-from psycopg_pool.pool import AddConnection, ReturnConnection
+from psycopg_pool.pool import AddConnection, ReturnConnection, WaitingClient
 from psycopg_pool.pool_async import AddConnection as AsyncAddConnection
 from psycopg_pool.pool_async import ReturnConnection as AsyncReturnConnection
 from psycopg_pool.pool_async import StopWorker
@@ -343,6 +343,37 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
             record_checkout(conn)
             return conn
         raise error
+
+    def _getconn_unchecked(self, timeout: float) -> CT:
+        """Do what psycopg_pool's does, also if the wait is interrupted.
+
+        Ctrl-C, or a timeout of gevent, is no `Exception`: psycopg_pool would leave the client in
+        its queue, and give it a connection later.
+        """
+        client: WaitingClient[CT] | None = None
+        started = time.monotonic()
+        try:
+            with self._lock:
+                if (conn := self._get_ready_connection(timeout)) is None:
+                    client = WaitingClient()
+                    self._waiting.append(client)
+                    self._stats[self._REQUESTS_QUEUED] += 1
+                    self._maybe_grow_pool()
+            if client is not None:
+                conn = client.wait(timeout)
+        except BaseException as ex:
+            if client is not None:
+                self._stats[self._REQUESTS_ERRORS] += 1
+                if not client.fail(cast("Exception", ex)) and client.conn:
+                    self.run_task(ReturnConnection(self, client.conn, from_getconn=True))
+            raise
+        finally:
+            if client is not None:
+                waited = time.monotonic() - started
+                self._stats[self._REQUESTS_WAIT_MS] += int(1000.0 * waited)
+        found = cast("CT", conn)
+        found._pool = self  # noqa: SLF001  # as psycopg_pool does
+        return found
 
     def _connect(self, timeout: float | None = None) -> CT:
         changes_before = self._history.changes

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import signal
 import threading
 import time
 import uuid
@@ -144,6 +145,36 @@ def test_no_slot_is_lost_if_clients_are_canceled(
     finally:
         logging.getLogger("psycopg.pool").setLevel(logging.NOTSET)
     wait_for_sessions(postgres, kwargs["application_name"], 0)
+
+
+class Timeout(BaseException):
+    """A timeout that is no Exception, as gevent's."""
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, Timeout])
+@pytest.mark.parametrize("pool_class", [azpg.ConnectionPool, azpg.NullConnectionPool])
+def test_an_interrupted_client_gets_no_connection(
+    kwargs: dict[str, Any], pool_class: Any, interruption: type[BaseException]
+) -> None:
+    """A client that is interrupted while it waits leaves the queue, as in a notebook."""
+
+    def interrupt(*_: object) -> None:
+        raise interruption
+
+    sizes = {"min_size": 1} if pool_class is azpg.ConnectionPool else {"max_size": 1}
+    with pool_class(kwargs=kwargs, open=False, **sizes) as pool:
+        with pool.connection():
+            before = signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            try:
+                with pytest.raises(interruption):
+                    pool.getconn(timeout=20)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+        for _ in range(2):
+            with pool.connection(timeout=20) as conn:
+                conn.execute("select 1")
 
 
 def test_a_canceled_check_loses_no_connection(kwargs: dict[str, Any]) -> None:

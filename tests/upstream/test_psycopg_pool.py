@@ -6,6 +6,7 @@ If one does, psycopg_pool is fixed: raise its lowest version and take azpg's way
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +89,26 @@ def test_an_async_pool_loses_the_connection_of_a_canceled_check(kwargs: dict[str
         await pool.close()
 
     asyncio.run(main())
+
+
+def test_a_pool_gives_a_connection_to_an_interrupted_client(kwargs: dict[str, Any]) -> None:
+    """A client that is interrupted by Ctrl-C stays in the queue, and loses a connection."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with psycopg_pool.ConnectionPool(kwargs=kwargs, min_size=1, open=False) as pool:
+        with pool.connection():
+            before = signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    pool.getconn(timeout=20)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+        with pytest.raises(psycopg_pool.PoolTimeout):
+            pool.getconn(timeout=0.5)
 
 
 def test_the_clients_of_a_null_pool_wait_for_one_another(silent_port: int) -> None:
