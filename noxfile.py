@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from ctypes.util import find_library
 from pathlib import Path
 
 import nox
@@ -51,9 +52,9 @@ def _install(session: nox.Session, *requirements: str) -> None:
     session.install(f"--constraint={CONSTRAINTS}", *requirements)
 
 
-def _install_from_debian(session: nox.Session, program: str, *packages: str) -> None:
-    """Install Debian's packages if a program is missing and the machine has apt-get."""
-    if shutil.which(program) is None and shutil.which("apt-get"):
+def _install_from_debian(session: nox.Session, *packages: str) -> None:
+    """Install Debian's packages if the machine has apt-get."""
+    if packages and shutil.which("apt-get"):
         as_root = () if os.geteuid() == 0 else ("sudo",)
         install = ("apt-get", "install", "--yes", "--no-install-recommends")
         session.run(*as_root, *install, *packages, external=True, silent=True)
@@ -249,7 +250,11 @@ def fuzz(session: nox.Session) -> None:
 @nox.session(python=PRESENT[:1])
 def frozen(session: nox.Session) -> None:
     """Freeze a program with PyInstaller, and run it."""
-    _install_from_debian(session, "objdump", "binutils")  # PyInstaller runs it
+    # What PyInstaller needs with Debian's Python
+    needed = {"binutils": shutil.which("objdump")}
+    if Path(f"/usr/bin/python{session.python}").exists():
+        needed[f"libpython{session.python}"] = find_library(f"python{session.python}")
+    _install_from_debian(session, *(name for name, found in needed.items() if found is None))
     wanted = nox.project.dependency_groups(PROJECT, "frozen")
     _install(session, ".[emulator,sqlalchemy]", *wanted)
     session.run("python", "tests/tools/frozen.py", session.create_tmp())
@@ -314,8 +319,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(requires=["docs"])
 def site(session: nox.Session) -> None:
     """Look at the site with Chromium, as it is on a phone, in the dark and without scripts."""
-    if not shutil.which("google-chrome"):
-        _install_from_debian(session, "chromium", "chromium", "chromium-driver")
+    if not any(map(shutil.which, ("chromium", "google-chrome"))):
+        _install_from_debian(session, "chromium", "chromium-driver")
     _install(session, *nox.project.dependency_groups(PROJECT, "site"))
     session.run(
         "pytest", "--noconftest", "-q", "tests/tools/test_site_browser.py", *session.posargs

@@ -119,7 +119,7 @@ def test_a_timeout_names_configure(api: Api, postgres: Postgres, kind: str) -> N
     pool = make_pool(api, postgres, kind, configure)
     api.run(pool.open())
     with pytest.raises(psycopg_pool.PoolTimeout) as caught:
-        api.run(pool.getconn(timeout=0.5))
+        api.run(pool.getconn(timeout=2))
     api.run(pool.close())
     assert "configure raised CannotConnectNow" in str(caught.value)
     assert "connection failed" not in str(caught.value)
