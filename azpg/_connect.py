@@ -798,7 +798,7 @@ def _wrong_service_error(token: _jwt.Claims) -> str | None:
         return None
     return (
         f"the password is a Microsoft Entra token for {service}, which no database accepts and "
-        f"which opens more than a database: leave out the password, azpg fetches tokens itself "
+        f"which opens more than a database: leave out the password, azpg acquires tokens itself "
         f"(or: az account get-access-token --resource-type oss-rdbms)"
     )
 

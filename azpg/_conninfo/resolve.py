@@ -288,7 +288,7 @@ class _Resolver:
             self.warnings.append(
                 f"the password came from {where} and is a Microsoft Entra token, which expires "
                 f"within the hour: {'unset it' if is_variable else 'leave it out there'}, azpg "
-                f"fetches tokens itself"
+                f"acquires tokens itself"
             )
 
     def uses_passfile(self) -> bool:

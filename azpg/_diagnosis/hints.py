@@ -273,14 +273,15 @@ def _hint_given_token(context: HintContext) -> str:
         return ""
     if context.password_is_callback:
         return (
-            "the token came from the password callback: leave out ⟦password=⟧, azpg fetches tokens "
-            "itself, or return a new token at each call"
+            "the token came from the password callback: leave out ⟦password=⟧, because azpg "
+            "acquires tokens itself, or return a new token at each call"
         )
     place = (context.places or {})["password"]
     if not place:
-        return "the token came from ⟦password=⟧: leave it out, azpg fetches tokens itself"
+        return "the token came from ⟦password=⟧: leave it out, because azpg acquires tokens itself"
     remedy = f"unset {place}" if _is_variable(place) else "leave it out there"
-    return f"the password came from {_with_article(place)}: {remedy}, azpg fetches tokens itself"
+    came_from = f"the password came from {_with_article(place)}"
+    return f"{came_from}: {remedy}, because azpg acquires tokens itself"
 
 
 def _hint_expired(context: HintContext) -> str:
@@ -292,9 +293,9 @@ def _hint_expired(context: HintContext) -> str:
             "returns old tokens"
         )
     return (
-        "a token is valid for about an hour, and the server checks it when a connection is made: "
-        "get a new one for each connection, as azpg.connect and azpg.create_pool do. If it was "
-        "new, this machine's clock is wrong"
+        "acquire a new token for each connection, as azpg.connect and azpg.create_pool do: a token "
+        "is valid for about an hour, and the server checks it when a connection is made. If it was "
+        "new, set this machine's clock"
     )
 
 
@@ -303,7 +304,7 @@ def _hint_audience(context: HintContext) -> str:
         return given
     requested = ""
     if context.scope:
-        requested = f"the token was asked for {context.scope.removesuffix('/.default')}"
+        requested = f"the token was requested for {context.scope.removesuffix('/.default')}"
     if context.assumed_scope_of:
         return (
             f"{requested}, which is an assumption: Azure does not publish the resource for the "
@@ -312,25 +313,25 @@ def _hint_audience(context: HintContext) -> str:
         )
     return (
         f"{requested}{'; ' if requested else ''}name the cloud of the server: "
-        '⟦cloud="usgov"⟧, "china", "bleu", or "cosmos" for Azure Cosmos DB for PostgreSQL. A token '
-        "of your own must be for the resource that the server names"
+        '⟦cloud="usgov"⟧, "china", "bleu", or "cosmos" for Azure Cosmos DB for PostgreSQL. If you '
+        "acquire the token yourself, request it for the resource in the server's message"
     )
 
 
 def _hint_token(context: HintContext) -> str:
     if given := _hint_given_token(context):
         return (
-            f"the server cannot read the token, and {given}. If it must be given, hand it over "
-            "exactly as it was printed, whole and without quotes"
+            f"the server cannot read the token, and {given}. If you must pass one, pass all of it, "
+            "exactly as it was printed, without quotes"
         )
     if context.entra:
         return (
-            "the server cannot read the token: hand it over exactly as the credential gave it, and "
-            "take it from the server's own tenant (az login --tenant …, or AZURE_TENANT_ID)"
+            "the server cannot read the token: pass it exactly as the credential returned it, and "
+            "acquire it in the server's tenant (az login --tenant …, or AZURE_TENANT_ID)"
         )
     return (
-        f"role {context.user!r} is one of Microsoft Entra, which takes a token: "
-        f"{_leave_out(context, 'password', 'PGPASSWORD')}, and azpg gets one"
+        f"role {context.user!r} is an Entra role, which needs a token: "
+        f"{_leave_out(context, 'password', 'PGPASSWORD')}, and azpg acquires one"
     )
 
 
@@ -339,7 +340,7 @@ def _hint_login(context: HintContext) -> str:
     # Single Server took user@server
     name = context.user.removesuffix(f"@{server}")
     has_server_suffix = name != context.user
-    suffix_hint = f"Flexible Server takes no @{server}: ⟦user={name!r}⟧"
+    suffix_hint = f"Flexible Server does not use @{server}: ⟦user={name!r}⟧"
     if context.entra:
         hint = _hint_no_role_for_token(context)
         if has_server_suffix:
@@ -350,9 +351,9 @@ def _hint_login(context: HintContext) -> str:
         if context.password_note:
             odd += f"the password{password} {context.password_note}. Otherwise "
         hint = (
-            f"{odd}check ⟦user={context.user!r}⟧{user} and its password{password}; a role of "
-            f"Microsoft Entra has none: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg "
-            f"gets a token"
+            f"{odd}check ⟦user={context.user!r}⟧{user} and its password{password}; an Entra "
+            f"role has no password: {_leave_out(context, 'password', 'PGPASSWORD')}, and azpg "
+            f"acquires a token"
         )
         if has_server_suffix:
             hint = f"{hint}; {suffix_hint}"
@@ -371,7 +372,7 @@ def hint_token_owner(context: HintContext) -> str:
         )
     if _GUID.fullmatch(context.user):
         return (
-            f"⟦user={context.user!r}⟧{_from(context, 'user')} is an id, and a role has a name: "
+            f"⟦user={context.user!r}⟧{_from(context, 'user')} is an id, but a role has a name: "
             'pass ⟦user="<the display name of the identity>"⟧. '
         )
     return ""
@@ -380,8 +381,8 @@ def hint_token_owner(context: HintContext) -> str:
 _GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 _GROUP = (
-    "a member of a group signs in as ⟦user=\"<the group's role>\"⟧ (a managed identity's new "
-    "membership may take 24 h to count)"
+    "a member of a group connects as ⟦user=\"<the group's role>\"⟧ (a managed identity's new "
+    "membership may take 24 h to have an effect)"
 )
 
 
@@ -389,8 +390,8 @@ def _hint_wrong_role(context: HintContext) -> str:
     user = repr(context.user)
     if not (hint := hint_token_owner(context)):
         hint = (
-            f"role {user} belongs to another identity than the token. Leave out ⟦user=⟧ to sign in "
-            "under the token's own name (names are case-sensitive). "
+            f"role {user} belongs to another identity than the token. Leave out ⟦user=⟧ to use the "
+            "name in the token (names are case-sensitive). "
         )
         if context.token_role:
             hint = (
@@ -408,8 +409,8 @@ def _hint_no_role_for_token(context: HintContext) -> str:
     is_same = context.token_role == context.user
     object_id = context.token_object_id if is_same else ""
     hint = hint_token_owner(context) or (
-        f"no role of Microsoft Entra has exactly the name {role} here, or its sign-in is off "
-        "(portal: Authentication). "
+        f"the server has no Entra role with exactly the name {role}, or Entra authentication is "
+        "off (portal: Authentication). "
     )
     kind = _principal_type(context) if object_id else "service"
     create = _CREATE_ROLE.format(
@@ -478,8 +479,8 @@ def _hint_certificate_name(context: HintContext) -> str:
 def _hint_roots(context: HintContext) -> str:
     if context.root_file == "system":
         return (
-            "⟦sslrootcert=system⟧ finds the system's roots only where SSL_CERT_FILE names them: "
-            "leave it out for Azure's own. "
+            "leave out ⟦sslrootcert=system⟧ to use the pinned roots: it finds the system's roots "
+            "only if SSL_CERT_FILE names them. "
         )
     if not context.root_file:
         return ""
@@ -492,7 +493,7 @@ def _hint_roots(context: HintContext) -> str:
     remedy = f"unset {source}" if _is_variable(source) else "leave it out"
     return (
         f"The root certificates are those of {context.root_file} ({source}), which {problem}: "
-        f"{remedy} for Azure's own. "
+        f"{remedy} to use the pinned roots. "
     )
 
 
@@ -508,14 +509,14 @@ def _hint_new_root(context: HintContext) -> str:
 def _hint_port_closed(context: HintContext) -> str:
     if context.lookup_host:
         return (
-            f"nothing listens on {context.place}, the address for {context.host}: check that the "
-            "tunnel (or proxy) is running, or correct ⟦host=⟧ and ⟦port=⟧"
+            f"{context.place}, the address for {context.host}, refused the connection: check that "
+            "the tunnel (or proxy) is running, or correct ⟦host=⟧ and ⟦port=⟧"
         )
     if context.hostaddr:
         given = _from(context, "hostaddr") or " (⟦hostaddr=⟧)"
         return (
-            f"nothing listens on {context.place}{given}, the address for {context.host}: correct "
-            f"it, or {_leave_out(context, 'hostaddr')} to connect to {context.host} itself"
+            f"{context.place}{given}, the address for {context.host}, refused the connection: "
+            f"correct it, or {_leave_out(context, 'hostaddr')} to connect to {context.host} itself"
         )
     return f"nothing listens on port {context.port}{_hint_azure_port_closed(context)}"
 
@@ -523,10 +524,10 @@ def _hint_port_closed(context: HintContext) -> str:
 def _hint_azure_port_closed(context: HintContext) -> str:
     if context.port in _PGBOUNCER_PORTS:
         return (
-            ": turn on PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
-            "or write ⟦pgbouncer=False⟧"
+            ": enable PgBouncer (server parameter pgbouncer.enabled; not in the Burstable tier), "
+            "or pass ⟦pgbouncer=False⟧"
         )
-    return f" of {context.host}: is it started (portal: Overview), and is that its port?"
+    return f" of {context.host}: start the server (portal: Overview), or correct ⟦port=⟧"
 
 
 def _hint_no_answer(context: HintContext) -> str:
@@ -549,15 +550,15 @@ def _hint_no_answer(context: HintContext) -> str:
         )
     if is_address(context.server_address) and _is_private(context.server_address):
         hint = (
-            f"{context.server_address} is a private address, reached only from its virtual "
-            "network: check VPN, peering and private endpoint"
+            f"{context.server_address} is a private address, which can be reached only from its "
+            "virtual network: check VPN, peering and private endpoint"
         )
     else:
         hint = (
-            "the server's firewall has no rule for this machine's address (portal: Networking), or "
-            f"a firewall here lets nothing out to port {context.port}. A server with private "
-            "access is reached only from its virtual network, under a name that its private DNS "
-            "zone resolves"
+            "add a firewall rule for this machine's address (portal: Networking), and allow "
+            f"outbound connections to port {context.port} here. A server with private access can "
+            "be reached only from its virtual network, by a name that its private DNS zone "
+            "resolves"
         )
     if pooled and context.reached is None:
         hint += f". Or {_PGBOUNCER_WAITS}"

@@ -252,11 +252,11 @@ def test_a_token_that_names_nobody_needs_a_user(
 def test_a_token_kept_in_the_environment_is_one_warning(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It expires, so the warning names its variable, and that azpg fetches tokens itself."""
+    """It expires, so the warning names its variable, and that azpg acquires tokens itself."""
     monkeypatch.setenv("PGPASSWORD", ENTRA["resource"])
     (warning,) = planned(host=HOST, user="me").warnings
     assert "PGPASSWORD" in warning
-    assert "azpg fetches tokens itself" in warning
+    assert "azpg acquires tokens itself" in warning
     assert not planned(host=HOST, user="me", password=ENTRA["resource"]).warnings
 
 
