@@ -24,6 +24,7 @@ from ._clouds import CLOUDS, Cloud, cloud_for_host, has_assumed_scope, token_res
 from ._conninfo import service_connector, sources
 from ._conninfo.options import password_kind, type_errors
 from ._conninfo.pgbouncer_settings import (
+    DROPS_PREPARED_STATEMENTS,
     PREPARES_AT_ONCE,
     refused_setting_warnings,
     settings_in,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from ._conninfo.options import ConnectOptions
     from ._conninfo.service_connector import ServiceIdentity
     from ._conninfo.sources import Parameter, Parameters
+    from ._pgbouncer import Announcement
     from ._tokens.token import Token
     from .abc import Credential
 
@@ -159,6 +161,11 @@ class ConnectRequest:
         """
         if threshold == 0 and self.config.pgbouncer:
             _warn_once(pgbouncer_logger, spelled(PREPARES_AT_ONCE))
+
+    def check_announcement(self, announced: Announcement | None) -> None:
+        """Warn if PgBouncer announced that prepared statements do not work, and they are on."""
+        if announced is not None and announced.drops_prepared_statements:
+            _warn_once(pgbouncer_logger, spelled(DROPS_PREPARED_STATEMENTS))
 
     def attempt(self) -> Attempt:
         """Return the next attempt, as the context manager to make it in."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psycopg.pq.abc import PGconn
 
 
@@ -21,25 +23,34 @@ class Announcement(NamedTuple):
     max_prepared_statements: int | None
     """None if it was not announced"""
 
+    @property
+    def drops_prepared_statements(self) -> bool:
+        """Whether prepared statements do not work on the connection."""
+        return self.pool_mode not in ("", "session") and self.max_prepared_statements == 0
 
-def announcement(pgconn: PGconn) -> Announcement | None:
-    """Return what PgBouncer announced on a connection, or None if it announced nothing."""
-    version = pgconn.parameter_status(b"pgbouncer.version")
+
+def read_announcement(parameter: Callable[[str], str | None]) -> Announcement | None:
+    """Return what PgBouncer announced, or None if it announced nothing.
+
+    Args:
+        parameter: Returns the value of a parameter that the server reported, or None.
+    """
+    version = parameter("pgbouncer.version")
     if version is None:
         return None
-    count = (pgconn.parameter_status(b"pgbouncer.max_prepared_statements") or b"").decode()
+    count = parameter("pgbouncer.max_prepared_statements") or ""
     return Announcement(
-        version.decode(errors="replace"),
-        (pgconn.parameter_status(b"pgbouncer.pool_mode") or b"").decode(errors="replace"),
+        version,
+        parameter("pgbouncer.pool_mode") or "",
         int(count) if count.isascii() and count.isdecimal() else None,
     )
 
 
-def drops_prepared_statements(pgconn: PGconn) -> bool:
-    """Return whether PgBouncer announced that prepared statements do not work on a connection."""
-    found = announcement(pgconn)
-    return (
-        found is not None
-        and found.pool_mode not in ("", "session")
-        and found.max_prepared_statements == 0
-    )
+def announcement(pgconn: PGconn) -> Announcement | None:
+    """Return what PgBouncer announced on a connection of libpq, or None."""
+
+    def parameter(name: str) -> str | None:
+        value = pgconn.parameter_status(name.encode())
+        return None if value is None else value.decode(errors="replace")
+
+    return read_announcement(parameter)

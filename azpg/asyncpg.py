@@ -29,6 +29,7 @@ from . import _deadline, _spelling
 from ._connect import ConnectRequest
 from ._conninfo.options import ConnectOptions, hide_secrets
 from ._libpq import NONEXISTENT_FILE, libpq_info
+from ._pgbouncer import Announcement, read_announcement
 from ._redact import quote, redact
 from ._tls.ssl_context import create_ssl_context, insecure_reason
 from ._tracebacks import redact_exception
@@ -159,6 +160,8 @@ async def connect(
                     raise
             else:
                 _set_keepalives(conn, config.params)
+                if kwargs.get("statement_cache_size") != 0:
+                    request.check_announcement(_announcement(conn))
                 return conn
             await _deadline.sleep_async(delay)
     except BaseException as error:
@@ -312,6 +315,12 @@ def _set_keepalives(conn: asyncpg.Connection[Any], params: Mapping[str, str]) ->
         for keyword, option in _KEEPALIVES.items():
             if params.get(keyword) and hasattr(socket, option):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(params[keyword]))
+
+
+def _announcement(conn: asyncpg.Connection[Any]) -> Announcement | None:
+    """Return what PgBouncer announced on a connection, or None."""
+    settings = conn.get_settings()
+    return read_announcement(lambda name: getattr(settings, name, None))
 
 
 # Failures as libpq reports them

@@ -13,7 +13,7 @@ from psycopg.rows import AsyncRowFactory, Row, RowFactory
 from . import _attempt, _cancel, _deadline, _fork, _spelling
 from ._connect import ConnectRequest, check_event_loop
 from ._conninfo.options import ConnectOptions
-from ._pgbouncer import drops_prepared_statements
+from ._pgbouncer import announcement
 from ._tls.roots import shared_path
 from ._tracebacks import redact_exception
 from .abc import UNSET, Unset
@@ -161,7 +161,8 @@ class Connection(psycopg.Connection[Row]):
                     if delay is None:
                         raise
                 else:
-                    if is_default and drops_prepared_statements(conn.pgconn):
+                    announced = announcement(conn.pgconn)
+                    if is_default and announced and announced.drops_prepared_statements:
                         conn.prepare_threshold = None
                     return _fork.track_connection(conn)
                 _deadline.sleep(delay)
@@ -335,7 +336,8 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
                     if delay is None:
                         raise
                 else:
-                    if is_default and drops_prepared_statements(conn.pgconn):
+                    announced = announcement(conn.pgconn)
+                    if is_default and announced and announced.drops_prepared_statements:
                         conn.prepare_threshold = None
                     return _fork.track_connection(conn)
                 await _deadline.sleep_async(delay)

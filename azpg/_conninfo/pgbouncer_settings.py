@@ -54,5 +54,11 @@ PREPARES_AT_ONCE = (
 )
 
 
+DROPS_PREPARED_STATEMENTS = (
+    "PgBouncer announced that it does not keep prepared statements (max_prepared_statements is 0): "
+    "pass ⟦pgbouncer=True⟧ or ⟦prepare_threshold=None⟧"
+)
+
+
 def _shown(name: str) -> str:
     return quote(name, r"[\w.]{1,60}").strip("'")

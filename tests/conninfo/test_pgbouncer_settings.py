@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from fix_conninfo import Handed
     from fix_hostile import Hostile, Peer, Script
 
+    from azpg.emulator import Emulator
+
+pytestmark = pytest.mark.compat
+
 HOST = "myserver.postgres.database.azure.com"
 
 
@@ -114,7 +118,7 @@ def pgbouncer(**announced: str) -> Script:
             peer.say(b"S", name.encode() + b"\0" + value.encode() + b"\0")
         peer.say(b"K", bytes(8))
         peer.say(b"Z", b"I")
-        peer.read_all()
+        peer.message()  # the client's last one; asyncpg waits for the server to close then
 
     return talk
 
@@ -180,3 +184,27 @@ def test_a_threshold_of_0_is_warned_of(
     """Users of other drivers take it for "none", and prepares every query."""
     with api.connect(**hostile(pgbouncer()).address("db.example.net") | OTHER, **options):
         assert ["prepare_threshold=None" in each for each in warned()] == [True] * is_warned
+
+
+def test_a_real_pgbouncer_is_recognized_by_what_it_announces(api: Api, azure: Emulator) -> None:
+    """Version 1.26 announces it, and the emulator's keeps no prepared statements, as Azure's."""
+    with api.connect(server="myserver", port=6432, pgbouncer=False) as conn:
+        announced = announcement(conn.pgconn)
+        assert conn.prepare_threshold == (5 if announced is None else None)
+        assert announced is None or announced.pool_mode == "transaction"
+
+
+def test_asyncpg_is_warned_of_what_pgbouncer_announces(
+    look: Callable[..., Any], hostile: Callable[[Script], Hostile], warned: Callable[[], list[str]]
+) -> None:
+    """The size of its cache cannot be changed on an open connection."""
+    address = hostile(pgbouncer(**ANNOUNCED)).address("127.0.0.1") | OTHER | {"host": "127.0.0.1"}
+
+    async def nothing(_: object) -> None:
+        pass
+
+    look(nothing, **address)
+    (warning,) = warned()
+    assert "statement_cache_size=0" in warned()[0]
+    look(nothing, **address, statement_cache_size=0)
+    assert warned() == [warning]
