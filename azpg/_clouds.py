@@ -249,7 +249,7 @@ def is_socket(host: str) -> bool:
 
 def token_host_error(host: str, cloud: Cloud) -> str:
     """Return the problem with a host that must not receive a token of a cloud."""
-    password_hint = " To sign in without Microsoft Entra, give ⟦password=⟧."
+    password_hint = " To authenticate without Microsoft Entra, pass ⟦password=⟧."
     if not host:
         return (
             "Microsoft Entra needs the server's name to verify it, and hostaddr gives only an "
@@ -262,21 +262,21 @@ def token_host_error(host: str, cloud: Cloud) -> str:
         )
     if _is_local(host):
         return (
-            f"Microsoft Entra needs the server's name to verify it, and {host!r} is none: for a "
-            f'tunnel write ⟦server="myserver", host={host!r}⟧.' + password_hint + " "
-            '(⟦password=""⟧ where the server asks for none)'
+            f"Microsoft Entra needs the server's name to verify it, and {host!r} is not one: for a "
+            f'tunnel, write ⟦server="myserver", host={host!r}⟧.' + password_hint + " "
+            '(⟦password=""⟧ if the server requires none)'
         )
     if other := cloud_for_host(host):
         return (
-            f"host {host!r} belongs to the cloud {other.name!r} and the sign-in to {cloud.name!r}: "
-            f"a token goes to hosts of one cloud only"
+            f"host {host!r} belongs to the cloud {other.name!r}, but the token is for "
+            f"{cloud.name!r}: a token goes to hosts of one cloud only"
         )
     suffixes = " or ".join(cloud.suffixes)
     name = short_name_in(host) or "myserver"
     return (
         f"a token never goes to {host!r}, which is not under {suffixes}: write the server's Azure "
         f'name, ⟦server="{name}"⟧. If {host!r} is a tunnel, a proxy or your own DNS name of the '
-        f'server, write ⟦server="myserver", host="{host}"⟧. For a cloud of its own, pass '
+        f'server, write ⟦server="myserver", host="{host}"⟧. For your own cloud, pass '
         f"⟦cloud=azpg.Cloud(...)⟧ with its suffix." + password_hint
     )
 

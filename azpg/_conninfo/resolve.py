@@ -264,8 +264,8 @@ class _Resolver:
         has_password = summary.password_kind is not None or summary.password_source == "conninfo"
         if summary.has_credential and has_password:
             self.problems.append(
-                "⟦credential⟧ and ⟦password⟧ are both given: leave out ⟦password⟧ to sign in with "
-                "Microsoft Entra, or ⟦credential⟧ to sign in as a PostgreSQL role"
+                "⟦credential⟧ and ⟦password⟧ are both given: leave out ⟦password⟧ to use Microsoft "
+                "Entra, or ⟦credential⟧ to authenticate as a PostgreSQL role"
             )
         if summary.has_client_id and summary.has_credential:
             self.problems.append(

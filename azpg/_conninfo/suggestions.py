@@ -260,7 +260,7 @@ def secret_placeholder_error(name: str, value: str) -> str | None:
         return None
     return (
         f"{name} is still a placeholder, a word in brackets: write the real value, or leave it out "
-        f"to sign in with Microsoft Entra"
+        f"to use Microsoft Entra"
     )
 
 

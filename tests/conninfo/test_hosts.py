@@ -76,8 +76,8 @@ def test_a_token_goes_to_a_host_under_a_known_suffix(
         ("\u212a.postgres.database.azure.com", "a token never goes to"),
         ("a.postgres.databa\u017fe.azure.com", "a token never goes to"),
         ("db", "a token never goes to 'db'"),
-        ("192.0.2.1", "'192.0.2.1' is none"),
-        ("::1", "'::1' is none"),
+        ("192.0.2.1", "'192.0.2.1' is not one"),
+        ("::1", "'::1' is not one"),
         ("localhost", "server=\"myserver\", host='localhost'"),
         ("/run/postgresql", "never goes through a Unix socket"),
         (f"/tmp/{HOST}", "never goes through a Unix socket"),
@@ -107,7 +107,7 @@ def test_an_address_alone_gets_no_token(problems: Problems) -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "/tmp", "evil.example"])
 def test_a_refused_host_tells_of_the_password(problems: Problems, host: str) -> None:
     """A developer's own server needs no token: the error names password=."""
-    assert "give password=" in problems(host=host)[0]
+    assert "pass password=" in problems(host=host)[0]
 
 
 def test_a_refused_host_tells_where_a_token_goes(problems: Problems) -> None:

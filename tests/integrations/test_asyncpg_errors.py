@@ -77,7 +77,7 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
     [
         ({"host": "/run/postgresql"}, "a token never goes through a Unix socket"),
         ({"host": "db.example.net"}, "a token never goes to 'db.example.net'"),
-        ({"host": "localhost"}, "for a tunnel write server="),
+        ({"host": "localhost"}, "for a tunnel, write server="),
         ({"server": "a", "ssl": False}, "sslmode=disable turns off TLS"),
         ({"server": "a", "ssl": "disable"}, "sslmode=disable"),
         ({"server": "a", "dsn": "channel_binding=require"}, "asyncpg has no channel_binding"),
