@@ -30,8 +30,17 @@ def exec_command(command: list[str], child: ChildEnvironment) -> int:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.execvpe(command[0], command, environ)  # noqa: S606  # what the caller asked for
         except OSError as error:
-            print(f"azpg: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            print(f"azpg: {command[0]}: {_reason(command[0], error)}", file=sys.stderr)  # noqa: T201
             return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+_CLIENT_PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore", "psql", "reindexdb", "vacuumdb")
+
+
+def _reason(name: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and name in _CLIENT_PROGRAMS:
+        return "not installed: on Debian and Ubuntu, run apt-get install postgresql-client"
+    return str(error.strerror)
 
 
 def _run(command: list[str], environ: dict[str, str]) -> int:

@@ -160,6 +160,16 @@ def test_invalid_options(
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("argv", [["psql"], ["exec", "--", "pg_dump"]], ids=" ".join)
+def test_a_program_that_is_not_installed(command: Command, argv: list[str]) -> None:
+    """The status is a shell's, and the message says what to install."""
+    name, *rest = argv
+    connection = ["--server", "myserver", "--user", "app"]
+    ran = command(name, *connection, *rest, PATH="/nonexistent", PGPASSWORD="secret")
+    assert ran.status == 127
+    assert "apt-get install postgresql-client" in ran.err
+
+
 def test_exec_without_a_token(azure: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     """The command does not run; the exit status is 1, and the hint is printed."""
     with azure.fault(identity=400):
