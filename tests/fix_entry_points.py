@@ -70,11 +70,11 @@ def _connect_dsn(using: Integrations, options: Options) -> None:
 
 
 def _create_pool(using: Integrations, options: Options) -> None:
-    using.api.open_pool(**options, min_size=1, timeout=0.5)
+    using.api.open_pool(**options, min_size=1, timeout=2)
 
 
 def _create_pool_dsn(using: Integrations, options: Options) -> None:
-    using.api.open_pool(_dsn(options), min_size=1, timeout=0.5)
+    using.api.open_pool(_dsn(options), min_size=1, timeout=2)
 
 
 def _pool_kwargs(using: Integrations, options: Options) -> None:
@@ -94,7 +94,7 @@ def _null_pool(using: Integrations, options: Options) -> None:
 def _check_out(using: Integrations, pool: Any) -> None:
     using.api.run(pool.open())
     try:
-        using.api.run(pool.getconn(timeout=0.5))
+        using.api.run(pool.getconn(timeout=2))
     finally:
         using.api.run(pool.close())
 
@@ -130,7 +130,7 @@ def _django(using: Integrations, options: Options, **more: Any) -> None:
 
 
 def _django_pool(using: Integrations, options: Options) -> None:
-    _django(using, options, pool={"min_size": 1, "timeout": 0.5})
+    _django(using, options, pool={"min_size": 1, "timeout": 2})
 
 
 def _django_dsn(using: Integrations, options: Options) -> None:
@@ -142,7 +142,7 @@ def _django_options(using: Integrations, options: Options) -> None:
 
 
 def _django_pool_dsn(using: Integrations, options: Options) -> None:
-    _django(using, {}, pool={"min_size": 1, "timeout": 0.5, "conninfo": _dsn(options)})
+    _django(using, {}, pool={"min_size": 1, "timeout": 2, "conninfo": _dsn(options)})
 
 
 def _doctor(using: Integrations, options: Options) -> None:
