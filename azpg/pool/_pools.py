@@ -375,6 +375,21 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
         found._pool = self  # noqa: SLF001  # as psycopg_pool does
         return found
 
+    def _reset_connection(self, conn: CT) -> None:
+        try:
+            super()._reset_connection(conn)
+        except BaseException:  # psycopg_pool's own handles an Exception
+            conn.pgconn.finish()
+            raise
+
+    def _return_connection(self, conn: CT, from_getconn: bool) -> None:
+        try:
+            super()._return_connection(conn, from_getconn)
+        except BaseException:  # Ctrl-C during the rollback
+            if conn.closed:
+                self.run_task(AddConnection(self))
+            raise
+
     def _connect(self, timeout: float | None = None) -> CT:
         changes_before = self._history.changes
         deadline = self._stop_deadline()

@@ -11,10 +11,12 @@ import threading
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_pools import until
 
 import azpg
 
@@ -175,6 +177,40 @@ def test_an_interrupted_client_gets_no_connection(
         for _ in range(2):
             with pool.connection(timeout=20) as conn:
                 conn.execute("select 1")
+
+
+class Interrupted(azpg.Connection[Any]):
+    """A connection whose rollback is interrupted, as by Ctrl-C while the server stalls."""
+
+    def rollback(self) -> None:
+        """Raise as the handler of the signal does."""
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("pool_class", [azpg.ConnectionPool, azpg.NullConnectionPool])
+def test_an_interrupted_return_loses_no_slot(kwargs: dict[str, Any], pool_class: Any) -> None:
+    """A connection whose return is interrupted is closed and replaced."""
+    is_null = pool_class is azpg.NullConnectionPool
+    with (
+        ThreadPoolExecutor(1) as executor,
+        pool_class(
+            kwargs=kwargs,
+            connection_class=Interrupted,
+            min_size=0 if is_null else 1,
+            max_size=1,
+            open=False,
+        ) as pool,
+    ):
+        conn = pool.getconn(timeout=20)
+        waiting = executor.submit(pool.getconn, 20)
+        until(lambda: pool.get_stats()["requests_waiting"])
+        conn.execute("select 1")
+        with pytest.raises(KeyboardInterrupt):
+            pool.putconn(conn)
+        assert conn.closed
+        other = waiting.result(30)
+        assert other is not conn
+        pool.putconn(other)
 
 
 def test_a_canceled_check_loses_no_connection(kwargs: dict[str, Any]) -> None:
