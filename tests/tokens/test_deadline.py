@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import threading
 import time
@@ -58,9 +59,9 @@ def test_a_deadline_ends_the_wait(api: Api, azure: Emulator, credentials: Creden
     with azure.fault(identity="hang"):
         error = timed_out(api, password, 0.3)
     assert time.monotonic() - begun < 5
-    assert "no token from ManagedIdentityCredential within 0.3 s (connect_timeout=0.3)" in str(
-        error
-    )
+    # A busy machine takes some of it before the wait begins
+    waited = r"no token from ManagedIdentityCredential within 0\.\d+ s \(connect_timeout=0\.3\)"
+    assert re.search(waited, str(error))
     assert error.transient
 
 
