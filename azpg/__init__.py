@@ -74,8 +74,8 @@ def __getattr__(name: str) -> object:
         return getattr(pool, name)
     if name in ("apilevel", "paramstyle", "threadsafety"):
         raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}, because it is no DB-API module: for "
-            'SQLAlchemy leave out module= and write create_engine("postgresql+azpg://…"), or '
+            f"module {__name__!r} has no attribute {name!r}, because it is not a DB-API module: "
+            'for SQLAlchemy leave out module= and write create_engine("postgresql+azpg://…"), or '
             "creator=azpg.connect"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -551,7 +551,7 @@ def _check_types(options: ConnectOptions) -> list[str]:
     problems = type_errors(options)
     retry_timeout = options.retry_timeout
     if isinstance(retry_timeout, float) and math.isnan(retry_timeout):
-        problems.append("⟦retry_timeout⟧ is no number: pass a number of seconds, 0 for one try")
+        problems.append("⟦retry_timeout⟧ is not a number: pass a number of seconds, 0 for one try")
     return problems
 
 

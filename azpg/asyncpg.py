@@ -244,13 +244,13 @@ def _find_problems(config: ResolvedConfig, own_context: tls.SSLContext | None) -
             )
     for name in _KEEPALIVES:
         if not params.get(name, "0").isdecimal():
-            yield f"{name}={quote(params[name])} is no whole number"
+            yield f"{name}={quote(params[name])} is not a whole number"
     targets = set(zip(_split_list(params, "hostaddr"), _split_list(params, "host"), strict=False))
     if len({address for address, _ in targets}) < len(targets):
         yield "hostaddr leads to one address for hosts of several names: connect to one of them"
     if own_context is not None and params.get("sslmode") == "verify-full":
         if reason := insecure_reason(own_context):
-            yield f"the ssl context is none for this sign-in, as {reason}: leave out ⟦ssl=⟧"
+            yield f"the ssl context does not protect this login, because {reason}: leave out ⟦ssl=⟧"
         if config.lookup_hosts or params.get("hostaddr"):
             yield (
                 "an ssl context of your own verifies the address that is reached, not the name: "

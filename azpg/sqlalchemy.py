@@ -180,12 +180,12 @@ def _convert_options(options: Mapping[str, Any], query: Mapping[str, Any]) -> di
         if name in _OBJECT_OPTIONS:
             problems.append(f"{name} in a URL is text: pass connect_args={{{name!r}: …}}")
         elif not isinstance(value, str) and converted[name] == value:
-            problems.append(f"{name} stands {len(value)} times in the URL: write it once")
+            problems.append(f"{name} is in the URL {len(value)} times: write it once")
         elif name in _CONVERTERS:
             try:
                 converted[name] = _CONVERTERS[name](value)
             except ValueError as error:
-                problems.append(f"{name}={quote(value)} in the URL is no {error}")
+                problems.append(f"{name}={quote(value)} in the URL is not {error}")
     if problems:
         raise ConfigError(problems)
     return converted
@@ -209,7 +209,7 @@ def _parse_seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError("number of seconds")
+        raise ValueError("a number of seconds")
     return seconds
 
 
@@ -217,7 +217,7 @@ def _parse_count(text: str) -> int | None:
     if text.lower() == "none":
         return None
     if not text.isdecimal():
-        raise ValueError("whole number or None")
+        raise ValueError("a whole number or None")
     return int(text)
 
 

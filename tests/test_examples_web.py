@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TIMEOUT = 60
-SAID = "its connections are the parent's. Make a pool in each process"
+FORKED = "Create the pool in each process"
 
 # The examples' own apps, with a pool beside theirs that is open before the server forks.
 WRONG = """
@@ -190,7 +190,7 @@ def test_flask_behind_gunicorn_that_forks(azure: Emulator, tmp_path: Path, free_
         with pytest.raises(HTTPError, match="500") as caught:
             get(free_port, "/wrong")
         caught.value.close()
-        server.says(SAID)
+        server.says(FORKED)
         # The open pool's one in the parent, and one or more of each worker's
         until(lambda: azure.counts.sign_ins >= begun + 3)
         server.stop()
@@ -246,7 +246,7 @@ def test_celery_opens_a_pool_in_each_process(
             timeout=TIMEOUT,
         )
         assert sent.stdout.count("myapp") == 8, sent.stderr
-        assert SAID in sent.stderr
+        assert FORKED in sent.stderr
         # One for each process; the wrong pool's are its parent's and the sender's
         assert azure.counts.sign_ins == begun + 4
         server.stop()

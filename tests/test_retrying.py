@@ -56,7 +56,7 @@ def test_without_a_budget_it_fails_at_once(
 def test_a_budget_that_is_no_number_is_refused(api: Api) -> None:
     """A retry_timeout of nan, which would neither end nor begin, is told beside what else is."""
     wrong: Any = {"server": 5, "retry_timeout": float("nan")}
-    with pytest.raises(azpg.ConfigError, match=r"server is int.*\n.*retry_timeout is no number"):
+    with pytest.raises(azpg.ConfigError, match=r"server is int.*\n.*retry_timeout is not a number"):
         api.open(**wrong)
 
 

@@ -100,7 +100,7 @@ def test_without_a_user_a_token_must_name_one(
     api: Api, azure: Emulator, credentials: Credentials
 ) -> None:
     """A token that is no JWT names nobody, and the operating system's user is not taken instead."""
-    with pytest.raises(azpg.CredentialError, match="no JWT") as caught:
+    with pytest.raises(azpg.CredentialError, match="not a readable JWT") as caught:
         api.open(credential=credentials.with_get_token(lambda: "no JWT at all"))
     assert caught.value.kind == "no-user"
 

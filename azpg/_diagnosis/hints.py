@@ -250,7 +250,7 @@ def _leave_out(context: HintContext, keyword: str, variable: str = "") -> str:
 
 
 def _from(context: HintContext, keyword: str) -> str:
-    """Return where a value comes from, in parentheses, if it is no argument."""
+    """Return where a value comes from, in parentheses, if it is not an argument."""
     place = (context.places or {}).get(keyword)
     return f" (from {_with_article(place)})" if place else ""
 

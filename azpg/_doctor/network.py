@@ -63,7 +63,7 @@ def resolve(host: str) -> tuple[str, list[str]]:
 
 
 def address_kind(address: str) -> str:
-    """Return "private", "public" or "this machine"; empty for what is no IP address."""
+    """Return "private", "public" or "this machine"; empty for what is not an IP address."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

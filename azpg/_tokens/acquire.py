@@ -145,7 +145,7 @@ class TokenSource:
             resource = self._scope.removesuffix("/.default")
             return credential_errors.from_function(self.name, str(error), resource)
         except CancelledError as error:
-            # Canceled with its event loop, which is no failure for callers on other loops.
+            # Canceled with its event loop, which is not a failure for callers on other loops.
             failure = credential_errors.classify(self.name, error)
             return failure._replace(loop_closed=True, is_repeatable=False)
         except NoEventLoopError as error:
@@ -199,7 +199,7 @@ def _token_from_text(text: str, now: ClockReading) -> Token:
     """Return the token whose text a function returned; its claims say when it expires."""
     if not _JWT.fullmatch(text):
         raise _FunctionError(
-            "it returned text that is no token: return the token alone, without Bearer, quotes, "
+            "it returned text that is not a token: return the token alone, without Bearer, quotes, "
             "spaces or line breaks"
         )
     claims = _jwt.claims(text)
@@ -230,7 +230,7 @@ MAX_EXPIRY = 2**40
 def _require_text(token: object) -> str:
     if isinstance(token, str) and token and token.isascii() and token.isprintable():
         return token
-    raise ValueError("its token is no plain text")
+    raise ValueError("its token is not plain text")
 
 
 class _CredentialTimeoutError(Exception):

@@ -276,7 +276,7 @@ def is_proxy(value: object) -> bool:
     """Return whether an object forwards to another one, which may be a different one later.
 
     The type of a proxy is not its `__class__`, which it takes from the other object. The same is
-    true of mocks and of functions with a wrapt decorator, which are no proxies.
+    true of mocks and of functions with a wrapt decorator, which are not proxies.
     """
     kind = type(value)
     if any(each.__name__ in _NO_PROXIES for each in kind.__mro__):

@@ -52,7 +52,7 @@ class CachedToken(NamedTuple):
         return "stale" if age >= self.refresh_after else "fresh"
 
     def after_unchanged(self, now: ClockReading, jitter: Jitter) -> CachedToken:
-        """Return the state after the credential returned a token that is no newer."""
+        """Return the state after the credential returned a token that is not newer."""
         threshold = REFRESH_THRESHOLD_SECONDS
         last_minutes = self.token.ttl - threshold + jitter(0.0, threshold / 5)
         age = now.seconds_since(self.token.received)

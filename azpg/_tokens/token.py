@@ -227,7 +227,7 @@ def token_owner(claims: Claims) -> TokenOwner:
 def no_role_message(claims: Claims) -> str:
     """Return the message for a token that names no role."""
     if not claims:
-        return "the token is no JWT that can be read, so it names no user"
+        return "the token is not a readable JWT, so it names no user"
     ids = ", ".join(
         f"{name} {sanitized(value)}" for name in ("appid", "oid") if (value := claims.get(name))
     )

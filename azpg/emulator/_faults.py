@@ -66,7 +66,7 @@ def validate_faults(faults: Faults) -> None:
         problems.append(f"{problem}, and no HTTP status such as 429 or 500")
     if faults.error is not None and not _is_sqlstate_and_message(faults.error):
         problems.append(
-            f'say={faults.error!r} is no SQLSTATE with a text, such as ("57P03", "starting up")'
+            f'say={faults.error!r} is not a SQLSTATE with a text, such as ("57P03", "starting up")'
         )
     if problems:
         raise EmulatorError("; ".join(problems) + ".")

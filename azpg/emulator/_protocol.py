@@ -79,7 +79,7 @@ def parse_startup(packet: bytes) -> StartupMessage:
     except ValueError:
         raise _malformed_packet("it has no terminator") from None
     if not _is_parameter_list(fields, terminator, rest):
-        raise _malformed_packet("it is no list of names and values that ends in one terminator")
+        raise _malformed_packet("it is not a list of names and values that ends in one terminator")
     names = fields[::2]
     if len(set(names)) < len(names):
         raise _malformed_packet("it has a parameter twice")

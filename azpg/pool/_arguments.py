@@ -248,7 +248,7 @@ def check_callbacks(*, is_async: bool, **callbacks: object) -> None:
 
     Args:
         is_async: Whether the pool is async.
-        **callbacks: The functions by the names of the pool's options; None is no function. Of
+        **callbacks: The functions by the names of the pool's options; None is not a function. Of
             `conninfo` and `kwargs` only functions count.
     """
     problems = [

@@ -417,9 +417,9 @@ class BasePool(PsycopgPool):
 
     def _raise_forked(self) -> NoReturn:
         raise PoolClosed(
-            f"the pool {self.name!r} was opened before the process {os.getpid()} was forked: its "
-            "connections are the parent's. Make a pool in each process, in gunicorn's post_fork, "
-            "say, or with open=False and open it there"
+            f"the pool {self.name!r} was opened before process {os.getpid()} was forked, so its "
+            "connections belong to the parent process. Create the pool in each process (for "
+            "example in gunicorn's post_fork), or create it with open=False and open it there"
         )
 
     # Statistics

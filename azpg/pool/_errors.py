@@ -87,7 +87,7 @@ def pool_error(error: psycopg.Error) -> psycopg.Error:
     """Return an error of a connection as the pool's: as a `PoolTimeout` too.
 
     It keeps the attributes, the traceback, the cause and the context. A `ConfigError` stays what it
-    is, because it is no timeout, and so does an error of the caller's own class.
+    is, because it is not a timeout, and so does an error of the caller's own class.
     """
     if (pool_class := _POOL_ERRORS.get(type(error))) is None:
         return error

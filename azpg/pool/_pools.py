@@ -347,8 +347,8 @@ class ConnectionPool(BasePool, psycopg_pool.ConnectionPool[CT]):
     def _getconn_unchecked(self, timeout: float) -> CT:
         """Do what psycopg_pool's does, also if the wait is interrupted.
 
-        Ctrl-C, or a timeout of gevent, is no `Exception`: psycopg_pool would leave the client in
-        its queue, and give it a connection later.
+        Ctrl-C and a timeout of gevent are not an `Exception`: psycopg_pool would leave the client
+        in its queue, and give it a connection later.
         """
         client: WaitingClient[CT] | None = None
         started = time.monotonic()

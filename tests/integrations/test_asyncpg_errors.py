@@ -83,7 +83,7 @@ def problems(connect: Callable[..., None]) -> Callable[..., tuple[str, ...]]:
         ({"server": "a", "dsn": "channel_binding=require"}, "asyncpg has no channel_binding"),
         ({"server": "a", "require_auth": "scram-sha-256"}, "asyncpg has no require_auth"),
         ({"server": "a", "load_balance_hosts": "random"}, "asyncpg has no load_balance_hosts"),
-        ({"server": "a", "keepalives_idle": "-1"}, "keepalives_idle='-1' is no whole number"),
+        ({"server": "a", "keepalives_idle": "-1"}, "keepalives_idle='-1' is not a whole number"),
         ({"server": "a", "timeout": "soon"}, "connect_timeout='soon' is not a number of seconds"),
         ({"server": "a", "port": "x"}, "port='x' is not a port"),
         ({"dsn": "host=a hots=b"}, "hots"),

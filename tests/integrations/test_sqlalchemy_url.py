@@ -51,14 +51,14 @@ def test_options_of_a_url_are_converted(query: str, meant: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        ("pgbouncer=maybe", "pgbouncer='maybe' in the URL is no true or false"),
-        ("autocommit=2", "autocommit='2' in the URL is no true or false"),
-        ("retry_timeout=soon", "retry_timeout='soon' in the URL is no number of seconds"),
-        ("retry_timeout=-1", "retry_timeout='-1' in the URL is no number of seconds"),
-        ("retry_timeout=inf", "retry_timeout='inf' in the URL is no number of seconds"),
-        ("prepare_threshold=2.5", "prepare_threshold='2.5' in the URL is no whole number or None"),
-        ("server=a&server=b", "server stands 2 times in the URL: write it once"),
-        ("pgbouncer=1&pgbouncer=1", "pgbouncer stands 2 times in the URL: write it once"),
+        ("pgbouncer=maybe", "pgbouncer='maybe' in the URL is not true or false"),
+        ("autocommit=2", "autocommit='2' in the URL is not true or false"),
+        ("retry_timeout=soon", "retry_timeout='soon' in the URL is not a number of seconds"),
+        ("retry_timeout=-1", "retry_timeout='-1' in the URL is not a number of seconds"),
+        ("retry_timeout=inf", "retry_timeout='inf' in the URL is not a number of seconds"),
+        ("prepare_threshold=.5", "prepare_threshold='.5' in the URL is not a whole number or None"),
+        ("server=a&server=b", "server is in the URL 2 times: write it once"),
+        ("pgbouncer=1&pgbouncer=1", "pgbouncer is in the URL 2 times: write it once"),
         (
             "credential=DefaultAzureCredential",
             "credential in a URL is text: pass connect_args={'credential': …}",

@@ -95,7 +95,7 @@ def test_invalidate_forgets_the_token(api: Api, credentials: Credentials) -> Non
 def test_user_is_the_tokens_own_name(azure: Emulator, credentials: Credentials) -> None:
     """user() reads the role out of the token, and fetches one where none is held."""
     assert azpg.EntraPassword(credentials.of(azure)).user() == "myapp"
-    with pytest.raises(azpg.CredentialError, match="no JWT"):
+    with pytest.raises(azpg.CredentialError, match="not a readable JWT"):
         azpg.EntraPassword(credentials.with_get_token()).user()
 
 

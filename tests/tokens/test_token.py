@@ -145,8 +145,7 @@ def test_a_token_of_no_kind_is_told_too() -> None:
         == "the token is of no known kind and holds no name"
     )
     assert (
-        token_module.no_role_message({})
-        == "the token is no JWT that can be read, so it names no user"
+        token_module.no_role_message({}) == "the token is not a readable JWT, so it names no user"
     )
 
 

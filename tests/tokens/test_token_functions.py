@@ -173,7 +173,7 @@ def test_a_partial_is_a_function(api: Api, azure: Emulator) -> None:
         assert api.row(conn, WHO) == ("myapp",)
 
 
-# What is no token
+# What is not a token
 
 
 EXPIRES = int(time.time()) + 3600
@@ -185,8 +185,8 @@ INVALID: dict[str, tuple[Any, str]] = {
     "exp is huge": (jwt(aud=DATABASE, exp=10**400), "does not say when it expires"),
     "exp is negative": (jwt(aud=DATABASE, exp=-1), "does not say when it expires"),
     "no claims": ("eyJhbGciOiJub25lIn0.bm90IGpzb24.c2ln", "does not say when it expires"),
-    "empty": ("", "is no token"),
-    "a password": ("hunter2hunter2", "is no token"),
+    "empty": ("", "is not a token"),
+    "a password": ("hunter2hunter2", "is not a token"),
     "a line break": (jwt(exp=EXPIRES) + "\n", "without Bearer, quotes, spaces or line breaks"),
     "a header": ("Bearer " + jwt(exp=EXPIRES), "without Bearer"),
     "quoted": (f'"{jwt(exp=EXPIRES)}"', "quotes"),

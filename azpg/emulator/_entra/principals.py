@@ -178,7 +178,7 @@ def _resource_id(resource_type: str, name: str) -> str:
 
 def _check_name(name: str) -> None:
     if not name or "\0" in name or "\n" in name:
-        raise EmulatorError(f"{name!r} is no name for a role.")
+        raise EmulatorError(f"{name!r} is not a valid role name.")
     if len(name.encode()) > _MAX_ROLE_NAME_BYTES:
         raise EmulatorError(
             f"PostgreSQL names have at most {_MAX_ROLE_NAME_BYTES} bytes; {name!r} is longer."
