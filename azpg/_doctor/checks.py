@@ -311,7 +311,7 @@ class _Checks:
                 direct=params.get("sslnegotiation") == "direct",
                 timeout=self._timeout(),
             )
-        except ssl.SSLEOFError:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             return self._message_result("SSL error: unexpected eof while reading", address, {})
         except (NoTLSError, OSError) as error:
             return self._message_result(str(error), address, {})
