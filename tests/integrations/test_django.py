@@ -112,7 +112,7 @@ def test_invalid_settings_are_improperly_configured(databases: Databases, pool: 
         connection.ensure_connection()
     assert "DATABASES['default']" in str(caught.value)
     assert "write 'sslmode'" in str(caught.value)
-    assert "'localhost' is none" in str(caught.value)
+    assert "'localhost' is not" in str(caught.value)
     assert "HINT: HOST, PORT" in str(caught.value)
     assert 'OPTIONS["server"] = "myserver", HOST = \'localhost\'' in str(caught.value)
 
