@@ -288,7 +288,7 @@ def test_psql_connects(emulator: Emulator, port: int) -> None:
     ("options", "problem"),
     [
         ({"name": "x" * 64}, "63 bytes"),
-        ({"name": ""}, "no name"),
+        ({"name": ""}, "not a valid role name"),
         ({"name": "myapp"}, "already exists"),
         ({"name": "site", "kind": "slot"}, "/slots/"),
         ({"name": "x", "kind": "robot"}, "none of user, guest"),
