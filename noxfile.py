@@ -176,10 +176,10 @@ def _test_lowest_versions(session: nox.Session) -> None:
 
 
 def _pytest(session: nox.Session, *, everything: bool) -> None:
-    # Two for each core: much of a test's time is a server's
-    workers = 2 * (os.cpu_count() or 1)
+    # Three for each core: much of a test's time is a wait, or a server's
+    workers = 3 * (os.cpu_count() or 1)
     selected = session.posargs or (() if everything else ("-m", "compat"))
-    session.run("pytest", f"--numprocesses={workers}", *selected)
+    session.run("pytest", f"--numprocesses={workers}", "--dist=worksteal", *selected)
 
 
 @nox.session(python=PRESENT[:1], default=False)

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import azure.identity
 import pytest
 from azure.core.credentials import AccessTokenInfo
 from azure.identity import InteractiveBrowserCredential
@@ -79,6 +80,7 @@ class SlowImport:
 
 def importing_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Any:
     """Return a new default credential, which imports azure.identity again, slowly."""
+    monkeypatch.setattr(azure, "identity", azure.identity)  # which the new import replaces
     monkeypatch.delitem(sys.modules, "azure.identity")
     monkeypatch.setattr(sys, "meta_path", [SlowImport(seconds), *sys.meta_path])
     return DefaultCredential("https://login.microsoftonline.com", None)
