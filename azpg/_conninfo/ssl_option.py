@@ -92,10 +92,11 @@ def _to_sslmode(ssl: str, sslmode: str | None) -> tuple[str, str | None]:
         meant = value
     else:
         shown = quote(ssl, r"[\w.+-]{1,30}")
-        return "verify-full", f"⟦ssl={shown}⟧ is no value of ssl: write ⟦sslmode='verify-full'⟧"
+        return "verify-full", f"⟦ssl={shown}⟧ is not a value of ssl: write ⟦sslmode='verify-full'⟧"
     if given is not None and given != meant:
+        shown = given if given in SSLMODES else "…"  # of a misread string it may hold a password
         return given, (
-            f"ssl={ssl.strip()} and sslmode={given} contradict each other: leave out ⟦ssl=⟧"
+            f"ssl={ssl.strip()} and sslmode={shown} contradict each other: leave out ⟦ssl=⟧"
         )
     return meant, None
 

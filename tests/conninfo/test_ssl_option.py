@@ -74,6 +74,16 @@ def test_two_values_that_differ_are_an_error(
     assert "contradict each other: leave out ssl" in problem
 
 
+def test_a_misread_sslmode_is_not_quoted(problems: Problems) -> None:
+    """Next to another ssl, what may hold a password does not get into the error."""
+    (problem,) = (
+        each
+        for each in problems(ssl="require", sslmode="prefer password=hunter2")
+        if "contradict" in each
+    )
+    assert "hunter2" not in problem
+
+
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
 def test_true_says_less_than_an_sslmode(handed: Handed, mode: str) -> None:
     """Both ask for TLS, so the sslmode counts."""
